@@ -63,7 +63,7 @@ def finish(
     finally: plt.close(fig)
     return fig
 
-# %% ../nbs/01_show.ipynb #a799bbba
+# %% ../nbs/01_show.ipynb #fed2a763
 def visible(
     text: str # anything, lone surrogates included
 ) -> str: # encodable, without control or formatting characters
@@ -71,7 +71,6 @@ def visible(
     def show(c):
         if c == "\n": return "⏎"
         if c == "\t": return "⇥"
-        if c < " ": return chr(0x2400 + ord(c))
         if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"): return f"⟨{ord(c):04X}⟩"
         return c
     shown = "".join(map(show, text))
@@ -88,8 +87,8 @@ def number(
     if isinstance(x, float): return f"{x:.{digits}g}"
     return visible(str(x)) if str(x) else ""
 
-# %% ../nbs/01_show.ipynb #a4d34e47
-_HUE = "0,114,178"
+# %% ../nbs/01_show.ipynb #8c711313
+_HUE = "48,146,210"
 _STATIC = "tex2jax_ignore mathjax_ignore"
 
 class TokenStrip:
@@ -109,19 +108,19 @@ class TokenStrip:
         head = f"{visible(self.title)}\n" if self.title else ""
         return f"{head}{text}\n({visible(self.label)}: {number(self.low, 3)} to {number(self.high, 3)})"
 
-# %% ../nbs/01_show.ipynb #db504ead
-def _background(shade): return f"background:rgba({_HUE},{.04 + .58*shade:.3f})"
+# %% ../nbs/01_show.ipynb #0d26241f
+def _background(shade): return f"background:rgba({_HUE},{.05 + .69*shade:.3f})"
 
 _NO_VALUE = "background:repeating-linear-gradient(45deg,rgba(128,128,128,.38) 0 3px,rgba(128,128,128,.16) 3px 6px)"
 
 def _strip_html(self) -> str:
     chips = []
     for i, (token, value) in enumerate(zip(self.tokens, self.values)):
-        css = "padding:.16em .12em;border-radius:.2em;unicode-bidi:isolate;" + (_NO_VALUE if math.isnan(value) else _background(self._shade(value)))
+        css = "padding:.16em .12em;margin-right:1px;border-radius:.2em;unicode-bidi:isolate;" + (_NO_VALUE if math.isnan(value) else _background(self._shade(value)))
         if i in self.marked: css += ";outline:2px solid #D55E00;outline-offset:1px"
         tip = f"{i}: {visible(token)}, {visible(self.label)} {number(value, 5)}"
         chips.append(f'<span title="{html.escape(tip)}" style="{css}">{html.escape(visible(token))}</span>' + "<br>"*token.endswith("\n"))
-    bar = f"display:inline-block;width:9em;height:.8em;border-radius:.2em;border:1px solid rgba(128,128,128,.4);background:linear-gradient(to right,rgba({_HUE},.04),rgba({_HUE},.62))"
+    bar = f"display:inline-block;width:9em;height:.8em;border-radius:.2em;border:1px solid rgba(128,128,128,.4);background:linear-gradient(to right,rgba({_HUE},.05),rgba({_HUE},.74))"
     chip = "display:inline-block;width:.9em;height:.8em;border-radius:.2em;margin-left:1.2em;"
     legend = f'<span>{html.escape(visible(self.label))}</span><span>{number(self.low, 3)}</span><span style="{bar}"></span><span>{number(self.high, 3)}</span>'
     if self.marked: legend += f'<span style="{chip}outline:2px solid #D55E00"></span><span>marked</span>'
