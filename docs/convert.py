@@ -44,10 +44,11 @@ def callout(found: re.Match) -> str:
 def relink(link: str, here: str, pages: set) -> str:
     "A link to a notebook leads to its page; one to another file of the project becomes plain text; others stay."
     text, target, anchor = re.fullmatch(r"(!?\[[^\]]*\])\(([^)#\s]*)(#?[^)]*)\)", link).groups()
-    if text.startswith("!") or re.match(r"\w+:", target) or not target: return link
+    if not target: return f"{text}({anchor.lower()})"   # JupyterLab keeps the capitals of a heading in its anchor, MyST does not
+    if text.startswith("!") or re.match(r"\w+:", target): return link
     folder = PurePosixPath(here).parent
     name = page(os.path.normpath(folder/target))
-    return f"{text}({os.path.relpath(name, folder)}.ipynb{anchor})" if name in pages else text[1:-1]
+    return f"{text}({os.path.relpath(name, folder)}.ipynb{anchor.lower()})" if name in pages else text[1:-1]
 
 
 def prose(text: str, here: str = "", links: dict = {}, figures: set = frozenset(), pages: set = frozenset()) -> str:
@@ -116,11 +117,13 @@ def label(module: str, name: str, thing) -> str:
 
 def api_page(module, source: str, links: dict) -> str:
     "The API page of a module in MyST: signature with its comments, docstring, and a link to the notebook that derives it."
-    parts = [f"# {module.__name__}", f"Generated from the notebook {{doc}}`/{source}`."]
-    module_name = module.__name__.partition(".")[2]
+    short = module.__name__.partition(".")[2]
+    parts = [f"(api-{short})=\n# {module.__name__}", f"Generated from the notebook {{doc}}`/{source}`."]
     for name, thing in public(module).items():
-        parts += [f"({label(module_name, name, thing)})=\n{'###' if '.' in name else '##'} `{name}`",
-                  f"```python\n{DocmentText(thing, docstring=False)}\n```", prose(inspect.getdoc(thing) or "", links=links)]
+        signature = str(DocmentText(thing, docstring=False))
+        if inspect.isclass(thing): signature = re.sub(r"\Adef", "class", signature)
+        parts += [f"({label(short, name, thing)})=\n{'###' if '.' in name else '##'} `{name}`",
+                  f"```python\n{signature}\n```", prose(inspect.getdoc(thing) or "", links=links)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -145,22 +148,25 @@ def main(root: Path, target: Path):
     notebooks = {path: json.loads((processed/path).read_text(encoding="utf-8")) for path in paths}
     figures = {o["label"] for nb in notebooks.values() for cell in nb["cells"] if "label" in (o := options(cell))
                and any("image/png" in out.get("data", {}) for out in cell["outputs"])}
-    index = runpy.run_path(str(root/"tokenstudy"/"_modidx.py"))["d"]["syms"]
-    sources = {name: next(iter(symbols.values()))[0].partition(".html")[0] for name, symbols in index.items() if symbols}
-    modules = {name.partition(".")[2]: importlib.import_module(name) for name in sources}
-    own = {name: {item: label(name, item, thing) for item, thing in public(module).items()} for name, module in modules.items()}
-    everywhere = [item for items in own.values() for item in items]
-    shared = {item: target for items in own.values() for item, target in items.items() if everywhere.count(item) == 1}
     pages = {page(path): path for path in paths}
+    index = runpy.run_path(str(root/"tokenstudy/_modidx.py"))["d"]["syms"]
+    sources = {next(iter(symbols.values()))[0].partition(".html")[0]: name.partition(".")[2] for name, symbols in index.items() if symbols}
+    sources = {name: sources[name] for name in pages if name in sources}   # page -> module, in reading order
+    modules = {short: importlib.import_module(f"tokenstudy.{short}") for short in sources.values()}
+    own = {short: {item: label(short, item, thing) for item, thing in public(module).items()} for short, module in modules.items()}
+    names = [item for items in own.values() for item in items]
+    shared = {item: entry for items in own.values() for item, entry in items.items() if names.count(item) == 1}
+    shared |= {f"tokenstudy.{short}": f"api-{short}" for short in modules}
     for name, path in pages.items():
-        module = next((m.partition(".")[2] for m, source in sources.items() if source == name), None)
-        nb = convert(notebooks[path], name, shared | own.get(module, {}), figures, set(pages))
-        if name == "index": nb["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": contents([p for p in paths if p != path], list(modules))})
+        nb = convert(notebooks[path], name, shared | own.get(sources.get(name), {}), figures, set(pages))
+        if name == "index":
+            toc = contents([p for p in paths if p != path], list(modules))
+            nb["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": toc})
         (target/name).parent.mkdir(parents=True, exist_ok=True)
         (target/f"{name}.ipynb").write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
     (target/"api").mkdir()
-    for name, module in modules.items():
-        (target/"api"/f"{name}.md").write_text(api_page(module, sources[f"tokenstudy.{name}"], shared | own[name]), encoding="utf-8")
+    for name, short in sources.items():
+        (target/"api"/f"{short}.md").write_text(api_page(modules[short], name, shared | own[short]), encoding="utf-8")
     mathjax = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent/"static/mathjax/tex-svg-full.js"
     (target/"_static").mkdir(exist_ok=True)
     shutil.copy(mathjax, target/"_static/mathjax.js")

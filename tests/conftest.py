@@ -1,0 +1,51 @@
+"Settings of the whole suite (smoke scale, no bars, fixed examples) and the scratch copy of the project that several tests work on."
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# before anything imports numpy, torch or matplotlib, and inherited by every process the tests start
+os.environ.update(TOKENSTUDY_SCALE="smoke", TOKENSTUDY_PROGRESS="off", MPLBACKEND="Agg", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"): os.environ.setdefault(name, "2")
+for name in ("TOKENSTUDY_HOME", "TOKENSTUDY_SEEDS", "IN_TEST"): os.environ.pop(name, None)
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("suite", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "_proc", "_site", "runs", "build", "dist", "*.egg-info", "__pycache__",
+                                  ".pytest_cache", ".hypothesis", ".ipynb_checkpoints")
+
+
+def run(*command, cwd: Path, timeout: float = 900, **env) -> subprocess.CompletedProcess:
+    "Run a command with the environment's scripts first on the path and `cwd` as the project; its output is one text."
+    bin = Path(sys.executable).parent
+    env = {**os.environ, "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(cwd), **env}
+    return subprocess.run([str(part) for part in command], cwd=cwd, env=env, timeout=timeout, text=True,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def copy_project(target: Path) -> Path:
+    "A copy of the project without git, environment, runs and builds."
+    return Path(shutil.copytree(ROOT, target, ignore=LEFT_OUT))
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory) -> Path:
+    "One copy of the project for the session, for what writes beside the notebooks: runs at smoke scale, pages, a JupyterLab."
+    return copy_project(tmp_path_factory.mktemp("project")/"tokenstudy")
+
+
+@pytest.fixture(scope="session")
+def site(scratch) -> Path:
+    "The documentation site, built without warnings."
+    made = run(sys.executable, "docs/convert.py", cwd=scratch)
+    assert made.returncode == 0, f"docs/convert.py failed:\n{made.stdout[-4000:]}"
+    built = run(sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "build/docs", "_site", cwd=scratch)
+    assert built.returncode == 0, f"Sphinx failed or warned:\n{built.stdout[-4000:]}"
+    return scratch/"_site"

@@ -1,0 +1,168 @@
+"The site and the notebooks in a real browser. Skipped, with the reason, where there is no chromium."
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the path")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield browser
+        browser.close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    "The built site on a local server."
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def tab(browser):
+    "A page that records requests to elsewhere, failed loads and script errors in `page.faults`."
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page, faults = context.new_page(), []
+    page.faults = faults
+    page.on("request", lambda r: None if re.match(r"(http://127\.0\.0\.1[:/]|data:|blob:|file:)", r.url) else faults.append(f"asked for {r.url}"))
+    page.on("response", lambda r: faults.append(f"{r.status} {r.url}") if r.status >= 400 and not r.url.endswith("favicon.ico") else None)
+    page.on("pageerror", lambda e: faults.append(f"script error {e}"))
+    yield page
+    context.close()
+
+
+def html_pages(site: Path) -> list:
+    return [p.relative_to(site).as_posix() for p in sorted(site.rglob("*.html"))]
+
+
+def test_every_page_of_the_site_stays_at_home(tab, address, site):
+    unset = []
+    for name in html_pages(site):
+        tab.goto(f"{address}/{name}", wait_until="networkidle")
+        formulas = tab.locator(".math.notranslate").count()
+        if formulas: tab.wait_for_selector("mjx-container svg", timeout=20_000)
+        if formulas and tab.locator("[data-mjx-error]").count(): unset.append((name, tab.locator("[data-mjx-error]").first.get_attribute("data-mjx-error")))
+        assert tab.locator("h1").count() >= 1 or name == "search.html", name
+    assert tab.faults == [] and unset == []
+
+
+def test_some_page_sets_a_formula(tab, address, site):
+    name = next(n for n in html_pages(site) if "math notranslate" in (site/n).read_text(encoding="utf-8"))
+    tab.goto(f"{address}/{name}")
+    tab.wait_for_selector("mjx-container svg path", state="attached", timeout=20_000)
+    assert tab.locator("mjx-container svg").first.bounding_box()["width"] > 3
+
+
+def test_site_works_from_the_file_system(tab, site):
+    tab.goto(f"{(site/'index.html').as_uri()}")
+    assert "tokenstudy" in tab.title() and tab.locator(".sidebar-tree a").count() >= 3
+    assert tab.faults == []
+
+
+@pytest.mark.parametrize("place", ["server", "file"])
+def test_search_finds(tab, address, site, place):
+    start = address if place == "server" else site.as_uri()
+    tab.goto(f"{start}/search.html?q=atomic_write")
+    tab.wait_for_selector("#search-results ul.search li a", timeout=20_000)
+    assert any("core" in link.get_attribute("href") for link in tab.locator("#search-results li a").all())
+    # from the file system a browser refuses the excerpts below the hits, not the hits
+    assert [fault for fault in tab.faults if place == "server" or "Failed to fetch" not in fault] == []
+
+
+# ---- JupyterLab
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def jupyterlab(project: Path, folder: Path):
+    "A JupyterLab on the notebooks of `project`, its settings and logs in `folder`; yields its address."
+    port, token = free_port(), "tests"
+    own = {name: str(folder/name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", "--LabApp.news_url=None", f"--ServerApp.port={port}",
+               "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={project/'nbs'}"]
+    log = folder/"jupyterlab.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(command, cwd=project/"nbs", env={**os.environ, **own, "PYTHONPATH": str(project), "MPLBACKEND": ""}, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < deadline, f"JupyterLab did not start:\n{log.read_text()[-3000:]}"
+                time.sleep(.3)
+        yield f"http://127.0.0.1:{port}", token
+    finally:
+        server.terminate()
+        try: server.wait(30)
+        except subprocess.TimeoutExpired: server.kill()
+
+
+@pytest.fixture(scope="module")
+def lab(scratch, tmp_path_factory):
+    with jupyterlab(scratch, tmp_path_factory.mktemp("jupyter")) as running: yield running
+
+
+def run_all(tab, lab, notebook: str, seconds: float = 240):
+    "Open a notebook (path relative to `nbs/`) in JupyterLab, run all its cells, wait until each has its number; fails on an error output."
+    base, token = lab
+    tab.goto(f"{base}/lab/tree/{notebook}?token={token}&reset")
+    tab.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget && window.jupyterapp.shell.currentWidget.content.widgets", timeout=60_000)
+    tab.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=90_000)
+    tab.evaluate("() => window.jupyterapp.commands.execute('runmenu:run-all')")
+    cells = """() => window.jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code' && c.model.sharedModel.getSource().trim())
+        .map(c => ({source: c.model.sharedModel.getSource(), count: c.model.executionCount, outputs: c.model.outputs.toJSON()}))"""
+    deadline, found = time.monotonic() + seconds, []
+    while time.monotonic() < deadline:
+        found = tab.evaluate(cells)
+        errors = [f"{o['ename']}: {o['evalue']}\nin\n{cell['source']}" for cell in found for o in cell["outputs"] if o["output_type"] == "error"]
+        assert errors == [], errors[0]
+        idle = tab.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")
+        if found and idle and all(cell["count"] for cell in found): return found
+        time.sleep(.5)
+    waiting = [cell["source"][:200] for cell in found if not cell["count"]]
+    pytest.fail(f"{notebook}: {len(waiting)} cells had not run after {seconds} s, the first:\n{waiting[0] if waiting else '(the kernel is busy)'}")
+
+
+def close(tab):
+    "Shut the kernel of the open notebook down and close it, so that memory is free for the next."
+    tab.evaluate("async () => { const w = window.jupyterapp.shell.currentWidget; await w.sessionContext.shutdown(); }")
+
+
+@pytest.mark.parametrize("notebook, image, text", [("01_show.ipynb", True, "")])
+def test_notebook_runs_in_jupyterlab(tab, lab, notebook, image, text):
+    cells = run_all(tab, lab, notebook)
+    kinds = {kind for cell in cells for output in cell["outputs"] for kind in output.get("data", {})}
+    assert "text/html" in kinds and ("image/png" in kinds or not image)
+    assert not [fault for fault in tab.faults if fault.startswith("asked for")]
+    close(tab)
