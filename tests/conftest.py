@@ -37,15 +37,16 @@ def copy_project(target: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory) -> Path:
-    "One copy of the project for the session, for what writes beside the notebooks: runs at smoke scale, pages, a JupyterLab."
+    "One copy of the project for the session, for what writes into it: notebooks run at smoke scale, a JupyterLab, a wheel."
     return copy_project(tmp_path_factory.mktemp("project")/"tokenstudy")
 
 
 @pytest.fixture(scope="session")
-def site(scratch) -> Path:
-    "The documentation site, built without warnings."
-    made = run(sys.executable, "docs/convert.py", cwd=scratch)
+def site(tmp_path_factory) -> Path:
+    "The documentation site, built without warnings, from the outputs stored in the notebooks."
+    project = copy_project(tmp_path_factory.mktemp("docs")/"tokenstudy")
+    made = run(sys.executable, "docs/convert.py", cwd=project)
     assert made.returncode == 0, f"docs/convert.py failed:\n{made.stdout[-4000:]}"
-    built = run(sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "build/docs", "_site", cwd=scratch)
+    built = run(sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "build/docs", "_site", cwd=project)
     assert built.returncode == 0, f"Sphinx failed or warned:\n{built.stdout[-4000:]}"
-    return scratch/"_site"
+    return project/"_site"
