@@ -41,7 +41,7 @@ class style:
         import matplotlib
         matplotlib.rcParams.update(self.old)
 
-# %% ../nbs/01_show.ipynb #fce758a8
+# %% ../nbs/01_show.ipynb #28a86ebf
 def figure(
     nrows: int = 1, ncols: int = 1, # panels
     height: float | None = None,    # inches; 3.2 a row if None
@@ -56,11 +56,13 @@ def figure(
 
 def finish(
     fig # from `figure`
-): # the same figure, drawn and closed
-    "Draw a figure now, so that drawing errors are errors; make it the last line of its cell."
+): # the same figure, drawn
+    "Draw a figure now, so that drawing errors are errors; a figure that cannot be drawn is closed."
     import matplotlib.pyplot as plt
     try: fig.canvas.draw()
-    finally: plt.close(fig)
+    except Exception:
+        plt.close(fig)
+        raise
     return fig
 
 # %% ../nbs/01_show.ipynb #fed2a763
