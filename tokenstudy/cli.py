@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PAPERS', 'BENCHES', 'checkout', 'find_studies', 'library_hash', 'study_key', 'read_notebook', 'source_notebook',
            'notebook_bytes', 'study_name', 'copy_path', 'finished_copy', 'runs_cell', 'cell_hash', 'CellFailed',
-           'execute', 'failure', 'time_left', 'clock', 'Screen', 'for_report', 'slug', 'notebook_html', 'paper_tables',
-           'copy_mathjax', 'report_part', 'write_report', 'kernel_env', 'run_one', 'run_study', 'without_paths',
-           'save_outputs', 'split_lines', 'bench_line', 'run_bench', 'embedded_models', 'all_models', 'run_models',
-           'parser', 'main']
+           'execute', 'failure', 'time_left', 'clock', 'Screen', 'imports_only', 'for_report', 'slug', 'notebook_html',
+           'paper_tables', 'copy_mathjax', 'report_part', 'write_report', 'report_is_current', 'kernel_env', 'run_one',
+           'run_study', 'without_paths', 'save_outputs', 'split_lines', 'bench_line', 'run_bench', 'embedded_models',
+           'all_models', 'run_models', 'parser', 'main']
 
-# %% ../nbs/91_cli.ipynb #ca121354
-import argparse, contextlib, hashlib, html, importlib, importlib.metadata, importlib.resources, json, os, platform, re, sys, threading, time
+# %% ../nbs/91_cli.ipynb #c24af905
+import argparse, contextlib, functools, hashlib, html, importlib, importlib.metadata, importlib.resources, json, os, platform, re, sys, threading, time
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -238,8 +238,14 @@ class Screen:
 
     def close(self): self.bar.close()
 
-# %% ../nbs/91_cli.ipynb #80fe2edb
+# %% ../nbs/91_cli.ipynb #3fd376eb
 _DIRECTIVE = re.compile(r"(?m)^\s*#\s*\|.*\n?")
+
+def imports_only(source):
+    "Whether a cell does nothing but import."
+    import ast
+    try: return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(source).body)
+    except SyntaxError: return False
 
 def for_report(
     nb # an executed notebook
@@ -261,11 +267,12 @@ def for_report(
                     o.data.clear()
                     o.data["text/html"] = "<p><em>A live panel: open the notebook in JupyterLab to move it.</em></p>"
                 o.get("data", {}).pop("application/javascript", None)
+            if not c.outputs and imports_only(c.source): continue
         kept.append(c)
     nb.cells = kept
     return nb
 
-# %% ../nbs/91_cli.ipynb #09140cbf
+# %% ../nbs/91_cli.ipynb #6de5b456
 _TEMPLATE = """{%- extends 'basic/index.html.j2' -%}
 {%- block input -%}{%- if cell.source -%}<details class="code"><summary><code>{{ cell.metadata.first_line | e }}</code></summary>{{ super() }}</details>{%- endif -%}{%- endblock input -%}
 {%- block in_prompt -%}{%- endblock -%}{%- block empty_in_prompt -%}{%- endblock -%}{%- block output_area_prompt -%}{%- endblock -%}"""
@@ -291,7 +298,8 @@ def notebook_html(
     def link(m):
         file, _, anchor = html.unescape(m[2]).partition("#")
         stem = file.split("/")[-1].removesuffix(".ipynb")
-        if "://" in file or file and stem not in known: return m[0]
+        if re.match(r"\w+:", file): return m[0]
+        if file and stem not in known: return f'{m[1]}{html.escape(Path(os.path.relpath(Path(folder)/file, core.runs_dir())).as_posix())}"'
         return f'{m[1]}#{known[stem] if file else here}{f"-{slug(anchor)}" if anchor else ""}"'
     body = re.sub(r"(?s)<h([1-6])( id=[^>]*)?>(.*?)</h\1>", heading, body)
     body = re.sub(r'(<a[^>]*\bhref=")([^"]*)"', link, body)
@@ -312,7 +320,7 @@ def paper_tables() -> tuple[list, list]: # [(study, table)] in reading order, [n
     order = {p: i for i, p in enumerate(PAPERS)}
     return sorted(found, key=lambda t: (order.get(t[0].split("/")[0], len(PAPERS)), t[0])), bad
 
-# %% ../nbs/91_cli.ipynb #537294e8
+# %% ../nbs/91_cli.ipynb #024fe722
 _CSS = """
 :root{--page:#fff;--ink:#1c1e21;--soft:#5c6370;--line:#e3e5e8;--panel:#f6f7f9;--link:#0b62a8;--bad:#a3260b;--badpage:#fdf0ec}
 @media (prefers-color-scheme:dark){:root{--page:#15171a;--ink:#e4e6e9;--soft:#9aa2ad;--line:#2d3136;--panel:#1d2024;--link:#6cb6f0;--bad:#ff9d80;--badpage:#33201a}}
@@ -341,10 +349,10 @@ details.code{margin:.5em 0}details.code>summary{cursor:pointer;color:var(--soft)
 
 _POLICY = "default-src 'none'; img-src data:; media-src data:; font-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'self' file:"
 
-_MATHJAX = """<script>MathJax={tex:{inlineMath:[['$','$'],['\\\\(','\\\\)']],processEscapes:true},options:{ignoreHtmlClass:'tex2jax_ignore|mathjax_ignore',enableMenu:false},svg:{fontCache:'global'}}</script>
+_MATHJAX = """<script>MathJax={tex:{inlineMath:[['$','$'],['\\\\(','\\\\)']],processEscapes:true},options:{ignoreHtmlClass:'tex2jax_ignore|mathjax_ignore',enableMenu:false},svg:{fontCache:'global',scale:.92}}</script>
 <script defer src="mathjax/tex-svg.js"></script>"""
 
-# %% ../nbs/91_cli.ipynb #3000611f
+# %% ../nbs/91_cli.ipynb #2774cd35
 def copy_mathjax(folder: Path) -> bool: # whether there is one now
     "Copy MathJax from the wheel that carries it to `<folder>/mathjax/tex-svg.js`."
     there = folder/"mathjax"/"tex-svg.js"
@@ -355,22 +363,28 @@ def copy_mathjax(folder: Path) -> bool: # whether there is one now
                 if not there.is_file() or there.stat().st_size != source.stat().st_size: core.atomic_write(there, source.read_bytes())
     return there.is_file()
 
+@functools.lru_cache(maxsize=64)
+def _rendered(file, changed, name, folder, names):
+    "A notebook as HTML, done once as long as the file stays the same."
+    return notebook_html(read_notebook(file), name, folder, names)
+
 def report_part(root, path, names):
-    "One notebook of the report: (name, title, html, headings), or None if it has not been run."
+    "One notebook of the report: (name, title, html, headings, whether it failed), or None if it has not been run."
     name, copy = study_name(root, path), copy_path(root, path)
     failed = read_notebook(copy.with_suffix(".failed.ipynb"))
     nb = failed or read_notebook(copy)
     if nb is None: return None
-    body, heads = notebook_html(nb, name, path.parent, names)
+    file = copy.with_suffix(".failed.ipynb") if failed else copy
+    body, heads = _rendered(file, file.stat().st_mtime_ns, name, path.parent, tuple(names))
     info = nb.metadata.get("tokenstudy", {})
     facts = " · ".join(str(f) for f in (f"nbs/{path.relative_to(root/'nbs').as_posix()}", info.get("date"), f"took {clock(info['seconds'])}" if "seconds" in info else None) if f)
     warn = ""
     if failed: warn = f'<p class="warn">This notebook stopped at an error; the outputs end there.\n{html.escape(info.get("error", ""))}</p>'
     elif finished_copy(root, path) is None: warn = '<p class="warn">The notebook or the library has changed since these outputs were made.</p>'
     title = next((t for level, _, t in heads if level == 1), name)
-    return name, title, f'<section class="notebook" id="{slug(name)}"><div class="where">{html.escape(facts)}</div>{warn}{body}</section>', heads
+    return name, title, f'<section class="notebook" id="{slug(name)}"><div class="where">{html.escape(facts)}</div>{warn}{body}</section>', heads, bool(failed)
 
-# %% ../nbs/91_cli.ipynb #f657a937
+# %% ../nbs/91_cli.ipynb #340606a7
 def write_report(
     root: Path # the checkout
 ) -> Path: # report.html
@@ -382,12 +396,12 @@ def write_report(
     tables, bad = paper_tables()
     seeds = os.environ.get("TOKENSTUDY_SEEDS")
     facts = [f"scale {core.current_scale()}", f"seeds 0–{int(seeds) - 1}" if seeds and int(seeds) > 1 else "seeds as each notebook sets them" if not seeds else "seed 0",
-             f"{sum(map(len, parts.values()))} of {len(names)} notebooks", datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")]
+             f"{sum(map(len, parts.values()))} of {len(names)} notebooks" + (f", {bad_ones} failed" if (bad_ones := sum(p[-1] for ps in parts.values() for p in ps)) else ""), datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")]
     packages = " · ".join(f"{k} {v}" for k, v in {"python": platform.python_version(), **core.versions()}.items())
     nav, body = ['<a class="name" href="#top">tokenstudy</a>', '<a class="nb" href="#tables">Against the papers</a>'], []
     for paper, done in parts.items():
         if done: nav.append(f'<div class="paper">{html.escape(paper)}</div>')
-        for name, title, section, heads in done:
+        for name, title, section, heads, _ in done:
             links = "".join(f'<li><a href="#{html.escape(a)}">{html.escape(t)}</a></li>' for level, a, t in heads if level == 2)
             nav.append(f'<a class="nb" href="#{slug(name)}">{html.escape(title)}</a><ol>{links}</ol>')
             body.append(section)
@@ -403,6 +417,13 @@ def write_report(
 <section id="tables"><h2>Against the papers</h2>{shown}</section>{"".join(body)}</main></body></html>
 """
     return core.atomic_write(folder/"report.html", page.encode("utf-8", "xmlcharrefreplace"))
+
+# %% ../nbs/91_cli.ipynb #c46fcc2f
+def report_is_current(root) -> bool:
+    "Whether the report is newer than all it is made of."
+    folder = core.runs_dir()
+    made = [*folder.glob("notebooks/*/*.ipynb"), *folder.glob("tables/*.json")]
+    return (folder/"report.html").is_file() and all(f.stat().st_mtime <= (folder/"report.html").stat().st_mtime for f in made)
 
 # %% ../nbs/91_cli.ipynb #073400f7
 def kernel_env(root) -> dict:
@@ -431,7 +452,7 @@ def run_one(
     screen.say(f"{name}  {'failed after' if error else 'done in'} {clock(info['seconds'])}")
     return error
 
-# %% ../nbs/91_cli.ipynb #deed557f
+# %% ../nbs/91_cli.ipynb #c368e94e
 def run_study(
     papers=(),           # which papers; all if empty
     fresh: bool = False, # start over
@@ -455,7 +476,7 @@ def run_study(
                 failed[study_name(root, path)] = error
                 screen.say(error)
             screen.skip_to(sum(cells[i + 1:], []))
-            report = write_report(root)
+            write_report(root)
     except KeyboardInterrupt:
         screen.close()
         command = " ".join(["tokenstudy study", *papers, f"--scale {core.current_scale()}", *([f"--seeds {s}"] if (s := os.environ.get("TOKENSTUDY_SEEDS")) else [])])
@@ -463,7 +484,8 @@ def run_study(
         print(f"\nstopped. {kept} of {len(todo)} notebooks are finished and kept, and so is every finished unit of the one that was running.\nGo on with: {command}", file=sys.stderr)
         return 130
     finally: screen.close()
-    if not waiting: report = write_report(root)
+    if not waiting and not report_is_current(root): write_report(root)
+    report = core.runs_dir()/"report.html"
     if save:
         for path, _ in todo: save_outputs(root, path)
     tables, bad = paper_tables()
