@@ -198,7 +198,7 @@ def clock(
     m, s = divmod(round(seconds), 60)
     return f"{m//60}:{m%60:02d}:{s:02d}" if m >= 60 else f"{m}:{s:02d}"
 
-# %% ../nbs/91_cli.ipynb #c06ad12f
+# %% ../nbs/91_cli.ipynb #436578b8
 def _load_timings():
     try: known = json.loads((core.runs_dir()/"timings.json").read_text())
     except (OSError, ValueError): return {}
@@ -215,9 +215,13 @@ class Screen:
         self.todo, self.known, self.timed = list(todo), known, {}
         self.began = self.cell_began = time.perf_counter()
         self.bar = tqdm(total=len(todo), disable=off, leave=False, file=sys.stderr, dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} cells, {postfix}")
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} cells{postfix}")
 
     def say(self, text): self.bar.write(text, file=sys.stderr)
+
+    def start(self, name):
+        self.cell_began = time.perf_counter()
+        self.bar.set_description_str(name)
 
     def cell_start(self, cell): self.cell_began = time.perf_counter()
 
@@ -425,7 +429,7 @@ def report_is_current(root) -> bool:
     made = [*folder.glob("notebooks/*/*.ipynb"), *folder.glob("tables/*.json")]
     return (folder/"report.html").is_file() and all(f.stat().st_mtime <= (folder/"report.html").stat().st_mtime for f in made)
 
-# %% ../nbs/91_cli.ipynb #073400f7
+# %% ../nbs/91_cli.ipynb #5386c6f4
 def kernel_env(root) -> dict:
     "The environment of a kernel: ours, with scale, seeds and home; figures are drawn inline and bars go to the terminal, if there is one."
     env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
@@ -440,7 +444,7 @@ def run_one(
     "Execute a notebook and keep its executed copy."
     name, copy = study_name(root, path), copy_path(root, path)
     failed, start, key = copy.with_suffix(".failed.ipynb"), time.perf_counter(), study_key(nb)
-    screen.bar.set_description_str(name)
+    screen.start(name)
     error = None
     try: execute(nb, path.parent, kernel_env(root), screen.cell_start, screen.cell_done, screen.tick)
     except CellFailed as e: error = str(e)
@@ -452,7 +456,7 @@ def run_one(
     screen.say(f"{name}  {'failed after' if error else 'done in'} {clock(info['seconds'])}")
     return error
 
-# %% ../nbs/91_cli.ipynb #c368e94e
+# %% ../nbs/91_cli.ipynb #123546b6
 def run_study(
     papers=(),           # which papers; all if empty
     fresh: bool = False, # start over
@@ -489,7 +493,8 @@ def run_study(
     if save:
         for path, _ in todo: save_outputs(root, path)
     tables, bad = paper_tables()
-    for study, t in tables: print(f"\n{study}\n{t!r}")
+    for study, t in tables:
+        if not papers or study.split("/")[0] in papers: print(f"\n{study}\n{t!r}")
     for name in bad: print(f"tables/{name} cannot be read; run with --fresh", file=sys.stderr)
     print(f"\n{clock(time.perf_counter() - start)} in all. The report: {report}")
     if failed: print(f"failed: {', '.join(failed)}", file=sys.stderr)
