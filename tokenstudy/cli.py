@@ -8,7 +8,7 @@ __all__ = ['PAPERS', 'BENCHES', 'checkout', 'find_studies', 'library_hash', 'stu
            'execute', 'failure', 'time_left', 'clock', 'Screen', 'imports_only', 'for_report', 'slug', 'notebook_html',
            'paper_tables', 'copy_mathjax', 'report_part', 'write_report', 'report_is_current', 'kernel_env', 'run_one',
            'run_study', 'without_paths', 'save_outputs', 'split_lines', 'bench_line', 'run_bench', 'embedded_models',
-           'all_models', 'run_models', 'parser', 'main']
+           'all_models', 'run_models', 'prepare_models', 'parser', 'main']
 
 # %% ../nbs/91_cli.ipynb #c24af905
 import argparse, contextlib, functools, hashlib, html, importlib, importlib.metadata, importlib.resources, json, os, platform, re, sys, threading, time
@@ -575,20 +575,20 @@ def run_bench(
     if as_json: print(json.dumps(rows, indent=1))
     return code
 
-# %% ../nbs/91_cli.ipynb #62aba842
-def embedded_models() -> list[dict]: # name, kind, state, MB, detail
+# %% ../nbs/91_cli.ipynb #40eccef4
+def embedded_models() -> list[dict]: # name, kind, state, size, detail
     "The files of the assets folder, checked."
     rows = []
     for name, entry in core.manifest().items():
         try: core.asset(name); state, detail = "ok", f"made by {entry.get('made_by')}"
         except CorruptFileError as e: state, detail = ("corrupt" if (core.assets_dir()/name).is_file() else "missing"), str(e)
-        rows.append(dict(name=name, kind="embedded", state=state, MB=round(entry["size"]/1e6, 1), detail=detail))
+        rows.append(dict(name=name, kind="embedded", state=state, size=f"{entry['size']/1e6:.3g} MB", detail=detail))
     return rows
 
-def all_models() -> list[dict]: # name, kind, state, MB, detail
+def all_models() -> list[dict]: # name, kind, state, size, detail
     "Embedded files and language models."
     from tokenstudy import lm
-    return embedded_models() + [dict(name=m["name"], kind="language model", state=m["state"], MB=None, detail=m["detail"]) for m in lm.lm_status()]
+    return embedded_models() + [dict(name=m["name"], kind="language model", state=m["state"], size=None, detail=m["detail"]) for m in lm.lm_status()]
 
 def run_models(
     action: str = "list", # list, prepare or verify
@@ -602,24 +602,33 @@ def run_models(
         print(f"tokenstudy models: {name!r} is not one of {', '.join(known)}", file=sys.stderr)
         return 2
     rows = [r for r in rows if name in (None, r["name"])]
-    if action == "prepare":
-        for r in rows:
-            if r["kind"] != "language model": continue
-            if r["state"] == "cached": print(f"{r['name']}: in the cache already"); continue
-            print(f"{r['name']}: preparing, about a minute", file=sys.stderr)
-            lm.prepare_lm(r["name"])
-            print(f"{r['name']}: ready")
-        return 0
+    if action == "prepare": return prepare_models(rows)
     if action == "verify":
         for r in rows:
             if r["kind"] != "language model" or r["state"] != "cached": continue
             try: lm.verify_lm(r["name"]); r["state"] = "ok"
             except TokenStudyError as e: r["state"], r["detail"] = "corrupt", str(e)
-    print(table(rows) if rows else "no models")
-    bad = [r for r in rows if r["state"] in ("corrupt", "missing") and (r["kind"] == "embedded" or r["state"] == "corrupt")]
-    if action == "verify":
-        for r in bad: print(f"{r['name']}: {r['detail']}", file=sys.stderr)
-    return 1 if bad else 0
+    print(table([r | dict(detail=r["detail"].splitlines()[0]) for r in rows]) if rows else "no models")
+    for r in rows:
+        if r["state"] in ("corrupt", "missing"): print(f"\n{r['name']}: {r['detail']}", file=sys.stderr)
+    return int(any(r["state"] == "corrupt" or (r["state"], r["kind"]) == ("missing", "embedded") for r in rows))
+
+def prepare_models(
+    rows: list # as from `all_models`
+) -> int: # exit code: 1 if one is corrupt
+    "Convert the language models that are not in the cache; MissingModelError if there is nothing to convert."
+    from tokenstudy import lm
+    code = 0
+    for r in rows:
+        if r["kind"] != "language model": continue
+        if r["state"] == "corrupt":
+            print(f"{r['name']}: {r['detail']}", file=sys.stderr)
+            code = 1
+        elif r["state"] == "cached": print(f"{r['name']}: in the cache already")
+        else:
+            lm.prepare_lm(r["name"])
+            print(f"{r['name']}: ready")
+    return code
 
 # %% ../nbs/91_cli.ipynb #7bcb217d
 def _positive(text):
