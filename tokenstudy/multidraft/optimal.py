@@ -89,10 +89,10 @@ def _worst_gap(q, ps, tolerance=1e-13):
             heapq.heappush(todo, (bound, next(count), l, h, q_in, p_in, q_u, P_u))
     return best
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #e3e82381
+# %% ../../nbs/multidraft/01_optimal.ipynb #22b08ff5
 def compiled(function):
-    "numba's njit, cached on disk where the function comes from a file (an imported module, not a notebook cell)."
-    return njit(cache=os.path.isfile(function.__code__.co_filename))(function)
+    "numba's njit with numpy's rules for 0/0, cached on disk where the function comes from a file (an imported module, not a notebook cell)."
+    return njit(cache=os.path.isfile(function.__code__.co_filename), error_model="numpy")(function)
 
 @compiled
 def _lorenz_gap(q, p, order, K):
@@ -166,7 +166,7 @@ def optimal_selection_law(q, p, K):
     law[order] = x
     return law
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #269a183a
+# %% ../../nbs/multidraft/01_optimal.ipynb #abcf8d03
 @compiled
 def _slope(a, b, K):
     "(b^K - a^K) / (b - a) without cancellation."
@@ -212,9 +212,10 @@ def _eat(top, most, least, beta, right, need, K):
 def left_curtain(lengths, moments, K):
     """Tile [0, 1]: group i gets intervals of total length lengths[i] whose moments b^K - a^K add up to moments[i].
 
-    `lengths`, `moments` [m] sum to one, ascending in moments/lengths, moments in the core. Returns (group, a, b), at most 2m pieces."""
+    `lengths`, `moments` [m] sum to one, ascending in moments/lengths, moments in the core. Returns (group, start, size) of at most 2m pieces; sizes stay positive where
+    start + size rounds to start."""
     m = len(lengths)
-    group, left, right_end = np.empty(2 * m + 2, np.int64), np.empty(2 * m + 2), np.empty(2 * m + 2)
+    group, left, size = np.empty(2 * m + 2, np.int64), np.empty(2 * m + 2), np.empty(2 * m + 2)
     gap_a, gap_b = np.empty(m + 1), np.empty(m + 1)
     pieces, gaps, beta = 0, 0, 0.0
     for i in range(m):
@@ -225,7 +226,7 @@ def left_curtain(lengths, moments, K):
             if start > beta:
                 gap_a[gaps], gap_b[gaps] = beta, start
                 gaps += 1
-            group[pieces], left[pieces], right_end[pieces] = i, start, start + length
+            group[pieces], left[pieces], size[pieces] = i, start, length
             pieces += 1
             beta = start + length
             continue
@@ -239,7 +240,7 @@ def left_curtain(lengths, moments, K):
             fits = beta + right - take <= 1.0 + 1e-15 and done + take * _slope(b - take, b, K) + (right - take) * _slope(beta, beta + right - take, K) <= moment
             if fits: take = _eat(b, take, max(0.0, beta + right - 1.0), beta, right, moment - done, K)
             if take > 0:
-                group[pieces], left[pieces], right_end[pieces] = i, b - take, b
+                group[pieces], left[pieces], size[pieces] = i, b - take, take
                 pieces += 1
             if b - take > a:
                 gap_a[gaps], gap_b[gaps] = a, b - take
@@ -247,13 +248,12 @@ def left_curtain(lengths, moments, K):
             used, done = used + take, done + take * _slope(b - take, b, K)
             if fits: break
         if length > used:
-            end = min(1.0, beta + length - used)
-            group[pieces], left[pieces], right_end[pieces] = i, beta, end
+            group[pieces], left[pieces], size[pieces] = i, beta, length - used
             pieces += 1
-            beta = end
-    return group[:pieces], left[:pieces], right_end[:pieces]
+            beta = min(1.0, beta + length - used)
+    return group[:pieces], left[:pieces], size[:pieces]
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #7ae052f1
+# %% ../../nbs/multidraft/01_optimal.ipynb #f23ce537
 class Optimal(Scheme):
     """Exactly optimal selection for K identical drafts at any vocabulary size: lottery tickets, then single-draft speculative sampling.
 
@@ -269,12 +269,9 @@ class Optimal(Scheme):
         starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
         lengths, moments = np.add.reduceat(P, starts), np.add.reduceat(x, starts)
         group = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, m]))
-        owner, a, b = left_curtain(lengths, moments, self.K)
-        missing = np.flatnonzero(np.bincount(owner, minlength=len(starts)) == 0)    # groups lost to rounding at the right end
-        owner, a, b = np.r_[owner, missing], np.r_[a, np.ones(len(missing))], np.r_[b, np.ones(len(missing))]
-        size, pieces = b - a, np.bincount(owner)
-        size[pieces[owner] == 1] = 1.0                    # a single piece carries its whole group, however short it is in floating point
-        size /= np.bincount(owner, size)[owner]
+        owner, a, size = left_curtain(lengths, moments, self.K)
+        pieces = np.bincount(owner, minlength=len(starts))
+        size /= np.bincount(owner, size)[owner]           # share of its group that a piece carries
         place = np.argsort(a, kind="stable")
         mass = size[place] * lengths[owner[place]]
         top = np.cumsum(mass)
