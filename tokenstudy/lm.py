@@ -22,7 +22,7 @@ import torch
 
 from . import core
 
-# %% ../nbs/02_lm.ipynb #67ddfa4b
+# %% ../nbs/02_lm.ipynb #f24a4975
 def check_warp(temperature=1.0, top_k=0, top_p=1.0):
     "ValueError unless temperature ≥ 0, top_k is a whole number ≥ 0 (0: off) and 0 < top_p ≤ 1."
     if not (np.isfinite(temperature) and temperature >= 0): raise ValueError(f"temperature = {temperature}: it must be finite and ≥ 0 (0 is greedy)")
@@ -40,7 +40,7 @@ def warp(logits, temperature=1.0, top_k=0, top_p=1.0):
     top = logits.max(-1, keepdim=True).values
     if not torch.isfinite(top).all(): raise ValueError("logits: a row holds NaN or +inf, or nothing but -inf")
     if temperature == 0: return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-    scores = (logits - top) / temperature
+    scores = (logits - top) / max(temperature, torch.finfo(logits.dtype).tiny)
     if 0 < top_k < logits.shape[-1]:
         scores = scores.masked_fill(scores < scores.topk(int(top_k), -1).values[..., -1:], -torch.inf)
     law = scores.softmax(-1)

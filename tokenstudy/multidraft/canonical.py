@@ -67,7 +67,7 @@ def identical(laws):
     "Whether all laws of a list made by `as_laws` are the same law."
     return all(law is laws[0] for law in laws)
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #b3a787c6
+# %% ../../nbs/multidraft/00_canonical.ipynb #e4ea842e
 def draft_tuples(ps):
     """All K-tuples of drafted tokens with their probabilities under independent drafts.
 
@@ -107,9 +107,12 @@ def solve_lp(q, ps, joint=None):
     N, gain = len(P), membership(tuples, n)
     rows = kron(eye_array(N), np.ones((1, n)))
     columns = kron(np.ones((1, N)), eye_array(n))
-    found = linprog(-gain.ravel().astype(float), A_eq=vstack([rows, columns]).tocsr(), b_eq=np.r_[P, q], method="highs")
+    found = linprog(-gain.ravel().astype(float), A_ub=vstack([rows, columns]).tocsr(), b_ub=np.r_[P, q], method="highs")
     if found.status != 0: raise ValueError(f"HiGHS did not solve the program: {found.message}")
-    return Plan(-float(found.fun), tuples, P, np.maximum(found.x, 0).reshape(N, n))
+    joint = np.maximum(found.x, 0).reshape(N, n)
+    left, owed = np.maximum(P - joint.sum(1), 0), np.maximum(q - joint.sum(0), 0)
+    if owed.sum() > 0: joint += np.outer(left, owed / owed.sum())
+    return Plan(-float(found.fun), tuples, P, joint)
 
 def acceptance_lp(q, ps, form="full"):
     """Optimal acceptance by linear programming (small n; the oracle of `optimal_acceptance`).
