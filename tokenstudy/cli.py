@@ -106,7 +106,7 @@ def _kernel_manager(folder):
             return KernelSpec(argv=argv, display_name="python3", language="python")
     return AsyncKernelManager(kernel_spec_manager=ThisInterpreter(), kernel_name="python3", transport="ipc", connection_file=os.path.join(folder, "kernel.json"))
 
-# %% ../nbs/91_cli.ipynb #00649cc9
+# %% ../nbs/91_cli.ipynb #ba9867ef
 class CellFailed(TokenStudyError):
     "A cell raised an error, or the kernel died."
 
@@ -136,20 +136,19 @@ def execute(
     async def drive():
         driver.update(loop=asyncio.get_running_loop(), task=asyncio.current_task())
         await client.async_execute(env=env, cleanup_kc=True, stdout=subprocess.DEVNULL)
+    finished = threading.Event() # not Thread.join, which an interrupt ends for good
     def work():
         try: asyncio.run(drive())
         except BaseException as e: raised.append(e)
+        finally: finished.set()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    threading.Thread(target=work, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(.5)
-            tick()
+        while not finished.wait(.5): tick()
     except KeyboardInterrupt:
         client.shutdown_kernel = "immediate"
         if driver: driver["loop"].call_soon_threadsafe(driver["task"].cancel)
-        thread.join(20)
+        finished.wait(20)
         raise
     finally:
         atexit.unregister(client._cleanup_kernel)
@@ -242,7 +241,7 @@ class Screen:
 
     def close(self): self.bar.close()
 
-# %% ../nbs/91_cli.ipynb #3fd376eb
+# %% ../nbs/91_cli.ipynb #6fb02e12
 _DIRECTIVE = re.compile(r"(?m)^\s*#\s*\|.*\n?")
 
 def imports_only(source):
@@ -259,7 +258,7 @@ def for_report(
     nb = copy.deepcopy(nb)
     kept = []
     for c in nb.cells:
-        says = {d.split(":")[0].strip(): d.partition(":")[2].strip() for d in re.findall(r"(?m)^\s*#\s*\|\s*(.*)$", c.source)} if c.cell_type == "code" else {}
+        says = dict(re.findall(r"(?m)^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*?)\s*$", c.source)) if c.cell_type == "code" else {}
         failed = any(o.output_type == "error" for o in c.get("outputs", []))
         if not failed and (says.keys() & {"hide", "default_exp"} or says.get("include") == "false"): continue
         if c.cell_type == "code":
