@@ -363,9 +363,9 @@ def test_line_appended_after_a_torn_one_is_whole():
     assert len(runs) == 2
     with open(path, "ab") as f: f.write(b'{"key": "torn')
     with pytest.warns(UserWarning, match="line 3"): runs(dict(i=9), lambda: 9)
-    runs._append(runs.records()[0])
+    runs.append(runs.records()[0])
     path.write_bytes(path.read_bytes()[:-1])
-    runs._append(runs.records()[1])
+    runs.append(runs.records()[1])
     assert len(core._read_records(path.read_bytes(), "demo/toy", "smoke")[0]) == 3
     assert not core._read_records(path.read_bytes(), "demo/toy", "smoke")[1]
 

@@ -6,8 +6,8 @@
 __all__ = ['SCALES', 'DTYPES', 'PACKAGES', 'TokenStudyError', 'MissingModelError', 'CorruptFileError', 'project_root',
            'cache_dir', 'current_scale', 'scale', 'runs_dir', 'results_dir', 'seeds', 'seed_everything', 'device',
            'dtype', 'versions', 'git_state', 'device_name', 'provenance', 'Banner', 'banner', 'atomic_write',
-           'atomic_folder', 'sha256', 'assets_dir', 'manifest', 'asset', 'add_asset', 'plain', 'config_key', 'Runs',
-           'published', 'progress', 'bootstrap_interval', 'race', 'bench_row']
+           'atomic_folder', 'sha256', 'assets_dir', 'manifest', 'asset', 'add_asset', 'plain', 'config_key',
+           'RecordFile', 'Runs', 'published', 'progress', 'bootstrap_interval', 'race', 'bench_row']
 
 # %% ../nbs/00_core.ipynb #a6bfce79
 import contextlib, copy, datetime, functools, hashlib, importlib.metadata, importlib.resources, importlib.util
@@ -136,13 +136,13 @@ def versions() -> dict: # name -> version, for those of `PACKAGES` that are inst
         with contextlib.suppress(importlib.metadata.PackageNotFoundError): found[name] = importlib.metadata.version(name)
     return found
 
-# %% ../nbs/00_core.ipynb #ce0d8b55
+# %% ../nbs/00_core.ipynb #ad4c1a9c
 @functools.lru_cache
 def git_state(
     root: Path # the checkout
 ) -> dict: # {"revision": 40 hex digits or None, "dirty": bool or None}
     "The commit that the checkout is at, and whether tracked files differ from it; asked once per process."
-    def ask(*args): return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    def ask(*args): return subprocess.run(["git", "--no-optional-locks", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     if (Path(root)/".git").exists():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             return dict(revision=ask("rev-parse", "HEAD"), dirty=bool(ask("status", "--porcelain", "--untracked-files=no")))
@@ -327,129 +327,116 @@ def _read_records(data, study, scale):
 
 def _record_line(record): return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
-# %% ../nbs/00_core.ipynb #8f713846
-class Runs:
+# %% ../nbs/00_core.ipynb #de89389e
+class RecordFile:
+    "A file with a record on each line, which several processes may share."
+    def __init__(self, study, scale, root):
+        self.study, self.scale, self.root = study, scale, Path(root)
+        self.path = self.root/"runs"/scale/f"{study}.jsonl"
+        self._seen, self._good = None, {}
+
+    @property
+    def name(self): return self.path.relative_to(self.root).as_posix()
+
+    @contextlib.contextmanager
+    def locked(self):
+        "Hold the file's lock; a folder that cannot be written is an error that says so."
+        from filelock import FileLock
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+            lock.acquire()
+        except OSError as e: raise TokenStudyError(f"cannot write {self.name} ({e.strerror}): make its folder writable, or set TOKENSTUDY_HOME to a folder that is") from e
+        try: yield
+        except OSError as e: raise TokenStudyError(f"cannot write {self.name} ({e.strerror}); the records already in it are untouched") from e
+        finally: lock.release()
+
+    def load(self) -> dict: # key -> record
+        "The records, read again if the file changed since the last look."
+        try: state = self.path.stat()
+        except OSError: self._seen, self._good = None, {}; return self._good
+        seen = (state.st_ino, state.st_size, state.st_mtime_ns)
+        if seen != self._seen:
+            self._good, bad = _read_records(self.path.read_bytes(), self.study, self.scale)
+            if bad: self.repair()
+            else: self._seen = seen
+        return self._good
+
+    def repair(self):
+        "Move lines that are no records to `<file>.bad`, and say so."
+        with self.locked():
+            self._good, bad = _read_records(self.path.read_bytes(), self.study, self.scale)
+            if not bad: return
+            with open(self.path.with_name(self.path.name + ".bad"), "ab") as f:
+                f.write(b"".join(line + b"\n" for _, line in bad))
+                f.flush()
+                os.fsync(f.fileno())
+            atomic_write(self.path, b"".join(map(_record_line, self._good.values())))
+        lines, s = ", ".join(str(n) for n, _ in bad), "s"[:len(bad) > 1]
+        warnings.warn(f"{self.name}: line{s} {lines} damaged, moved to {self.path.name}.bad; {len(bad)} unit{s} of work will be redone", stacklevel=4)
+
+    def append(self, *records):
+        "Add lines, after ending a half-written one; without records, only make sure that it could be done."
+        with self.locked():
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                end = os.fstat(fd).st_size
+                torn = records and end > 0 and os.pread(fd, 1, end - 1) != b"\n"
+                data = b"\n"*bool(torn) + b"".join(map(_record_line, records))
+                while data: data = data[os.write(fd, data):]
+                os.fsync(fd)
+            finally: os.close(fd)
+
+# %% ../nbs/00_core.ipynb #b5dbaeb1
+class Runs(RecordFile):
     "The records of one study at the scale in force: each finished unit of work on a line of `runs/<scale>/<study>.jsonl`."
     def __init__(self,
         study: str, # such as "multidraft/optimal"
         root=None   # the project folder; `project_root()` if None
     ):
         if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", study): raise ValueError(f"a study is named like 'multidraft/optimal', not {study!r}")
-        self.study, self.scale = study, current_scale()
-        self.root = Path(root) if root is not None else project_root()
-        self.path = self.root/"runs"/self.scale/f"{study}.jsonl"
-        self._seen, self._good = None, {}
-
-    def __repr__(self): return f"Runs({self.study!r}): {len(self)} records at scale {self.scale}"
+        super().__init__(study, current_scale(), root if root is not None else project_root())
 
     def key(self, config: dict) -> str:
         "The name of a unit of work, 16 hex digits."
         return config_key(self.study, self.scale, config)
 
-    @contextlib.contextmanager
-    def _locked(self):
-        "Hold the file's lock; a folder that cannot be written is an error that says so."
-        from filelock import FileLock
-        name = self.path.relative_to(self.root).as_posix()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-            lock.acquire()
-        except OSError as e: raise TokenStudyError(f"cannot write {name} ({e.strerror}): make its folder writable, or set TOKENSTUDY_HOME to a folder that is") from e
-        try: yield
-        except OSError as e: raise TokenStudyError(f"cannot write {name} ({e.strerror}); the records already in it are untouched") from e
-        finally: lock.release()
+    def __call__(self,
+        config: dict,        # what the unit does, JSON-able; its "seed", if any, is noted in the provenance
+        fn,                  # called without arguments to do it
+        fresh: bool = False  # do it even if it is stored
+    ): # the result, as `plain` values
+        "The stored result of a unit of work, or the result of doing it now."
+        config = plain(config, "config")
+        if not fresh and config in self: return self.get(config)
+        self.append()
+        start = time.perf_counter()
+        result = plain(fn())
+        seconds = round(time.perf_counter() - start, 3)
+        self.append(dict(key=self.key(config), config=config, result=result, provenance=provenance(config.get("seed")), seconds=seconds))
+        return result
 
-# %% ../nbs/00_core.ipynb #6b08a2b8
-def _load(self):
-    "Read the file again if it changed since the last look."
-    try: state = self.path.stat()
-    except OSError: self._seen, self._good = None, {}; return
-    seen = (state.st_ino, state.st_size, state.st_mtime_ns)
-    if seen == self._seen: return
-    self._good, bad = _read_records(self.path.read_bytes(), self.study, self.scale)
-    if bad: self._repair()
-    else: self._seen = seen
+    def get(self, config: dict, default=None):
+        "The stored result of a unit, or `default`."
+        record = self.load().get(self.key(config))
+        return copy.deepcopy(record["result"]) if record else default
 
-def _repair(self):
-    "Move lines that are no records to `<file>.bad`."
-    with self._locked():
-        self._good, bad = _read_records(self.path.read_bytes(), self.study, self.scale)
-        if not bad: return
-        with open(self.path.with_name(self.path.name + ".bad"), "ab") as f:
-            f.write(b"".join(line + b"\n" for _, line in bad))
-            f.flush()
-            os.fsync(f.fileno())
-        atomic_write(self.path, b"".join(map(_record_line, self._good.values())))
-    name, lines = self.path.relative_to(self.root).as_posix(), ", ".join(str(n) for n, _ in bad)
-    warnings.warn(f"{name}: line{'s'[:len(bad) > 1]} {lines} damaged, moved to {self.path.name}.bad; {len(bad)} unit{'s'[:len(bad) > 1]} of work will be redone", stacklevel=4)
+    def records(self) -> list[dict]:
+        "All records, oldest first; of a unit that was redone, the latest."
+        return copy.deepcopy(list(self.load().values()))
 
-Runs._load, Runs._repair = _load, _repair
+    def __contains__(self, config): return self.key(config) in self.load()
+    def __len__(self): return len(self.load())
+    def __repr__(self): return f"Runs({self.study!r}): {len(self)} records at scale {self.scale}"
 
-# %% ../nbs/00_core.ipynb #66ae3cf2
-def _get(self, config: dict, default=None):
-    "The stored result of a unit, or `default`."
-    self._load()
-    r = self._good.get(self.key(config))
-    return copy.deepcopy(r["result"]) if r else default
+    def publish(self,
+        name: str | None = None # a folder below `results`; the study's name if None
+    ) -> Path: # the published file
+        "Copy the records to `results/<study>/<scale>.jsonl`."
+        if not (records := self.records()): raise ValueError(f"there are no records of {self.study} at scale {self.scale} to publish")
+        return atomic_write(self.root/"results"/(name or self.study)/f"{self.scale}.jsonl", b"".join(map(_record_line, records)))
 
-def _records(self) -> list[dict]:
-    "All records, oldest first; of a unit that was redone, the latest."
-    self._load()
-    return copy.deepcopy(list(self._good.values()))
-
-def _contains(self, config):
-    self._load()
-    return self.key(config) in self._good
-
-def _len(self):
-    self._load()
-    return len(self._good)
-
-Runs.get, Runs.records, Runs.__contains__, Runs.__len__ = _get, _records, _contains, _len
-
-# %% ../nbs/00_core.ipynb #ed1860e2
-def _append(self, record):
-    "Add a line, after ending a half-written one."
-    with self._locked():
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            end = os.fstat(fd).st_size
-            torn = end > 0 and os.pread(fd, 1, end - 1) != b"\n"
-            data = b"\n"*torn + _record_line(record)
-            while data: data = data[os.write(fd, data):]
-            os.fsync(fd)
-        finally: os.close(fd)
-
-def _call(self,
-    config: dict,        # what the unit does, JSON-able; its "seed", if any, is noted in the provenance
-    fn,                  # called without arguments to do it
-    fresh: bool = False  # do it even if it is stored
-): # the result, as `plain` values
-    "The stored result of a unit of work, or the result of doing it now."
-    config = plain(config, "config")
-    key = self.key(config)
-    self._load()
-    if not fresh and key in self._good: return copy.deepcopy(self._good[key]["result"])
-    with self._locked(): os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666))
-    start = time.perf_counter()
-    result = plain(fn())
-    seconds = time.perf_counter() - start
-    self._append(dict(key=key, config=config, result=result, provenance=provenance(config.get("seed")), seconds=round(seconds, 3)))
-    return copy.deepcopy(result)
-
-Runs._append, Runs.__call__ = _append, _call
-
-# %% ../nbs/00_core.ipynb #7d617737
-def _publish(self,
-    name: str | None = None # a folder below `results`; the study's name if None
-) -> Path: # the published file
-    "Copy the records to `results/<study>/<scale>.jsonl`."
-    if not (records := self.records()): raise ValueError(f"there are no records of {self.study} at scale {self.scale} to publish")
-    return atomic_write(self.root/"results"/(name or self.study)/f"{self.scale}.jsonl", b"".join(map(_record_line, records)))
-
-Runs.publish = _publish
-
+# %% ../nbs/00_core.ipynb #be94a047
 def published(
     study: str,         # as given to `Runs`, or the name given to `publish`
     scale: str,         # one of `SCALES`
