@@ -378,6 +378,22 @@ def test_two_processes_share_a_file():
         assert sorted(r["config"]["i"] for r in Runs("demo/toy").records()) == list(range(80))
 
 
+def test_writers_wait_for_the_lock():
+    runs = Runs("demo/toy")
+    with runs.locked():
+        worker = python("""
+            from tokenstudy.core import Runs
+            runs = Runs("demo/toy")
+            print("ready", flush=True)
+            runs({"i": 0}, lambda: 0)
+        """)
+        worker.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired): worker.wait(.5)
+        assert not runs.path.exists()
+    worker.communicate()
+    assert len(runs) == 1
+
+
 def test_one_process_sees_what_another_finished():
     runs = Runs("demo/toy")
     assert len(runs) == 0
