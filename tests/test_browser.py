@@ -166,3 +166,25 @@ def test_notebook_runs_in_jupyterlab(tab, lab, notebook, image, text):
     assert "text/html" in kinds and ("image/png" in kinds or not image)
     assert not [fault for fault in tab.faults if fault.startswith("asked for")]
     close(tab)
+
+
+def test_panel_of_three_tokens_moves(tab, lab, tmp_path):
+    "The widget of 01_optimal: dragging the slider of K and of a weight redraws the picture."
+    cells = run_all(tab, lab, "multidraft/01_optimal.ipynb")
+    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for cell in cells for output in cell["outputs"])
+    tab.evaluate("""() => { const w = window.jupyterapp.shell.currentWidget.content;
+        const i = w.widgets.findIndex(c => c.model.sharedModel.getSource().trim().endsWith('panel()')); w.activeCellIndex = i; w.scrollToItem(i, 'start'); }""")
+    panel = tab.locator(".jp-OutputArea-output .widget-vbox").first
+    panel.wait_for(timeout=30_000)
+    picture = panel.locator("img").first
+    picture.wait_for(timeout=30_000)
+    seen = {picture.get_attribute("src")}
+    for slider in (panel.get_by_role("slider").last, panel.get_by_role("slider").first):
+        slider.focus()
+        slider.press("ArrowUp")
+        slider.press("ArrowUp")
+        tab.wait_for_function("([before]) => ![...before].includes(document.querySelector('.jp-OutputArea-output .widget-vbox img')?.src) && document.querySelector('.jp-OutputArea-output .widget-vbox img')", arg=[list(seen)], timeout=30_000)
+        seen.add(panel.locator("img").first.get_attribute("src"))
+    assert len(seen) == 3
+    tab.screenshot(path=tmp_path/"panel.png")
+    close(tab)
