@@ -301,7 +301,7 @@ def test_tables_are_printed_at_the_end_and_a_broken_one_is_named(checkout, capsy
 def test_saved_outputs_are_clean(checkout, monkeypatch):
     monkeypatch.setenv("TOKENSTUDY_SCALE", "laptop")
     path = put(checkout, "multidraft/00_x", "# One", "import warnings, os, sys", "warnings.warn('careful')", "os.getcwd(), os.path.expanduser('~'), sys.prefix", "object()",
-               "#| eval: false\nkept", "import ipywidgets", "ipywidgets.IntSlider()", "from IPython.display import Image", "Image(b'x', format='png')")
+               "#| eval: false\nkept", "import ipywidgets", "ipywidgets.IntSlider()", "ipywidgets.interact(lambda x: print(x), x=3)", "from IPython.display import Image", "Image(b'x', format='png')")
     nb = json.loads(path.read_text())
     nb["cells"][5]["outputs"] = [dict(output_type="stream", name="stdout", text=["kept output"])]
     path.write_text(json.dumps(nb))

@@ -106,7 +106,7 @@ def _kernel_manager(folder):
             return KernelSpec(argv=argv, display_name="python3", language="python")
     return AsyncKernelManager(kernel_spec_manager=ThisInterpreter(), kernel_name="python3", transport="ipc", connection_file=os.path.join(folder, "kernel.json"))
 
-# %% ../nbs/91_cli.ipynb #ba9867ef
+# %% ../nbs/91_cli.ipynb #65af6614
 class CellFailed(TokenStudyError):
     "A cell raised an error, or the kernel died."
 
@@ -130,7 +130,7 @@ def execute(
     def done(cell, cell_index, execute_reply): on_done(cell, time.perf_counter() - began[cell_index])
 
     sockets = tempfile.mkdtemp(prefix="tokenstudy-")
-    client = NotebookClient(nb, km=_kernel_manager(sockets), timeout=None, record_timing=False, store_widget_state=False, coalesce_streams=True,
+    client = NotebookClient(nb, km=_kernel_manager(sockets), timeout=None, record_timing=False, coalesce_streams=True,
         resources=dict(metadata=dict(path=str(folder))), on_cell_execute=start, on_cell_executed=done)
 
     async def drive():
@@ -153,14 +153,14 @@ def execute(
     finally:
         atexit.unregister(client._cleanup_kernel)
         shutil.rmtree(sockets, ignore_errors=True)
+        nb.metadata.pop("widgets", None)
         for c in nb.cells:
             if skip in (tags := c.metadata.get("tags", [])): c.metadata["tags"] = [t for t in tags if t != skip]
             if not c.metadata.get("tags", True): del c.metadata["tags"]
     if not raised: return
     if isinstance(raised[0], CellExecutionError): raise CellFailed(failure(nb)) from raised[0]
     if isinstance(raised[0], DeadKernelError): raise CellFailed("the kernel died; the usual reason is too little memory") from raised[0]
-    if isinstance(raised[0], RuntimeError): raise CellFailed(f"the kernel did not start: {raised[0]}") from raised[0]
-    raise raised[0]
+    raise CellFailed(f"the kernel could not be used: {type(raised[0]).__name__}: {raised[0]}") from raised[0]
 
 # %% ../nbs/91_cli.ipynb #3f78554c
 def failure(
