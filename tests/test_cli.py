@@ -264,11 +264,11 @@ def test_anchors_are_unique_and_links_stay_inside(checkout):
 
 
 def test_report_shows_what_is_meant_to_be_seen(checkout):
-    executed(checkout, "multidraft/00_x", "# One", "#| default_exp x", "#| hide\nsecret = 1", "import os", "#| export\ndef f(x):\n    return x < 1", "#| echo: false\nunseen", **{"text/plain": "the output"})
+    executed(checkout, "multidraft/00_x", "# One", "#| default_exp x", "#| hide\nsecret = 1", "import os", "#| export\ndef f(x):\n    return x < 1", "#| echo: false\n#| fig-cap: \"What <it> shows\"\nunseen", **{"text/plain": "the output"})
     page = cli.write_report(checkout).read_text()
     assert "secret" not in page and "unseen" not in page and "default_exp" not in page and "#|" not in page
     assert "<summary><code>def f(x):</code></summary>" in page and page.count("the output") == 3
-    assert "took 1:01" in page
+    assert "took 1:01" in page and '<p class="caption">What &lt;it&gt; shows</p>' in page
 
 
 def test_report_says_what_is_out_of_date(checkout):

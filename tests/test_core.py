@@ -452,7 +452,11 @@ def test_bars_in_a_terminal_leave_stdout_alone():
         sys.stderr = io.StringIO()
         from tokenstudy import core
         bar = core.progress(range(3))
-        assert list(bar) == [0, 1, 2] and bar.fp is not None
+        inner = core.progress(range(3))
+        assert (bar.pos, inner.pos) == (-1, -2)
+        inner.close()
+        assert core.progress(range(3)).pos == -2
+        assert list(bar) == [0, 1, 2]
         print(sys.stderr.getvalue() == "")
     """, env=os.environ | dict(TOKENSTUDY_PROGRESS="terminal"))
     assert done.communicate()[0].strip() == "True"

@@ -241,7 +241,7 @@ class Screen:
 
     def close(self): self.bar.close()
 
-# %% ../nbs/91_cli.ipynb #6fb02e12
+# %% ../nbs/91_cli.ipynb #3493a35c
 _DIRECTIVE = re.compile(r"(?m)^\s*#\s*\|.*\n?")
 
 def imports_only(source):
@@ -254,7 +254,7 @@ def for_report(
     nb # an executed notebook
 ): # a changed copy
     "A notebook as the report shows it."
-    import copy
+    import copy, nbformat
     nb = copy.deepcopy(nb)
     kept = []
     for c in nb.cells:
@@ -270,6 +270,7 @@ def for_report(
                     o.data.clear()
                     o.data["text/html"] = "<p><em>A live panel: open the notebook in JupyterLab to move it.</em></p>"
                 o.get("data", {}).pop("application/javascript", None)
+            if "fig-cap" in says: c.outputs.append(nbformat.v4.new_output("display_data", data={"text/html": f'<p class="caption">{html.escape(says["fig-cap"].strip(chr(34)))}</p>'}))
             if not c.outputs and imports_only(c.source): continue
         kept.append(c)
     nb.cells = kept
@@ -323,7 +324,7 @@ def paper_tables() -> tuple[list, list]: # [(study, table)] in reading order, [n
     order = {p: i for i, p in enumerate(PAPERS)}
     return sorted(found, key=lambda t: (order.get(t[0].split("/")[0], len(PAPERS)), t[0])), bad
 
-# %% ../nbs/91_cli.ipynb #024fe722
+# %% ../nbs/91_cli.ipynb #fd5bcadb
 _CSS = """
 :root{--page:#fff;--ink:#1c1e21;--soft:#5c6370;--line:#e3e5e8;--panel:#f6f7f9;--link:#0b62a8;--bad:#a3260b;--badpage:#fdf0ec}
 @media (prefers-color-scheme:dark){:root{--page:#15171a;--ink:#e4e6e9;--soft:#9aa2ad;--line:#2d3136;--panel:#1d2024;--link:#6cb6f0;--bad:#ff9d80;--badpage:#33201a}}
@@ -345,7 +346,7 @@ pre{background:var(--panel);border-radius:.4rem;padding:.7rem .9rem;overflow-x:a
 .output{overflow-x:auto}.output img{max-width:100%;height:auto;border-radius:.4rem;background:#fff}
 details.code{margin:.5em 0}details.code>summary{cursor:pointer;color:var(--soft);font-size:.92em}details.code>summary code{background:none;padding:0}details.code[open]>summary code{visibility:hidden}
 .rendered_html table,section table{border-collapse:collapse;font-size:.92em;margin:1em 0}.rendered_html th,.rendered_html td{padding:.3em .8em;border-bottom:1px solid var(--line);text-align:left}
-.rendered_html img{max-width:100%}mjx-container[display="true"]{overflow-x:auto;overflow-y:hidden;padding:.2em 0}
+.caption{color:var(--soft);font-size:.9em;margin:.3em 0 1em}.rendered_html img{max-width:100%}mjx-container[display="true"]{overflow-x:auto;overflow-y:hidden;padding:.2em 0}
 @media (max-width:56rem){body{display:block}nav{position:static;height:auto;border:0;border-bottom:1px solid var(--line)}nav ol{display:none}nav .nb{margin-top:.3rem}}
 @media print{nav{display:none}body{display:block}}
 """

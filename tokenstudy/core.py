@@ -9,9 +9,9 @@ __all__ = ['SCALES', 'DTYPES', 'PACKAGES', 'TokenStudyError', 'MissingModelError
            'atomic_folder', 'sha256', 'assets_dir', 'manifest', 'asset', 'add_asset', 'plain', 'config_key',
            'RecordFile', 'Runs', 'published', 'progress', 'bootstrap_interval', 'race', 'bench_row']
 
-# %% ../nbs/00_core.ipynb #a6bfce79
+# %% ../nbs/00_core.ipynb #f824b373
 import contextlib, copy, datetime, functools, hashlib, importlib.metadata, importlib.resources, importlib.util
-import json, math, os, platform, random, re, shutil, statistics, subprocess, sys, time, uuid, warnings
+import json, math, os, platform, random, re, shutil, statistics, subprocess, sys, time, uuid, warnings, weakref
 from pathlib import Path
 
 import numpy as np
@@ -454,7 +454,9 @@ def published(
             raise CorruptFileError(f"results/{study}/{scale}.jsonl, line {number}: {e}; restore it: git checkout -- results/{study}") from e
     return records
 
-# %% ../nbs/00_core.ipynb #0504501a
+# %% ../nbs/00_core.ipynb #18d88a4a
+_BARS = weakref.WeakSet() # those of this process; on a terminal each has a line, below the line of `tokenstudy study`
+
 def progress(
     iterable=None,     # what to go through; None for a bar that is updated by hand
     total: int | None = None, # how many, if `iterable` does not know
@@ -466,8 +468,10 @@ def progress(
     if mode not in ("", "terminal", "off"): raise ValueError(f"TOKENSTUDY_PROGRESS is {mode!r}; it must be terminal, off or unset")
     if mode: from tqdm import tqdm
     else: from tqdm.auto import tqdm
-    if mode == "terminal": options = dict(file=sys.__stderr__, position=1)
-    return tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, delay=2, disable=mode == "off", **options)
+    if mode == "terminal": options = dict(file=sys.__stderr__, position=1 + sum(not b.disable for b in _BARS))
+    bar = tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, delay=2, disable=mode == "off", **options)
+    _BARS.add(bar)
+    return bar
 
 # %% ../nbs/00_core.ipynb #57213894
 def bootstrap_interval(

@@ -160,7 +160,7 @@ def _numbers(values):
     "A sequence, array or tensor as something numpy reads; None is NaN."
     return values.detach().float().cpu().numpy() if hasattr(values, "detach") else [np.nan if v is None else v for v in values]
 
-# %% ../nbs/01_show.ipynb #bea6647f
+# %% ../nbs/01_show.ipynb #1ac4c9e9
 def _markdown(text):
     "Text that Markdown shows as it is."
     return "".join("\\" + c if c in r"\`*_{}[]<>|$#~&!" else c for c in text)
@@ -190,7 +190,8 @@ class Table:
         return "\n".join([*head, line(map(_markdown, self.columns)), line("---:" if r else "---" for r in self.right), *[line(map(_markdown, c)) for c in self.cells], *tail])
 
     def _repr_html_(self):
-        def cells(tag, texts, css): return "".join(f'<{tag} style="text-align:{"right" if r else "left"};padding:.3em .8em;{css}">{html.escape(t)}</{tag}>' for t, r in zip(texts, self.right))
+        short = ["white-space:nowrap;"*(max(len(c[i]) for c in [self.columns, *self.cells]) <= 24) for i in range(len(self.columns))]
+        def cells(tag, texts, css): return "".join(f'<{tag} style="text-align:{"right" if r else "left"};padding:.3em .8em;{s}{css}">{html.escape(t)}</{tag}>' for t, r, s in zip(texts, self.right, short))
         head = cells("th", self.columns, "font-weight:600;border-bottom:1.5px solid rgba(128,128,128,.8);vertical-align:bottom")
         body = "".join(f'<tr style="background:transparent">{cells("td", c, "border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top")}</tr>' for c in self.cells)
         caption = f'<caption style="caption-side:top;text-align:left;font-weight:600;padding:.2em .8em .5em;color:inherit">{html.escape(self.caption)}</caption>' if self.caption else ""
@@ -211,13 +212,13 @@ def table(
     "A small table."
     return Table(rows, caption, digits)
 
-# %% ../nbs/01_show.ipynb #30e1492e
+# %% ../nbs/01_show.ipynb #4cf4ef22
 _ROW = dict(quantity=None, paper=None, ours=None, low=None, high=None, peer=None, peer_name="", seeds=None, n=None, differs="")
 
 class PaperTable(Table):
     "The paper's numbers beside ours; made by `against_paper`."
     def __init__(self, rows, note=""):
-        def interval(r): return f"{number(r['low'])} – {number(r['high'])}" if r["low"] is not None else ""
+        def interval(r): return f"{number(r['low'], 3)} – {number(r['high'], 3)}" if r["low"] is not None else ""
         def peer(r): return "" if r["peer"] is None else f"{number(r['peer'])}{f' ({name})' if (name := r['peer_name']) else ''}"
         full = [{"quantity": r["quantity"], "paper": number(r["paper"]), "ours": number(r["ours"]), "interval": interval(r), "peer": peer(r),
                  "seeds": number(r["seeds"]), "n": number(r["n"]), "what differs": r["differs"]} for r in rows]
