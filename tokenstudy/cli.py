@@ -546,16 +546,17 @@ def split_lines(nb):
             for k in o.get("data", {}):
                 if k.startswith("text/") or k == "image/svg+xml": o["data"][k] = lines(o["data"][k])
 
-# %% ../nbs/91_cli.ipynb #0737cf98
+# %% ../nbs/91_cli.ipynb #c87896c4
 BENCHES = {"multidraft": "tokenstudy.multidraft.bench"}
 
 def bench_line(
     row: dict # as from `core.bench_row`
 ) -> str:
     "A row of the bench as a line of text."
+    def short(x): return f"{x:,.0f}" if x >= 1000 else f"{x:.3g}"
     under = row["goal"] is not None and row["ratio"] < row["goal"]
-    goal = "" if row["goal"] is None else f"goal {row['goal']:.3g}"
-    return f"{row['name']:<30} {row['ours']:>10.4g} {row['peer']:>10.4g} {row['unit']:<9} ×{row['ratio']:<9.3g} {goal:<10} {'UNDER GOAL' if under else '':<10} against {row['peer_name']}".rstrip()
+    goal = "" if row["goal"] is None else f"goal {short(row['goal'])}"
+    return f"{row['name']:<30} {row['ours']:>10.4g} {row['peer']:>10.4g} {row['unit']:<9} ×{short(row['ratio']):<9} {goal:<10} {'UNDER GOAL' if under else '':<10} against {row['peer_name']}".rstrip()
 
 def run_bench(
     what=(),               # which of `BENCHES`; all if empty
