@@ -1,4 +1,4 @@
-"Settings of the whole suite (smoke scale, no bars, fixed examples) and the scratch copy of the project that several tests work on."
+"Settings of the whole suite (smoke scale, no bars, fixed examples), the scratch copy of the project and the toy checkout that several tests work on."
 import os
 import shutil
 import subprocess
@@ -12,6 +12,7 @@ os.environ.update(TOKENSTUDY_SCALE="smoke", TOKENSTUDY_PROGRESS="off", MPLBACKEN
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"): os.environ.setdefault(name, "2")
 for name in ("TOKENSTUDY_HOME", "TOKENSTUDY_SEEDS", "IN_TEST"): os.environ.pop(name, None)
 
+import nbformat
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("suite", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -50,3 +51,34 @@ def site(tmp_path_factory) -> Path:
     built = run(sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "build/docs", "_site", cwd=project)
     assert built.returncode == 0, f"Sphinx failed or warned:\n{built.stdout[-4000:]}"
     return project/"_site"
+
+
+COUNT = "from pathlib import Path\nwith Path('../../count').open('a') as f: f.write('{}')"
+
+
+def notebook(*cells) -> str:
+    "A notebook from sources; those that start with '# ' are Markdown."
+    made = [nbformat.v4.new_markdown_cell(c, id=f"c{i}") if c.startswith("# ") else nbformat.v4.new_code_cell(c, id=f"c{i}") for i, c in enumerate(cells)]
+    return nbformat.writes(nbformat.v4.new_notebook(cells=made))
+
+
+def put(root, name, *cells):
+    path = root/"nbs"/f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(notebook(*cells))
+    return path
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    "A toy checkout with one paper of one notebook, whose runs are counted by letters in the file `count`."
+    from tokenstudy import study
+    root = tmp_path/"checkout"
+    (root/"nbs"/"multidraft").mkdir(parents=True)
+    (root/"settings.ini").touch()
+    (root/"count").touch()
+    monkeypatch.setenv("TOKENSTUDY_HOME", str(root))
+    monkeypatch.delenv("TOKENSTUDY_SEEDS", raising=False)
+    monkeypatch.setattr(study, "library_hash", lambda: "as it is")
+    put(root, "multidraft/00_x", "# The toy\n\n## The question\n\nIs $6 \\cdot 7$ what we think?", COUNT.format("a"), "#| export\n6 * 7")
+    return root
