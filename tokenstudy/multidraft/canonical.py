@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #39ed5016
+# %% ../../nbs/multidraft/00_canonical.ipynb #002349eb
 def as_law(values, name="q"):
     """`values` (list, numpy array or torch tensor, shape [n]) as a float64 law that sums to one.
 
-    Raises ValueError naming `name` and the token for a wrong shape, NaN, infinite or negative entries, or a sum that differs
-    from one by more than 1e-6 (float64, integers) or 1e-3 (lower precision)."""
+    Raises ValueError naming `name` and the token for a wrong shape, NaN, infinite or negative
+    entries, or a sum that differs from one by more than 1e-6 (float64, integers) or 1e-3 (lower
+    precision)."""
     if hasattr(values, "detach"):
         values = values.detach()
         coarse = values.is_floating_point() and values.element_size() < 8
@@ -29,9 +30,12 @@ def as_law(values, name="q"):
     else:
         values = np.asarray(values)
         coarse = values.dtype.kind == "f" and values.dtype.itemsize < 8
-        if values.dtype.kind not in "fiub": raise ValueError(f"{name}: probabilities must be real numbers, got dtype {values.dtype}")
+        if values.dtype.kind not in "fiub":
+            raise ValueError(f"{name}: probabilities must be real numbers, got dtype {values.dtype}")
     law = values.astype(np.float64, copy=False)
-    if law.ndim != 1 or not len(law): raise ValueError(f"{name}: expected one law of shape [n] with n ≥ 1, got shape {list(law.shape)}")
+    if law.ndim != 1 or not len(law):
+        raise ValueError(f"{name}: expected one law of shape [n] with n ≥ 1, "
+                         f"got shape {list(law.shape)}")
     total, least = law.sum(), law.min()
     if not np.isfinite(total):
         i = int(np.flatnonzero(~np.isfinite(law))[0])
@@ -40,16 +44,22 @@ def as_law(values, name="q"):
         i = int(law.argmin())
         raise ValueError(f"{name}: negative probability {law[i]:.6g} at token {i}")
     if abs(total - 1) > (1e-3 if coarse else 1e-6):
-        raise ValueError(f"{name}: sums to {total:.9g}, not to 1; normalise it first (logits need a softmax: see tokenstudy.lm.warp)")
+        raise ValueError(f"{name}: sums to {total:.9g}, not to 1; normalise it first "
+                         "(logits need a softmax: see tokenstudy.lm.warp)")
     return law / total
 
+# %% ../../nbs/multidraft/00_canonical.ipynb #2f709023
 def as_laws(q, ps):
-    """Checked float64 laws: `q` of shape [n], and a list of K arrays of shape [n] in which equal drafts are one and the same object.
+    """Checked float64 laws: `q` of shape [n], and a list of K arrays of shape [n] in which equal
+    drafts are one and the same object.
 
-    `ps` is a sequence of K laws or an array of shape [K, n]. Raises ValueError for K = 0, unequal lengths, or a bad law (see `as_law`)."""
+    `ps` is a sequence of K laws or an array of shape [K, n]. Raises ValueError for K = 0, unequal
+    lengths, or a bad law (see `as_law`)."""
     q = as_law(q, "q")
-    if getattr(ps, "ndim", 2) == 1 or (isinstance(ps, (list, tuple)) and len(ps) and np.ndim(ps[0]) == 0):
-        raise ValueError("ps: expected K laws (a list, or an array of shape [K, n]); for one draft give [p]")
+    if getattr(ps, "ndim", 2) == 1 or (isinstance(ps, (list, tuple)) and len(ps)
+                                       and np.ndim(ps[0]) == 0):
+        raise ValueError("ps: expected K laws (a list, or an array of shape [K, n]); "
+                         "for one draft give [p]")
     ps = list(ps)
     if not ps: raise ValueError("ps: K = 0; at least one draft is needed")
     laws, seen = [], []
@@ -57,7 +67,9 @@ def as_laws(q, ps):
         same = next((law for raw, law in seen if raw is p), None)
         if same is None:
             law = as_law(p, f"ps[{k}]")
-            if len(law) != len(q): raise ValueError(f"ps[{k}]: has {len(law)} tokens but q has {len(q)}; both laws must be over one vocabulary")
+            if len(law) != len(q):
+                raise ValueError(f"ps[{k}]: has {len(law)} tokens but q has {len(q)}; "
+                                 "both laws must be over one vocabulary")
             same = next((other for _, other in seen if np.array_equal(other, law)), law)
             seen.append((p, same))
         laws.append(same)
@@ -67,11 +79,12 @@ def identical(laws):
     "Whether all laws of a list made by `as_laws` are the same law."
     return all(law is laws[0] for law in laws)
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #e4ea842e
+# %% ../../nbs/multidraft/00_canonical.ipynb #323d00d9
 def draft_tuples(ps):
     """All K-tuples of drafted tokens with their probabilities under independent drafts.
 
-    `ps`: K laws of shape [n]. Returns integer tuples [n**K, K] in lexicographic order and probabilities [n**K]."""
+    `ps`: K laws of shape [n]. Returns integer tuples [n**K, K] in lexicographic order and
+    probabilities [n**K]."""
     n, K = len(ps[0]), len(ps)
     tuples = np.stack(np.meshgrid(*[np.arange(n)] * K, indexing="ij"), -1).reshape(-1, K)
     return tuples, np.prod([p[tuples[:, k]] for k, p in enumerate(ps)], axis=0)
@@ -89,17 +102,21 @@ def membership(tuples, n):
     inside[np.arange(len(tuples))[:, None], tuples] = True
     return inside
 
+# %% ../../nbs/multidraft/00_canonical.ipynb #52318a46
 def solve_lp(q, ps, joint=None):
-    """The optimal-transport linear program over all n**(K+1) variables, solved by HiGHS; an oracle for small n.
+    """The optimal-transport linear program over all n**(K+1) variables, solved by HiGHS; an oracle
+    for small n.
 
-    `q` [n], `ps` K laws [n]; `joint` [n**K] replaces the product law of the drafts by any law of tuples (lexicographic order),
-    e.g. for correlated drafts. Returns a `Plan`. Raises ValueError above 200,000 variables. Source: SpecTr (arXiv 2310.15141) eq. 4;
-    arXiv 2410.18234 section 3."""
+    `q` [n], `ps` K laws [n]; `joint` [n**K] replaces the product law of the drafts by any law of
+    tuples (lexicographic order), e.g. for correlated drafts. Returns a `Plan`. Raises ValueError
+    above 200,000 variables. Source: SpecTr (arXiv 2310.15141) eq. 4; arXiv 2410.18234 section 3."""
     from scipy.optimize import linprog
     from scipy.sparse import coo_array, kron, eye_array, vstack
     q, ps = as_laws(q, ps)
     n, K = len(q), len(ps)
-    if n ** (K + 1) > 200_000: raise ValueError(f"n**(K+1) = {n ** (K + 1)} variables are too many for the full linear program; use optimal_acceptance")
+    if n ** (K + 1) > 200_000:
+        raise ValueError(f"n**(K+1) = {n ** (K + 1)} variables are too many for the full linear "
+                         "program; use optimal_acceptance")
     tuples, P = draft_tuples(ps)
     if joint is not None:
         P = as_law(np.ravel(joint), "joint")
@@ -107,29 +124,33 @@ def solve_lp(q, ps, joint=None):
     N, gain = len(P), membership(tuples, n)
     rows = kron(eye_array(N), np.ones((1, n)))
     columns = kron(np.ones((1, N)), eye_array(n))
-    found = linprog(-gain.ravel().astype(float), A_ub=vstack([rows, columns]).tocsr(), b_ub=np.r_[P, q], method="highs")
+    found = linprog(-gain.ravel().astype(float), A_ub=vstack([rows, columns]).tocsr(),
+                    b_ub=np.r_[P, q], method="highs")
     if found.status != 0: raise ValueError(f"HiGHS did not solve the program: {found.message}")
     joint = np.maximum(found.x, 0).reshape(N, n)
     left, owed = np.maximum(P - joint.sum(1), 0), np.maximum(q - joint.sum(0), 0)
     if owed.sum() > 0: joint += np.outer(left, owed / owed.sum())
     return Plan(-float(found.fun), tuples, P, joint)
 
+# %% ../../nbs/multidraft/00_canonical.ipynb #28fa63df
 def acceptance_lp(q, ps, form="full"):
     """Optimal acceptance by linear programming (small n; the oracle of `optimal_acceptance`).
 
-    `form="full"`: n**(K+1) variables, any K. `form="reduced"`: the n(n-1)/2 pair weights of Theorem 1, K = 2 only.
-    `q` [n], `ps` K laws [n]. Returns a float, good to HiGHS's tolerance 1e-7. Source: Theorem 1, arXiv 2410.18234."""
+    `form="full"`: n**(K+1) variables, any K. `form="reduced"`: the n(n-1)/2 pair weights of
+    Theorem 1, K = 2 only. `q` [n], `ps` K laws [n]. Returns a float, good to HiGHS's tolerance
+    1e-7. Source: Theorem 1, arXiv 2410.18234."""
     if form == "full": return solve_lp(q, ps).acceptance
     if form != "reduced": raise ValueError(f"form must be 'full' or 'reduced', got {form!r}")
     q, ps = as_laws(q, ps)
     if len(ps) != 2: raise ValueError(f"the reduced program is for K = 2 drafts, got K = {len(ps)}")
     return float(np.minimum(q, pair_law(ps[0], ps[1], pair_weights(q, ps[0], ps[1]))).sum())
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #ed4ca89c
+# %% ../../nbs/multidraft/00_canonical.ipynb #46651f97
 def decompose(plan):
     """From a joint law of drafts and output to the selection rule of Theorem 1 (arXiv 2410.18234).
 
-    `plan`: a `Plan`. Returns `beta` [N, n] (rows sum to one, zero off the drafted tokens) and the selection law p_I [n]."""
+    `plan`: a `Plan`. Returns `beta` [N, n] (rows sum to one, zero off the drafted tokens) and the
+    selection law p_I [n]."""
     N, n = plan.joint.shape
     kept = np.where(membership(plan.tuples, n), plan.joint, 0)
     beta = kept / np.maximum(plan.probabilities, np.finfo(float).tiny)[:, None]
@@ -137,11 +158,13 @@ def decompose(plan):
     beta[np.arange(N), plan.tuples[:, 0]] += 1 - beta.sum(1)
     return beta, plan.probabilities @ beta
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #0ad0cfcd
+# %% ../../nbs/multidraft/00_canonical.ipynb #edc4ff00
 def compose(beta, tuples, probabilities, q):
-    """From a selection rule back to the joint law of drafts and output: select by `beta`, then single-draft speculative sampling.
+    """From a selection rule back to the joint law of drafts and output: select by `beta`, then
+    single-draft speculative sampling.
 
-    `beta` [N, n], `tuples` [N, K], `probabilities` [N], `q` [n]. Returns a `Plan` whose acceptance counts only step 2's acceptances."""
+    `beta` [N, n], `tuples` [N, K], `probabilities` [N], `q` [n]. Returns a `Plan` whose acceptance
+    counts only step 2's acceptances."""
     p_I = probabilities @ beta
     keep = np.minimum(1, np.divide(q, p_I, out=np.ones_like(q), where=p_I > 0))
     residual = np.maximum(q - p_I, 0)
@@ -150,7 +173,7 @@ def compose(beta, tuples, probabilities, q):
     joint = selected * keep + (selected * (1 - keep)).sum(1, keepdims=True) * residual
     return Plan(float(np.minimum(q, p_I).sum()), tuples, probabilities, joint)
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #a6fbbfdd
+# %% ../../nbs/multidraft/00_canonical.ipynb #c34d075f
 def pair_law(p1, p2, weights):
     """Law of the selected token for K = 2: p_I(i) = p1 p2 + sum_j (p1_i p2_j + p1_j p2_i) w_ij.
 
@@ -159,11 +182,14 @@ def pair_law(p1, p2, weights):
     np.fill_diagonal(pairs, 0)
     return p1 * p2 + (pairs * weights).sum(1)
 
+# %% ../../nbs/multidraft/00_canonical.ipynb #692826b7
 def pair_weights(q, p1, p2, base=None):
-    """Optimal pair weights for K = 2 by the reduced linear program of arXiv 2410.18234, solved by HiGHS.
+    """Optimal pair weights for K = 2 by the reduced linear program of arXiv 2410.18234, solved by
+    HiGHS.
 
-    `q`, `p1`, `p2` [m] (sub-laws are fine); `base` [m] is selection probability that the tokens have already (default p1 p2).
-    Returns `weights` [m, m] in [0, 1] with w_ij + w_ji = 1 exactly."""
+    `q`, `p1`, `p2` [m] (sub-laws are fine); `base` [m] is selection probability that the tokens
+    have already (default p1 p2). Returns `weights` [m, m] in [0, 1] with w_ij + w_ji = 1
+    exactly."""
     import highspy
     m = len(q)
     weights = np.full((m, m), .5)
@@ -172,11 +198,13 @@ def pair_weights(q, p1, p2, base=None):
     base = p1 * p2 if base is None else base
     if m < 2 or not (pair > 0).any(): return weights
     W, program = len(i), highspy.HighsLp()
-    # maximise sum a_i with a_i <= q_i and a_i - sum_{j>i} pair_ij w_ij + sum_{j<i} pair_ji w_ji <= base_i + sum_{j<i} pair_ji
+    # maximise sum a_i with a_i <= q_i
+    # and a_i - sum_{j>i} pair_ij w_ij + sum_{j<i} pair_ji w_ji <= base_i + sum_{j<i} pair_ji
     program.num_col_, program.num_row_ = W + m, m
     program.col_cost_ = np.r_[np.zeros(W), -np.ones(m)]
     program.col_lower_, program.col_upper_ = np.zeros(W + m), np.r_[np.ones(W), q]
-    program.row_lower_, program.row_upper_ = np.full(m, -highspy.kHighsInf), base + np.bincount(j, pair, m)
+    program.row_lower_ = np.full(m, -highspy.kHighsInf)
+    program.row_upper_ = base + np.bincount(j, pair, m)
     program.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     program.a_matrix_.start_ = np.r_[2 * np.arange(W), 2 * W + np.arange(m + 1)]
     program.a_matrix_.index_ = np.r_[np.c_[i, j].ravel(), np.arange(m)]
@@ -185,18 +213,22 @@ def pair_weights(q, p1, p2, base=None):
     solver.setOptionValue("output_flag", False)
     solver.passModel(program)
     solver.run()
-    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal: raise ValueError(f"HiGHS did not solve the program: {solver.modelStatusToString(solver.getModelStatus())}")
+    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        raise ValueError("HiGHS did not solve the program: "
+                         f"{solver.modelStatusToString(solver.getModelStatus())}")
     found = np.asarray(solver.getSolution().col_value)
     weights[i, j] = np.clip(found[:W], 0, 1)
     weights[j, i] = 1 - weights[i, j]
     return weights
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #5e61c74b
+# %% ../../nbs/multidraft/00_canonical.ipynb #292c088d
 def subset_minimum(q, ps):
-    """1 + min over all subsets S of q(S) - prod_k p_k(S), by brute force over 2**n subsets: the optimum for independent drafts.
+    """1 + min over all subsets S of q(S) - prod_k p_k(S), by brute force over 2**n subsets: the
+    optimum for independent drafts.
 
-    `q` [n] with n ≤ 20, `ps` K laws [n]. Returns (acceptance, minimising subset as a boolean array [n]).
-    Source: Theorem 3 of arXiv 2410.18234 for K = 2 identical drafts; the min-cut formula of notebook 01_optimal otherwise."""
+    `q` [n] with n ≤ 20, `ps` K laws [n]. Returns (acceptance, minimising subset as a boolean array
+    [n]). Source: Theorem 3 of arXiv 2410.18234 for K = 2 identical drafts; the min-cut formula of
+    notebook 01_optimal otherwise."""
     q, ps = as_laws(q, ps)
     n = len(q)
     if n > 20: raise ValueError(f"2**{n} subsets are too many; use optimal_acceptance")
@@ -205,13 +237,14 @@ def subset_minimum(q, ps):
     best = int(gaps.argmin())
     return float(1 + min(0.0, gaps[best])), subsets[best].astype(bool)
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #5205b188
+# %% ../../nbs/multidraft/00_canonical.ipynb #797cb3f6
 def flip(rng, probability):
     "True with the given probability; `rng` is a numpy Generator or a `Script`."
     return rng.flip(probability) if isinstance(rng, Script) else bool(rng.random() < probability)
 
 def draw(rng, weights):
-    "An index drawn in proportion to `weights` [m] (need not be normalised, never an index of weight zero)."
+    """An index drawn in proportion to `weights` [m] (need not be normalised, never an index of
+    weight zero)."""
     if isinstance(rng, Script): return rng.draw(weights)
     total = np.cumsum(weights)
     if not total[-1] > 0: raise ValueError("cannot draw: all weights are zero")
@@ -222,10 +255,12 @@ def draw_cumulative(rng, total):
     i = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
     return min(i, int(np.searchsorted(total, total[-1], side="left")))
 
+# %% ../../nbs/multidraft/00_canonical.ipynb #b34a2bc0
 class Script:
-    """Stands in for a random generator and takes prescribed outcomes, the first possible one beyond the prescription; it remembers
-    the probability of the path and the paths not taken."""
-    def __init__(self, outcomes=()): self.outcomes, self.taken, self.weight, self.others = list(outcomes), [], 1.0, []
+    """Stands in for a random generator and takes prescribed outcomes, the first possible one beyond
+    the prescription; it remembers the probability of the path and the paths not taken."""
+    def __init__(self, outcomes=()):
+        self.outcomes, self.taken, self.weight, self.others = list(outcomes), [], 1.0, []
 
     def draw(self, weights):
         "Take the next prescribed index, or the first of positive weight."
@@ -241,12 +276,15 @@ class Script:
 
     def flip(self, probability):
         "Take the next prescribed outcome of a coin."
-        if not -1e-12 <= probability <= 1 + 1e-12: raise ValueError(f"a coin was flipped with probability {probability}")
+        if not -1e-12 <= probability <= 1 + 1e-12:
+            raise ValueError(f"a coin was flipped with probability {probability}")
         probability = min(max(probability, 0.0), 1.0)
         return self.draw([1 - probability, probability]) == 1
 
+# %% ../../nbs/multidraft/00_canonical.ipynb #179379dc
 def all_branches(run):
-    "Every (probability, result) of `run(rng)`, by depth-first search over the outcomes of its flips and draws."
+    """Every (probability, result) of `run(rng)`, by depth-first search over the outcomes of its
+    flips and draws."""
     todo = [[]]
     while todo:
         script = Script(todo.pop())
@@ -254,15 +292,18 @@ def all_branches(run):
         todo += script.others
         yield script.weight, result
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #c30f75c4
+# %% ../../nbs/multidraft/00_canonical.ipynb #be88112e
 class Scheme:
-    """A token-level selection scheme. `prepare(q, ps)` binds it to the laws (and returns it); `select(drafts, rng)` then gives
-    `(token, accepted)`. Two-step schemes (Theorem 1, arXiv 2410.18234) define `choose` and `selection_law`; others override `select`
-    and `accepted_law`."""
-    replacement = True            # the drafts are independent draws; False: drawn without replacement from one law
+    """A token-level selection scheme. `prepare(q, ps)` binds it to the laws (and returns it);
+    `select(drafts, rng)` then gives `(token, accepted)`. Two-step schemes (Theorem 1,
+    arXiv 2410.18234) define `choose` and `selection_law`; others override `select` and
+    `accepted_law`."""
+    # True: the drafts are independent draws; False: drawn without replacement from one law
+    replacement = True
 
     def prepare(self, q, ps):
-        "Bind the scheme to the target's law `q` [n] and K draft laws `ps`; returns the scheme itself. Raises ValueError on bad laws."
+        """Bind the scheme to the target's law `q` [n] and K draft laws `ps`; returns the scheme
+        itself. Raises ValueError on bad laws."""
         self.q, self.ps = as_laws(q, ps)
         self.n, self.K, self._residual = len(self.q), len(self.ps), None
         self._prepare()
@@ -272,7 +313,8 @@ class Scheme:
 
     def selection_law(self):
         "Law p_I [n] of the token that step 1 selects (two-step schemes only)."
-        raise ValueError(f"{type(self).__name__} does not select one token before it accepts: see accepted_law()")
+        raise ValueError(f"{type(self).__name__} does not select one token before it accepts: "
+                         "see accepted_law()")
 
     def accepted_law(self):
         "Probability [n] that token i comes out *and* was an accepted draft, in closed form."
@@ -283,16 +325,19 @@ class Scheme:
         return float(min(1.0, self.accepted_law().sum()))
 
     def redraw(self, rng):
-        "A token from the residual law, (q - accepted law)^+ normalised; its cumulative sum is kept for the next redraw."
+        """A token from the residual law, (q - accepted law)^+ normalised; its cumulative sum is
+        kept for the next redraw."""
         if self._residual is None:
             rest = np.maximum(self.q - self.accepted_law(), 0)
-            self._residual = np.cumsum(rest if rest.max() > 0 else self.q)     # all accepted: reached with probability 1e-16
+            # no residual when all is accepted: reached with probability 1e-16
+            self._residual = np.cumsum(rest if rest.max() > 0 else self.q)
         if isinstance(rng, Script): return rng.draw(np.diff(self._residual, prepend=0))
         return draw_cumulative(rng, self._residual)
 
     def choose(self, drafts, rng):
         "Step 1: one of the drafted tokens."
-        raise ValueError(f"{type(self).__name__} does not select one token before it accepts: call select()")
+        raise ValueError(f"{type(self).__name__} does not select one token before it accepts: "
+                         "call select()")
 
     def select(self, drafts, rng):
         "(token, accepted) for the drafted tokens (K integers); `rng` is a numpy Generator."
@@ -303,19 +348,25 @@ class Scheme:
         return self.redraw(rng), False
 
     def check(self, drafts):
-        "The drafted tokens as a tuple of Python ints; ValueError if their number, range or probability cannot be."
+        """The drafted tokens as a tuple of Python ints; ValueError if their number, range or
+        probability cannot be."""
         drafts = tuple(map(int, drafts))
-        if len(drafts) != self.K and self.replacement: raise ValueError(f"{len(drafts)} drafted tokens, but the scheme was prepared for K = {self.K}")
+        if len(drafts) != self.K and self.replacement:
+            raise ValueError(f"{len(drafts)} drafted tokens, "
+                             f"but the scheme was prepared for K = {self.K}")
         for k, (x, p) in enumerate(zip(drafts, self.ps)):
-            if not 0 <= x < self.n: raise ValueError(f"draft {k}: token {x} is outside the vocabulary of {self.n}")
-            if not p[x] > 0: raise ValueError(f"draft {k}: token {x} has probability 0 under its own law; the law given is not the law sampled from")
+            if not 0 <= x < self.n:
+                raise ValueError(f"draft {k}: token {x} is outside the vocabulary of {self.n}")
+            if not p[x] > 0:
+                raise ValueError(f"draft {k}: token {x} has probability 0 under its own law; "
+                                 "the law given is not the law sampled from")
         return drafts
 
     def draft(self, rng):
         "Draw the drafted tokens themselves: a tuple of K ints."
         return tuple(draw(rng, p) for p in self.ps)
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #c45259ee
+# %% ../../nbs/multidraft/00_canonical.ipynb #1928ba3b
 class ExactLaw(NamedTuple):
     "What a scheme does, by enumeration."
     law: np.ndarray        # [n] law of the output token
@@ -323,10 +374,11 @@ class ExactLaw(NamedTuple):
     in_drafts: float       # probability that the output is among the drafts, lucky redraws included
 
 def exact_law(scheme, q, ps):
-    """Output law and acceptance of a scheme without Monte Carlo: every tuple of drafts and every outcome of every random decision.
+    """Output law and acceptance of a scheme without Monte Carlo: every tuple of drafts and every
+    outcome of every random decision.
 
-    `scheme`: a `Scheme` (it is copied, not changed); `q` [n], `ps` K laws [n], for small alphabets (n**K tuples).
-    Returns an `ExactLaw`."""
+    `scheme`: a `Scheme` (it is copied, not changed); `q` [n], `ps` K laws [n], for small alphabets
+    (n**K tuples). Returns an `ExactLaw`."""
     scheme = copy.deepcopy(scheme).prepare(q, ps)
     law, accepted_total, inside = np.zeros(scheme.n), 0.0, 0.0
     for p_drafts, drafts in all_branches(scheme.draft):
@@ -357,23 +409,29 @@ class NaiveLookup(Scheme):
         drafts, token = self.check(drafts), draw(rng, self.q)
         return token, token in drafts
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #5f137163
+# %% ../../nbs/multidraft/00_canonical.ipynb #30812bb0
 @dataclass
 class SpecTr(Scheme):
     "k-SEQ of SpecTr (arXiv 2310.15141), identical drafts; `rho` None solves for the best one."
     rho: float | None = None
 
     def _prepare(self):
-        if not identical(self.ps): raise ValueError("SpecTr's k-SEQ is defined for identical drafts; use SpecInfer or TruncatedLP for different ones")
+        if not identical(self.ps):
+            raise ValueError("SpecTr's k-SEQ is defined for identical drafts; "
+                             "use SpecInfer or TruncatedLP for different ones")
         q, p, K = self.q, self.ps[0], self.K
-        excess = lambda rho: (lambda beta: 1 - (1 - beta) ** K - rho * beta)(np.minimum(p, q / rho).sum())
+        def excess(rho):
+            beta = np.minimum(p, q / rho).sum()
+            return 1 - (1 - beta) ** K - rho * beta
         if self.rho is None:
             low, high = 1.0, float(K)
             while high - low > 1e-15 * high and low < (middle := .5 * (low + high)) < high:
                 low, high = (middle, high) if excess(middle) > 0 else (low, middle)
             self.rho_ = high
         else:
-            if not 1 <= self.rho <= K or excess(self.rho) > 1e-12: raise ValueError(f"rho = {self.rho} does not keep the law: it must lie in [rho*, K] = [rho*, {K}]")
+            if not 1 <= self.rho <= K or excess(self.rho) > 1e-12:
+                raise ValueError(f"rho = {self.rho} does not keep the law: "
+                                 f"it must lie in [rho*, K] = [rho*, {K}]")
             self.rho_ = float(self.rho)
         kept = np.minimum(p, q / self.rho_)
         beta = min(1.0, kept.sum())
@@ -390,15 +448,17 @@ class SpecTr(Scheme):
             if flip(rng, min(1.0, self.q[x] / (self.rho_ * p[x]))): return x, True
         return self.redraw(rng), False
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #e9b4fd89
+# %% ../../nbs/multidraft/00_canonical.ipynb #a9e2666a
 @dataclass
 class SpecInfer(Scheme):
-    """Recursive rejection sampling (SpecInfer, arXiv 2305.09781). `replacement=False`: the K tokens are drawn without replacement from one
-    law (arXiv 2402.14160); if fewer than K tokens have p > 0, that many are drafted."""
+    """Recursive rejection sampling (SpecInfer, arXiv 2305.09781). `replacement=False`: the K tokens
+    are drawn without replacement from one law (arXiv 2402.14160); if fewer than K tokens have
+    p > 0, that many are drafted."""
     replacement: bool = True
 
     def _prepare(self):
-        if not self.replacement and not identical(self.ps): raise ValueError("drawing without replacement needs identical drafts")
+        if not self.replacement and not identical(self.ps):
+            raise ValueError("drawing without replacement needs identical drafts")
         self._residuals = [self.q]                    # q_1, q_2, ... with replacement
         if self.replacement:
             for p in self.ps: self._residuals.append(self._after(self._residuals[-1], p))
@@ -410,7 +470,9 @@ class SpecInfer(Scheme):
 
     def accepted_law(self):
         "Sum over tries of Pr(all earlier ones rejected) min(q_t, p_t); with replacement only."
-        if not self.replacement: raise ValueError("recursive rejection without replacement has no closed form: use exact_law on a small alphabet")
+        if not self.replacement:
+            raise ValueError("recursive rejection without replacement has no closed form: "
+                             "use exact_law on a small alphabet")
         reached, law = 1.0, np.zeros(self.n)
         for q, p in zip(self._residuals, self.ps):
             kept = np.minimum(q, p)
@@ -430,7 +492,9 @@ class SpecInfer(Scheme):
     def select(self, drafts, rng):
         "(token, accepted): each draft in turn against what the earlier ones left of q."
         drafts = self.check(drafts)
-        if not self.replacement and len(set(drafts)) < len(drafts): raise ValueError(f"drafts {drafts} repeat a token; they were not drawn without replacement")
+        if not self.replacement and len(set(drafts)) < len(drafts):
+            raise ValueError(f"drafts {drafts} repeat a token; "
+                             "they were not drawn without replacement")
         q, p = self.q, self.ps[0]
         for t, x in enumerate(drafts):
             if self.replacement: q, p = self._residuals[t], self.ps[t]
@@ -440,21 +504,25 @@ class SpecInfer(Scheme):
                 p = p / p.sum() if p.sum() > 0 else p
         return draw(rng, self._residuals[len(drafts)] if self.replacement else q), False
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #f489fd8a
+# %% ../../nbs/multidraft/00_canonical.ipynb #c3283abe
 @dataclass
 class TruncatedLP(Scheme):
-    """The paper's importance-weighted scheme (arXiv 2410.18234): a truncated linear program for each pair, a tournament over the drafts,
-    then single-draft speculative sampling. Identical or different drafts, any K.
+    """The paper's importance-weighted scheme (arXiv 2410.18234): a truncated linear program for
+    each pair, a tournament over the drafts, then single-draft speculative sampling. Identical or
+    different drafts, any K.
 
-    `s`: tokens whose mutual weights are optimised (None: all). `omega0`: size of the alphabet that step 1 ranks, the target's most likely
-    tokens (None: all). Outside it the incumbent stays. `skip`: leave out rounds that would lower the acceptance. See notebook 00_canonical."""
+    `s`: tokens whose mutual weights are optimised (None: all). `omega0`: size of the alphabet that
+    step 1 ranks, the target's most likely tokens (None: all). Outside it the incumbent stays.
+    `skip`: leave out rounds that would lower the acceptance. See notebook 00_canonical."""
     s: int | None = 5
     omega0: int | None = 40
     skip: bool = True
 
     def __post_init__(self):
-        if self.s is not None and self.s < 1: raise ValueError(f"s = {self.s}: at least one token must be in Ω1")
-        if self.omega0 is not None and self.omega0 < 1: raise ValueError(f"omega0 = {self.omega0}: at least one token must be in Ω0")
+        if self.s is not None and self.s < 1:
+            raise ValueError(f"s = {self.s}: at least one token must be in Ω1")
+        if self.omega0 is not None and self.omega0 < 1:
+            raise ValueError(f"omega0 = {self.omega0}: at least one token must be in Ω0")
 
     def _prepare(self):
         q, size = self.q, min(self.omega0 or self.n, self.n)
@@ -462,13 +530,15 @@ class TruncatedLP(Scheme):
         self._rounds, law = [], self.ps[0]
         for p in self.ps[1:]:
             new, rank, weights = self._round(ranked, law, p)
-            if self.skip and np.minimum(q, new).sum() < np.minimum(q, law).sum(): new, rank, weights = law, {}, weights
+            if self.skip and np.minimum(q, new).sum() < np.minimum(q, law).sum():
+                new, rank, weights = law, {}, weights
             law = new
             self._rounds.append((rank, weights))
         self._law = law
 
     def _round(self, ranked, r, p):
-        "One round of the tournament: winner's law [n], rank of each ranked token {token: rank}, weights [s, s] inside Ω1."
+        """One round of the tournament: winner's law [n], rank of each ranked token {token: rank},
+        weights [s, s] inside Ω1."""
         order = ranked[np.argsort(-(self.q[ranked] - r[ranked] * p[ranked]), kind="stable")]
         s = min(self.s or len(order), len(order))
         r_in, p_in = r[order], p[order]
@@ -500,8 +570,9 @@ class TruncatedLP(Scheme):
             elif j < i: winner = challenger
         return winner
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #0ab85704
+# %% ../../nbs/multidraft/00_canonical.ipynb #513f530a
 def truncation_bound(q, p1, p2, s):
-    "Bound of Eq. 14 (arXiv 2410.18234) on the loss of acceptance: the sum over Ω2 of (q - p1 p2)^+; q, p1, p2 [n]."
+    """Bound of Eq. 14 (arXiv 2410.18234) on the loss of acceptance: the sum over Ω2 of
+    (q - p1 p2)^+; q, p1, p2 [n]."""
     need = np.sort(q - p1 * p2)[::-1]
     return float(np.maximum(need[s:], 0).sum())
