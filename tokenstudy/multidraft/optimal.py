@@ -8,7 +8,7 @@ __all__ = ['SCHEME_NAMES', 'lorenz', 'compiled', 'optimal_acceptance', 'is_lossl
            'NaiveLookup', 'Plan', 'Scheme', 'SingleDraft', 'SpecInfer', 'SpecTr', 'TruncatedLP', 'acceptance_lp',
            'as_law', 'as_laws', 'compose', 'decompose', 'exact_law', 'solve_lp', 'subset_minimum', 'truncation_bound']
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #c0ca0a26
+# %% ../../nbs/multidraft/01_optimal.ipynb #b0112eaf
 import heapq
 import itertools
 import os
@@ -18,28 +18,28 @@ from numba import njit
 
 from .. import core
 from tokenstudy.multidraft.canonical import (
-    ExactLaw, NaiveLookup, Plan, Scheme, Script, SingleDraft, SpecInfer, SpecTr, TruncatedLP, acceptance_lp, all_branches, as_law, as_laws,
-    compose, decompose, draft_tuples, draw, exact_law, flip, identical, membership, pair_law, pair_weights, solve_lp, subset_minimum,
+    ExactLaw, NaiveLookup, Plan, Scheme, SingleDraft, SpecInfer, SpecTr, TruncatedLP, acceptance_lp, as_law,
+    as_laws, compose, decompose, draft_tuples, draw, exact_law, identical, solve_lp, subset_minimum,
     truncation_bound)
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #d302244a
-_all_ = ["ExactLaw", "NaiveLookup", "Plan", "Scheme", "SingleDraft", "SpecInfer", "SpecTr", "TruncatedLP", "acceptance_lp", "as_law", "as_laws",
-         "compose", "decompose", "exact_law", "solve_lp", "subset_minimum", "truncation_bound"]
+# %% ../../nbs/multidraft/01_optimal.ipynb #3a405642
+_all_ = ["ExactLaw", "NaiveLookup", "Plan", "Scheme", "SingleDraft", "SpecInfer", "SpecTr", "TruncatedLP", "acceptance_lp",
+         "as_law", "as_laws", "compose", "decompose", "exact_law", "solve_lp", "subset_minimum", "truncation_bound"]
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #53b84e6e
+# %% ../../nbs/multidraft/01_optimal.ipynb #e4ec8809
 def lorenz(q, p):
-    """Lorenz curve of q/p: break points t (draft mass) and L(t) (target mass) over the tokens with p > 0 in ascending order of q/p.
+    """Lorenz curve of q/p: break points t (draft mass) and L(t) (target mass), tokens in ascending order of q/p.
 
-    `q`, `p` [n] laws. Returns (t [m+1], L [m+1], order [m]) with t[0] = L[0] = 0 and t[-1] = 1."""
+    `q`, `p` [n] laws; tokens with p = 0 are left out. Returns (t [m+1], L [m+1], order [m]), t[0] = L[0] = 0, t[-1] = 1."""
     kept = np.arange(len(p)) if p.min() > 0 else np.flatnonzero(p)
     P, Q = (p, q) if len(kept) == len(p) else (p[kept], q[kept])
     with np.errstate(over="ignore"): order = np.argsort(Q / P)
     t, L = np.cumsum(np.r_[0.0, P[order]]), np.cumsum(np.r_[0.0, Q[order]])
     return t / t[-1], L, kept[order]
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #25a450c1
+# %% ../../nbs/multidraft/01_optimal.ipynb #16915484
 def _majorant(low, high, first):
-    "Linear upper bound c0 + c·P of the product of P over the box [low, high], by McCormick's inequalities one factor at a time."
+    "Linear upper bound c0 + c·P of the product of P over a box, by McCormick's inequalities one factor at a time."
     K = len(low)
     c, c0, y_low, y_high = np.zeros(K), 0.0, low[0], high[0]
     c[0] = 1.0
@@ -57,7 +57,7 @@ def _others(P):
 def _worst_gap(q, ps, tolerance=1e-13):
     "min over H of q(H) - prod_k p_k(H), proved to `tolerance`, by branch and bound on the box of the masses p_k(H)."
     P = np.stack(ps)
-    free = (q > 0) & (P.max(0) > 0)                       # tokens with q = 0 always belong to H, tokens that nobody drafts never
+    free = (q > 0) & (P.max(0) > 0)          # q = 0: always in H; drafted by nobody: never
     base = P[:, q == 0].sum(1)
     best, count = min(0.0, -np.prod(base)), itertools.count()
     todo = [(-np.inf, next(count), base.copy(), np.ones(len(ps)), 0.0, base, q[free], P[:, free])]
@@ -90,9 +90,9 @@ def _worst_gap(q, ps, tolerance=1e-13):
             heapq.heappush(todo, (bound, next(count), l, h, q_in, p_in, q_u, P_u))
     return best
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #22b08ff5
+# %% ../../nbs/multidraft/01_optimal.ipynb #83e4b3e2
 def compiled(function):
-    "numba's njit with numpy's rules for 0/0, cached on disk where the function comes from a file (an imported module, not a notebook cell)."
+    "numba's njit with numpy's rules for 0/0; cached on disk for modules (a notebook's cell has no file to cache beside)."
     return njit(cache=os.path.isfile(function.__code__.co_filename), error_model="numpy")(function)
 
 @compiled
@@ -110,26 +110,27 @@ def _lorenz_gap(q, p, order, K):
 def optimal_acceptance(q, ps):
     """Largest probability that the output of any rule with output law q is one of K independent drafts. Exact for every n.
 
-    `q` [n] or [B, n]; `ps` K draft laws, each of the shape of `q`; numpy, torch or lists. Identical drafts: one argsort, O(n log n) time and
-    O(n) memory. Different drafts: branch and bound to 1e-13. Returns a float, or an array [B]. Raises ValueError on bad laws (see `as_laws`).
-    Source: min-cut formula of notebook multidraft/01_optimal; Theorem 3 of arXiv 2410.18234 for K = 2 identical drafts."""
+    `q` [n] or [B, n]; `ps` K draft laws, each of the shape of `q`; numpy, torch or lists. Identical drafts: one argsort,
+    O(n log n) time and O(n) memory. Different drafts: branch and bound to 1e-13. Returns a float, or an array [B].
+    Raises ValueError on bad laws (see `as_laws`). Source: the min-cut formula of notebook multidraft/01_optimal;
+    Theorem 3 of arXiv 2410.18234 for K = 2 identical drafts."""
     if np.ndim(q) == 2:
         return np.array([optimal_acceptance(q[b], [p[b] for p in ps]) for b in range(len(q))])
     q, laws = as_laws(q, ps)
     if identical(laws):
         p = laws[0]
-        if p.min() < 1e-300: q, p = q[p > 1e-300], p[p > 1e-300]      # never drafted: they only add to q(H); and q/p stays finite
+        if p.min() < 1e-300: q, p = q[p > 1e-300], p[p > 1e-300]      # never drafted, and q/p stays finite
         gap = _lorenz_gap(q, p, np.argsort(q / p), len(laws))
     else: gap = _worst_gap(q, laws)
     return round(float(1 + min(0.0, gap)), 14)               # the digits after that are rounding of the sums
 
 def is_lossless_acceptance_one(q, ps, tolerance=1e-12):
-    """Whether some rule accepts always, P* = 1 (Theorem 2 of arXiv 2410.18234, here for any K and different independent drafts).
+    """Whether some rule accepts always, P* = 1: Theorem 2 of arXiv 2410.18234, here for any K and different drafts too.
 
     `q` [n], `ps` K laws [n]; `tolerance` on 1 - P*. Returns a bool."""
     return bool(optimal_acceptance(q, ps) >= 1 - tolerance)
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #121f34c1
+# %% ../../nbs/multidraft/01_optimal.ipynb #ef0ecd6d
 def _clipped(q, p, K):
     "Tokens with p > 0 by ascending q/p, their p and optimal p_I, and how many are clipped from below and from above."
     t, L, order = lorenz(q, p)
@@ -158,8 +159,8 @@ def _clipped(q, p, K):
 def optimal_selection_law(q, p, K):
     """Selection law p_I of an optimal rule for K identical drafts: p clip(q/p, c, C).
 
-    `q`, `p` [n] laws, K ≥ 1. Returns p_I [n] with sum min(q, p_I) = P* and p_I(H) ≥ p(H)^K for every H. Derived in notebook
-    multidraft/01_optimal."""
+    `q`, `p` [n] laws, K ≥ 1. Returns p_I [n] with sum min(q, p_I) = P* and p_I(H) ≥ p(H)^K for every H. Derived in
+    notebook multidraft/01_optimal."""
     if K < 1: raise ValueError(f"K = {K}: at least one draft is needed")
     q, (p,) = as_laws(q, [p])
     order, _, x, _, _ = _clipped(q, p, K)
@@ -167,7 +168,7 @@ def optimal_selection_law(q, p, K):
     law[order] = x
     return law
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #abcf8d03
+# %% ../../nbs/multidraft/01_optimal.ipynb #8cca5139
 @compiled
 def _slope(a, b, K):
     "(b^K - a^K) / (b - a) without cancellation."
@@ -177,6 +178,7 @@ def _slope(a, b, K):
         total = total * b + power
     return total
 
+# %% ../../nbs/multidraft/01_optimal.ipynb #4691260d
 @compiled
 def _slide(low, high, length, target, K):
     "g in [low, high] with _slope(g, g + length) = target: Newton on a convex increasing function, bracketed."
@@ -194,7 +196,7 @@ def _slide(low, high, length, target, K):
 
 @compiled
 def _eat(top, most, least, beta, right, need, K):
-    "d in [least, most] with moment(top - d, top) + moment(beta, beta + right - d) = need (decreasing in d): bracketed Newton."
+    "d in [least, most] with moment(top - d, top) + moment(beta, beta + right - d) = need: bracketed Newton, decreasing in d."
     low, high = least, most
     d = .5 * (low + high)
     for _ in range(80):
@@ -209,12 +211,13 @@ def _eat(top, most, least, beta, right, need, K):
         d = new
     return d
 
+# %% ../../nbs/multidraft/01_optimal.ipynb #29299599
 @compiled
 def left_curtain(lengths, moments, K):
     """Tile [0, 1]: group i gets intervals of total length lengths[i] whose moments b^K - a^K add up to moments[i].
 
-    `lengths`, `moments` [m] sum to one, ascending in moments/lengths, moments in the core. Returns (group, start, size) of at most 2m pieces; sizes stay positive where
-    start + size rounds to start."""
+    `lengths`, `moments` [m] sum to one, ascending in moments/lengths, moments in the core. Returns (group, start, size) of
+    at most 2m pieces; sizes stay positive where start + size rounds to start."""
     m = len(lengths)
     group, left, size = np.empty(2 * m + 2, np.int64), np.empty(2 * m + 2), np.empty(2 * m + 2)
     gap_a, gap_b = np.empty(m + 1), np.empty(m + 1)
@@ -234,11 +237,14 @@ def left_curtain(lengths, moments, K):
         used, done = 0.0, 0.0
         while gaps > 0 and used < length:
             right = length - used
-            if beta + right <= 1.0 + 1e-15 and done + right * _slope(beta, min(1.0, beta + right), K) <= moment: break
+            end = beta + right
+            if end <= 1.0 + 1e-15 and done + right * _slope(beta, min(1.0, end), K) <= moment: break
             gaps -= 1
             a, b = gap_a[gaps], gap_b[gaps]
             take = min(b - a, right)
-            fits = beta + right - take <= 1.0 + 1e-15 and done + take * _slope(b - take, b, K) + (right - take) * _slope(beta, beta + right - take, K) <= moment
+            end -= take
+            whole = done + take * _slope(b - take, b, K) + (right - take) * _slope(beta, end, K)
+            fits = end <= 1.0 + 1e-15 and whole <= moment
             if fits: take = _eat(b, take, max(0.0, beta + right - 1.0), beta, right, moment - done, K)
             if take > 0:
                 group[pieces], left[pieces], size[pieces] = i, b - take, take
@@ -254,14 +260,16 @@ def left_curtain(lengths, moments, K):
             beta = min(1.0, beta + length - used)
     return group[:pieces], left[:pieces], size[:pieces]
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #f23ce537
+# %% ../../nbs/multidraft/01_optimal.ipynb #bf75f25e
 class Optimal(Scheme):
-    """Exactly optimal selection for K identical drafts at any vocabulary size: lottery tickets, then single-draft speculative sampling.
+    """Exactly optimal selection for K identical drafts at any vocabulary size: lottery tickets, then single-draft sampling.
 
-    Derived in notebook multidraft/01_optimal. `prepare` costs one sort and one pass, O(n log n) time and O(n) memory; `select` O(K), plus
-    O(n) once if a token must be redrawn. `acceptance()` equals `optimal_acceptance(q, ps)`."""
+    Derived in notebook multidraft/01_optimal. `prepare` costs one sort and one pass, O(n log n) time and O(n) memory;
+    `select` O(K), plus O(n) once if a token must be redrawn. `acceptance()` equals `optimal_acceptance(q, ps)`."""
     def _prepare(self):
-        if not identical(self.ps): raise ValueError("Optimal is the exact rule for identical drafts; for different ones use TruncatedLP (optimal_acceptance gives their optimum)")
+        if not identical(self.ps):
+            raise ValueError("Optimal is the exact rule for identical drafts; for different ones use TruncatedLP "
+                             "(optimal_acceptance gives their optimum)")
         order, P, x, low, high = _clipped(self.q, self.ps[0], self.K)
         m = len(order)
         group = np.arange(m)                              # tokens clipped to the same ratio share their tickets
@@ -310,14 +318,15 @@ def _slope_array(a, b, K):
         total = total * b + power
     return total
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #e179b30b
+# %% ../../nbs/multidraft/01_optimal.ipynb #f12840b1
 def compare_schemes(q, p, K):
     "Acceptance of every scheme for K identical drafts, by name; `q`, `p` [n]."
-    schemes = dict(SingleDraft=SingleDraft(), NaiveLookup=NaiveLookup(), SpecInfer=SpecInfer(), SpecTr=SpecTr(), TruncatedLP=TruncatedLP())
-    return {name: scheme.prepare(q, [p] * K).acceptance() for name, scheme in schemes.items()} | dict(Optimal=optimal_acceptance(q, [p] * K))
+    schemes = (SingleDraft(), NaiveLookup(), SpecInfer(), SpecTr(), TruncatedLP())
+    found = {type(scheme).__name__: scheme.prepare(q, [p] * K).acceptance() for scheme in schemes}
+    return found | dict(Optimal=optimal_acceptance(q, [p] * K))
 
 def draw_comparison(q, p, K, axes=None):
-    "Three pictures side by side for small alphabets: the laws, the Lorenz curve against t^K, the acceptance of every scheme. Returns the figure."
+    "Three pictures for small alphabets: the laws, the Lorenz curve against t^K, the acceptance of every scheme. Returns the figure."
     from tokenstudy import show
     q, (p,) = as_laws(q, [p])
     figure, axes = show.figure(1, 3, width=9.5, height=2.9) if axes is None else (axes[0].figure, axes)
@@ -331,7 +340,8 @@ def draw_comparison(q, p, K, axes=None):
     axes[1].plot(grid, grid ** K, color="0.4", label=f"$t^{{{K}}}$")
     axes[1].plot(t, L, "o-", label="Lorenz curve of $q/p$")
     worst = int(np.argmin(L - t ** K))
-    if L[worst] < t[worst] ** K: axes[1].plot([t[worst]] * 2, [L[worst], t[worst] ** K], color=show.COLOURS["SpecInfer"], lw=3)
+    if L[worst] < t[worst] ** K:
+        axes[1].plot([t[worst]] * 2, [L[worst], t[worst] ** K], color=show.COLOURS["SpecInfer"], lw=3)
     axes[1].set(xlabel="draft mass $t$", ylabel="target mass")
     axes[1].legend(loc="upper left")
     found = compare_schemes(q, p, K)
@@ -346,8 +356,9 @@ def panel():
     import ipywidgets as widgets
     import matplotlib.pyplot as plt
     from IPython.display import display
-    slider = lambda name, value: widgets.FloatSlider(value, min=0, max=1, step=.01, description=name, continuous_update=False, readout_format=".2f")
-    sliders = {name: slider(name, value) for name, value in dict(q1=.2, q2=.3, q3=.5, p1=.6, p2=.3, p3=.1).items()}
+    start = dict(q1=.2, q2=.3, q3=.5, p1=.6, p2=.3, p3=.1)
+    sliders = {name: widgets.FloatSlider(value, min=0, max=1, step=.01, description=name, continuous_update=False)
+               for name, value in start.items()}
     drafts = widgets.IntSlider(3, min=1, max=8, description="K", continuous_update=False)
     def redraw(K, **weights):
         q, p = (np.array([weights[f"{name}{i}"] for i in (1, 2, 3)]) for name in "qp")
@@ -359,22 +370,26 @@ def panel():
     columns = [widgets.VBox([sliders[f"{name}{i}"] for i in (1, 2, 3)]) for name in "qp"]
     return widgets.VBox([widgets.HBox([*columns, drafts]), picture])
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #62f0db0a
+# %% ../../nbs/multidraft/01_optimal.ipynb #4251703b
 SCHEME_NAMES = ("NaiveLookup", "SingleDraft", "SpecInfer", "SpecTr", "TruncatedLP", "Optimal")
 
 def summarise(records, K):
-    """Mean acceptance per draft from the records of study multidraft/acceptance, pooled over their seeds: a list of dicts with draft, temperature,
-    top_p, K, seeds, positions, (mean, low, high) under each scheme's name, the same of the paired loss against the optimum under `gap`, and the
-    share of positions with P* = 1 under `ones`. Intervals: 95 %, bootstrap over texts."""
+    """Mean acceptance per draft from the records of study multidraft/acceptance, pooled over their seeds.
+
+    `records`: dicts as `core.Runs` stores them; `K`: number of drafts. Returns a list of dicts with draft, temperature, top_p, K,
+    seeds, positions; (mean, low, high) under each scheme's name; the same of the paired loss against the optimum under
+    `gap`; and under `ones` the share of positions with P* = 1."""
     groups = {}
     for r in records:
         c = r["config"]
-        if c["experiment"] == "acceptance" and K in c["Ks"]: groups.setdefault((c["draft"], c["temperature"], c["top_p"]), []).append(r["result"])
+        if c["experiment"] == "acceptance" and K in c["Ks"]:
+            groups.setdefault((c["draft"], c["temperature"], c["top_p"]), []).append(r["result"])
     rows = []
-    for (draft, temperature, top_p), results in groups.items():
+    for (draft, temperature, top_p), results in sorted(groups.items()):
         texts = {name: np.concatenate([r["acceptance"][f"{name} {K}"] for r in results]) for name in SCHEME_NAMES}
-        rows.append(dict(draft=draft, temperature=temperature, top_p=top_p, K=K, seeds=len(results), positions=sum(r["positions"] for r in results),
-                         **{name: core.bootstrap_interval(values) for name, values in texts.items()},
-                         gap={name: core.bootstrap_interval(texts["Optimal"] - values) for name, values in texts.items()},
-                         ones=float(np.mean(np.concatenate([r["ones"][str(K)] for r in results])))))
+        rows.append(dict(
+            draft=draft, temperature=temperature, top_p=top_p, K=K, seeds=len(results), positions=sum(r["positions"] for r in results),
+            **{name: core.bootstrap_interval(values) for name, values in texts.items()},
+            gap={name: core.bootstrap_interval(texts["Optimal"] - values) for name, values in texts.items()},
+            ones=float(np.mean(np.concatenate([r["ones"][str(K)] for r in results])))))
     return rows
