@@ -65,6 +65,13 @@ def test_warp_computes_in_float32_at_least(dtype):
     assert torch.equal(lm.warp(logits, .9), lm.warp(logits.float(), .9))
 
 
+def test_log_laws_do_not_underflow():
+    logits = torch.tensor([[0., -3., 1.]])
+    assert torch.allclose(lm.warp(logits, log=True), lm.warp(logits).log())
+    assert torch.allclose(lm.warp(logits, .01, log=True), torch.tensor([[-100., -400., 0.]])) and float(lm.warp(logits, .01)[0, 1]) == 0
+    assert lm.warp(logits, .01, top_k=1, log=True).tolist() == [[-torch.inf, -torch.inf, 0]]
+
+
 def test_greedy_is_a_point_mass_on_the_first_largest():
     assert lm.warp(torch.tensor([1., 3., 3.]), 0).tolist() == [0, 1, 0]
     assert lm.warp(torch.tensor([1., 3., -torch.inf]), 1e-8).tolist() == [0, 1, 0]
@@ -151,7 +158,9 @@ def test_greedy_equals_generate():
 
 @pytest.mark.parametrize("wrong, message", [(dict(prompts="a"), "not one string"), (dict(prompts=[]), "list is empty"), (dict(prompts=[[1], []]), "prompt 1 is empty"), (dict(prompts=["x"]), "has no tokenizer"),
                                             (dict(temperature=-1), "temperature"), (dict(temperature=float("nan")), "temperature"), (dict(top_p=0), "top_p"), (dict(top_p=1.1), "top_p"), (dict(top_k=-1), "top_k"),
-                                            (dict(max_new_tokens=0), "max_new_tokens = 0"), (dict(num_samples=0), "num_samples = 0"), (dict(batch_size=0), "batch_size = 0")])
+                                            (dict(top_k=float("inf")), "top_k"), (dict(temperature=None), "temperature = None"),
+                                            (dict(prompts=[1, 2, 3]), "prompt 0: expected a string or a list"), (dict(prompts=[[1.5]]), "prompt 0"), (dict(prompts=[[1], [99]]), "prompt 1: token id 99"),
+                                            (dict(prompts=[[1] * 200]), "do not fit into the context"), (dict(max_new_tokens=0), "max_new_tokens = 0"), (dict(num_samples=0), "num_samples = 0"), (dict(batch_size=0), "batch_size = 0")])
 def test_bad_settings_are_named(wrong, message):
     with pytest.raises(ValueError, match=message): lm.sample(**(dict(lm=lm.tiny_lm(), prompts=[[1]], max_new_tokens=2) | wrong))
 

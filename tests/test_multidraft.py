@@ -271,6 +271,47 @@ def test_large_vocabulary(K, close):
     assert np.abs(by_group[group] * p / np.bincount(group, p)[group] - rule.selection_law()).max() < 1e-12
 
 
+def softmax(logits): return np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+
+
+@pytest.mark.parametrize("n", [100, 1000, 20_000])
+@pytest.mark.parametrize("K", [2, 3])
+def test_different_drafts_at_real_vocabularies(n, K):
+    "Never above the value of any set that sorting by a mixture of the drafts finds, and never below a scheme that attains its value."
+    rng = np.random.default_rng(n + K)
+    for _ in range(6):
+        logits = rng.normal(0, 3, n)
+        q, ps = softmax(logits), [softmax(logits / T + rng.normal(0, .5, n)) for T in rng.uniform(1, 2.5, K)]
+        value = optimal_acceptance(q, ps)
+        for weights in rng.dirichlet(np.ones(K), 20):
+            order = np.argsort(q / (weights @ np.stack(ps)))
+            assert value <= 1 + (np.cumsum(q[order]) - np.prod([np.cumsum(p[order]) for p in ps], axis=0)).min() + 1e-11
+        assert value >= TruncatedLP().prepare(q, ps).acceptance() - 1e-9 and value >= SpecInfer().prepare(q, ps).acceptance() - 1e-9
+    assert abs(optimal_acceptance(q, [ps[0], ps[0] + 0]) - optimal_acceptance(q, [ps[0]] * 2)) < 1e-12
+    nearly = ps[0] * (1 + 1e-9 * rng.random(n))
+    assert abs(optimal_acceptance(q, [ps[0], nearly / nearly.sum()]) - optimal_acceptance(q, [ps[0]] * 2)) < 1e-8
+
+
+def test_different_drafts_with_sums_that_round():
+    "Zipf laws of 20,000 tokens: boxes must not be dropped because two sums differ in the fifteenth digit (found in review)."
+    z = 1 / np.arange(1, 20_001)
+    q, p1, p2 = (z ** power / (z ** power).sum() for power in (1.3, 1.3 / 1.2, 1.3 / 2.4))
+    order = np.argsort(q / (.62 * p1 + .38 * p2))
+    assert optimal_acceptance(q, [p1, p2]) <= 1 + (np.cumsum(q[order]) - np.cumsum(p1[order]) * np.cumsum(p2[order])).min() + 1e-11
+
+
+@pytest.mark.parametrize("n, K, steep", [(14, 4, (8, 24)), (14, 2, (1, 2)), (40, 3, (5, 9)), (300, 8, (2, 12)), (5000, 4, (8, 24))])
+def test_smooth_pairs_on_the_edge_of_acceptance_one(n, K, steep):
+    "Pairs whose Lorenz curve is nearly t^K: many gaps are closed by tokens that fit them to the last digit (found in review)."
+    t = np.linspace(0, 1, n + 1)
+    p, q = np.diff(t ** steep[0]), np.diff(t ** steep[1])
+    rule = Optimal().prepare(q, [p] * K)
+    assert abs(rule.acceptance() - optimal_acceptance(q, [p] * K)) < 1e-10
+    order, lengths, moments, _, _ = optimal._clipped(q / q.sum(), p / p.sum(), K)
+    group, start, size = optimal.left_curtain(lengths, moments, K)
+    assert len(group) <= 2 * len(lengths) and np.abs(np.bincount(group, size) - lengths).max() < 1e-12
+
+
 def test_memory_is_linear():
     "Twice the vocabulary, about twice the memory: nothing of size n² is made on the way."
     from tokenstudy.multidraft.bench import made_laws
@@ -316,6 +357,37 @@ def test_equal_arrays_count_as_identical_drafts():
 def test_bad_laws_are_named(q, ps, message):
     with pytest.raises(ValueError, match=message): as_laws(q, ps)
     with pytest.raises(ValueError): Optimal().prepare(q, ps)
+
+
+def test_a_refused_prepare_changes_nothing():
+    scheme = Optimal().prepare(Q, [P] * 2)
+    before = scheme.acceptance()
+    with pytest.raises(ValueError, match="identical drafts"): scheme.prepare(P, [Q, P])
+    assert scheme.acceptance() == before and np.allclose(scheme.q, Q)
+    with pytest.raises(AttributeError, match="prepare"): Optimal().acceptance()
+    with pytest.raises(AttributeError, match="prepare"): Optimal().select((0, 1), np.random.default_rng(0))
+
+
+def test_a_token_that_the_target_forbids_never_comes_out():
+    rule = TruncatedLP(1, 1).prepare([1, 0, 0], [[1, 1e-18, 1e-18]] * 2)
+    assert rule.select((1, 2), np.random.default_rng(0)) == (0, False)
+
+
+def test_low_precision_softmaxes_are_laws():
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for _ in range(40): canonical.as_law((6 * torch.randn(49_152, generator=generator)).to(dtype).softmax(-1))
+
+
+def test_more_bad_input_is_named():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="same shape"): optimal_acceptance(np.array([Q, P]), [np.array([P, Q, Q])])
+    with pytest.raises(ValueError, match="got None"): optimal_acceptance(Q, None)
+    with pytest.raises(ValueError, match="has 3 tokens but q has 2"): as_laws([.5, .5], [[.5, .5], [.2, .3, .6]])
+    with pytest.raises(ValueError, match="whole numbers"): Optimal().prepare(Q, [P] * 2).select([.9, 1.7], rng)
+    with pytest.raises(ValueError, match="K = 2.5"): optimal_selection_law(Q, P, 2.5)
+    with pytest.raises(ValueError, match="s = 2.5"): TruncatedLP(2.5)
+    with pytest.raises(ValueError, match="prepared for K = 2"): SpecInfer(replacement=False).prepare(Q, [P] * 2).select([0, 1, 2], rng)
 
 
 def test_bad_drafts_are_named():

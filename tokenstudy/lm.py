@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['check_warp', 'warp', 'LM', 'prepare_lm', 'verify_lm', 'lm_status', 'load_lm', 'require_memory', 'tiny_lm', 'encode',
-           'pad', 'eos_ids', 'forward', 'Sampled', 'pick', 'sample', 'token_logprobs', 'sequence_logits', 'prompts']
+           'check_length', 'pad', 'eos_ids', 'forward', 'Sampled', 'pick', 'sample', 'token_logprobs',
+           'sequence_logits', 'prompts']
 
-# %% ../nbs/02_lm.ipynb #637aca80
+# %% ../nbs/02_lm.ipynb #3bc367c5
 import importlib.util
 import inspect
 import io
 import json
+import numbers
+import operator
 import os
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -22,41 +25,44 @@ import torch
 
 from . import core
 
-# %% ../nbs/02_lm.ipynb #46394960
+# %% ../nbs/02_lm.ipynb #8c61246f
 def check_warp(temperature=1.0, top_k=0, top_p=1.0):
     "ValueError unless temperature ≥ 0, top_k is a whole number ≥ 0 (0: off) and 0 < top_p ≤ 1."
+    for name, value in dict(temperature=temperature, top_k=top_k, top_p=top_p).items():
+        if not isinstance(value, numbers.Real):
+            raise ValueError(f"{name} = {value!r}: it must be a number")
     if not (np.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature = {temperature}: it must be finite and ≥ 0 (0 is greedy)")
-    if top_k != int(top_k) or top_k < 0:
+    if not (np.isfinite(top_k) and top_k == int(top_k) and top_k >= 0):
         raise ValueError(f"top_k = {top_k}: it must be a whole number ≥ 0 (0 keeps all tokens)")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p = {top_p}: it must lie in (0, 1] (1 keeps all tokens)")
 
-def warp(logits, temperature=1.0, top_k=0, top_p=1.0):
+def warp(logits, temperature=1.0, top_k=0, top_p=1.0, log=False):
     """The law of the next token: temperature, then top-k, then top-p, then softmax.
 
     `logits` [..., V], any floating precision and device. Returns probabilities [..., V], float32
-    (float64 for float64 logits). Tokens that tie with the k-th logit are all kept, as in
-    transformers. Raises ValueError for settings out of range (see `check_warp`), NaN logits, or a
+    (float64 for float64 logits), or their logarithms if `log` (-inf outside top-k and top-p, and
+    finite where a probability would underflow). Tokens that tie with the k-th logit are all kept,
+    as in transformers. Raises ValueError for settings out of range (see `check_warp`), NaN logits, or a
     row without any finite logit."""
     check_warp(temperature, top_k, top_p)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     top = logits.max(-1, keepdim=True).values
     if not torch.isfinite(top).all():
         raise ValueError("logits: a row holds NaN or +inf, or nothing but -inf")
-    if temperature == 0:
-        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
     scores = (logits - top) / max(temperature, torch.finfo(logits.dtype).tiny)
+    if temperature == 0:
+        scores = torch.full_like(logits, -torch.inf).scatter_(-1, logits.argmax(-1, keepdim=True), 0.0)
     if 0 < top_k < logits.shape[-1]:
         scores = scores.masked_fill(scores < scores.topk(int(top_k), -1).values[..., -1:], -torch.inf)
-    law = scores.softmax(-1)
     if top_p < 1:
-        ranked, order = law.sort(-1, descending=True)
+        ranked, order = scores.softmax(-1).sort(dim=-1, descending=True, stable=True)
         before = ranked.cumsum(-1) - ranked
         before[..., 0] = 0
-        law = law * torch.zeros_like(law).scatter_(-1, order, (before < top_p).to(law.dtype))
-        law = law / law.sum(-1, keepdim=True)
-    return law
+        dropped = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, before >= top_p)
+        scores = scores.masked_fill(dropped, -torch.inf)
+    return scores.log_softmax(-1) if log else scores.softmax(-1)
 
 # %% ../nbs/02_lm.ipynb #cd532fc5
 class LM(NamedTuple):
@@ -234,13 +240,13 @@ def tiny_lm(family="llama", vocab=32, seed=0):
             if p.dim() > 1: p.mul_(6)    # default initialisation is nearly uniform; spread the laws
     return LM(model, None, f"tiny-{family}")
 
-# %% ../nbs/02_lm.ipynb #e7282ede
+# %% ../nbs/02_lm.ipynb #1f21f150
 def encode(lm, prompts, chat=False):
     """Token ids of prompts: a list of int lists. `prompts`: a list of strings or of id sequences;
     `chat` wraps each string as a user's turn with the model's template. Raises ValueError for an
-    empty list or an empty prompt."""
+    empty list, an empty prompt, or ids outside the vocabulary."""
     if isinstance(prompts, str): raise ValueError("prompts: give a list of prompts, not one string")
-    ids = []
+    ids, vocabulary = [], lm.model.get_input_embeddings().num_embeddings
     for i, prompt in enumerate(prompts):
         if isinstance(prompt, str):
             if lm.tokenizer is None:
@@ -249,14 +255,28 @@ def encode(lm, prompts, chat=False):
                                                     add_generation_prompt=True,
                                                     return_dict=True)["input_ids"]
                    if chat else lm.tokenizer(prompt)["input_ids"])
-        else: one = [int(t) for t in prompt]
+        else:
+            try: one = [operator.index(t) for t in prompt]
+            except TypeError:
+                raise ValueError(f"prompt {i}: expected a string or a list of token ids, "
+                                 f"got {prompt!r}") from None
         if not one:
             raise ValueError(f"prompt {i} is empty; a model needs at least one token to go on from")
+        if not 0 <= min(one) <= max(one) < vocabulary:
+            wrong = next(t for t in one if not 0 <= t < vocabulary)
+            raise ValueError(f"prompt {i}: token id {wrong} is outside the vocabulary of {vocabulary}")
         ids.append(list(one))
     if not ids: raise ValueError("prompts: the list is empty")
     return ids
 
-# %% ../nbs/02_lm.ipynb #0414b15b
+# %% ../nbs/02_lm.ipynb #445b9205
+def check_length(lm, tokens):
+    "ValueError if that many tokens do not fit into the model's context."
+    most = getattr(lm.model.config, "max_position_embeddings", None)
+    if most is not None and tokens > most:
+        raise ValueError(f"{tokens} tokens (prompt and response) do not fit into the context of "
+                         f"{lm.name}, {most} tokens")
+
 def pad(sequences, side="left", pad_id=0, device=None):
     "Ragged id lists as (ids [B, T], mask [B, T] bool), padded on the given side."
     width = max(map(len, sequences))
@@ -273,7 +293,7 @@ def eos_ids(lm):
              getattr(lm.tokenizer, "eos_token_id", None)]
     return {int(i) for f in found if f is not None for i in (f if isinstance(f, (list, tuple)) else [f])}
 
-def forward(model, ids, mask, past=None, new=None, **options):
+def forward(model, ids, mask, past=None, **options):
     """One forward pass with positions counted along the mask. `ids` [B, T] the new tokens, `mask`
     [B, S + T] over cache and new tokens. Returns transformers' output (logits [B, T, V],
     past_key_values)."""
@@ -300,7 +320,7 @@ def pick(law, u):
     found = torch.searchsorted(total, (u.to(total) * total[:, -1])[:, None], right=True).squeeze(-1)
     return torch.minimum(found, last)
 
-# %% ../nbs/02_lm.ipynb #88164476
+# %% ../nbs/02_lm.ipynb #eaa6bc9a
 @torch.no_grad()
 def sample(lm, prompts, max_new_tokens=64, temperature=1.0, top_k=0, top_p=1.0,
            seed=0, num_samples=1, batch_size=16, chat=False):
@@ -314,7 +334,8 @@ def sample(lm, prompts, max_new_tokens=64, temperature=1.0, top_k=0, top_p=1.0,
         raise ValueError(f"max_new_tokens = {max_new_tokens}, num_samples = {num_samples}, "
                          f"batch_size = {batch_size}: all must be ≥ 1")
     rows = [ids for ids in encode(lm, prompts, chat) for _ in range(num_samples)]
-    device, ends, done = lm.model.device, eos_ids(lm), []
+    check_length(lm, max(map(len, rows)) + max_new_tokens)
+    device, ends, done, warping = lm.model.device, eos_ids(lm), [], (temperature, top_k, top_p)
     with core.progress(total=len(rows), desc="sampling", unit="text") as bar:
         for start in range(0, len(rows), batch_size):
             batch = rows[start:start + batch_size]
@@ -324,9 +345,9 @@ def sample(lm, prompts, max_new_tokens=64, temperature=1.0, top_k=0, top_p=1.0,
             out, past = [Sampled(p, [], [], False) for p in batch], None
             for step in range(max_new_tokens):
                 result = forward(lm.model, ids, mask, past)
-                past, law = result.past_key_values, warp(result.logits[:, -1], temperature, top_k, top_p)
-                ids = pick(law, torch.as_tensor(u[:, step], device=device))[:, None]
-                logprobs = law.gather(-1, ids).log()
+                past, log_law = result.past_key_values, warp(result.logits[:, -1], *warping, log=True)
+                ids = pick(log_law.exp(), torch.as_tensor(u[:, step], device=device))[:, None]
+                logprobs = log_law.gather(-1, ids)
                 mask = torch.cat([mask, torch.ones_like(mask[:, :1])], -1)
                 for one, token, logprob in zip(out, ids[:, 0].tolist(), logprobs[:, 0].tolist()):
                     if one.finished: continue
@@ -337,7 +358,7 @@ def sample(lm, prompts, max_new_tokens=64, temperature=1.0, top_k=0, top_p=1.0,
             bar.update(len(batch))
     return done
 
-# %% ../nbs/02_lm.ipynb #291a2216
+# %% ../nbs/02_lm.ipynb #68a0858e
 @torch.no_grad()
 def token_logprobs(lm, sequences, temperature=1.0, top_k=0, top_p=1.0, batch_size=8):
     """Log-probability of every token given those before it.
@@ -348,6 +369,7 @@ def token_logprobs(lm, sequences, temperature=1.0, top_k=0, top_p=1.0, batch_siz
     check_warp(temperature, top_k, top_p)
     rows = encode(lm, sequences)
     width = max(map(len, rows))
+    check_length(lm, width)
     logprobs, mask = torch.zeros(len(rows), width), torch.zeros(len(rows), width, dtype=torch.bool)
     for start in core.progress(range(0, len(rows), batch_size), desc="reading", unit="batch"):
         ids, real = pad(rows[start:start + batch_size], "right", device=lm.model.device)
@@ -355,8 +377,8 @@ def token_logprobs(lm, sequences, temperature=1.0, top_k=0, top_p=1.0, batch_siz
         for i, one in enumerate(rows[start:start + batch_size]):
             T = len(one)
             if T == 1: continue
-            law = warp(logits[i, :T - 1], temperature, top_k, top_p)
-            logprobs[start + i, 1:T] = law.gather(-1, ids[i, 1:T, None]).log()[:, 0].cpu()
+            log_law = warp(logits[i, :T - 1], temperature, top_k, top_p, log=True)
+            logprobs[start + i, 1:T] = log_law.gather(-1, ids[i, 1:T, None])[:, 0].cpu()
             mask[start + i, 1:T] = True
     return logprobs, mask
 

@@ -8,15 +8,16 @@ __all__ = ['as_law', 'as_laws', 'identical', 'draft_tuples', 'Plan', 'membership
            'all_branches', 'Scheme', 'ExactLaw', 'exact_law', 'SingleDraft', 'NaiveLookup', 'SpecTr', 'SpecInfer',
            'TruncatedLP', 'truncation_bound']
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #c600308c
+# %% ../../nbs/multidraft/00_canonical.ipynb #fa59bbd6
 import copy
 import itertools
+import operator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #002349eb
+# %% ../../nbs/multidraft/00_canonical.ipynb #963120e8
 def as_law(values, name="q"):
     """`values` (list, numpy array or torch tensor, shape [n]) as a float64 law that sums to one.
 
@@ -25,11 +26,11 @@ def as_law(values, name="q"):
     precision)."""
     if hasattr(values, "detach"):
         values = values.detach()
-        coarse = values.is_floating_point() and values.element_size() < 8
+        width = values.element_size() if values.is_floating_point() else 8
         values = values.double().cpu().numpy()
     else:
         values = np.asarray(values)
-        coarse = values.dtype.kind == "f" and values.dtype.itemsize < 8
+        width = values.dtype.itemsize if values.dtype.kind == "f" else 8
         if values.dtype.kind not in "fiub":
             raise ValueError(f"{name}: probabilities must be real numbers, got dtype {values.dtype}")
     law = values.astype(np.float64, copy=False)
@@ -43,12 +44,12 @@ def as_law(values, name="q"):
     if least < 0:
         i = int(law.argmin())
         raise ValueError(f"{name}: negative probability {law[i]:.6g} at token {i}")
-    if abs(total - 1) > (1e-3 if coarse else 1e-6):
+    if abs(total - 1) > {2: 5e-3, 4: 1e-4}.get(width, 1e-6):
         raise ValueError(f"{name}: sums to {total:.9g}, not to 1; normalise it first "
                          "(logits need a softmax: see tokenstudy.lm.warp)")
     return law / total
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #2f709023
+# %% ../../nbs/multidraft/00_canonical.ipynb #1b0f712d
 def as_laws(q, ps):
     """Checked float64 laws: `q` of shape [n], and a list of K arrays of shape [n] in which equal
     drafts are one and the same object.
@@ -56,6 +57,7 @@ def as_laws(q, ps):
     `ps` is a sequence of K laws or an array of shape [K, n]. Raises ValueError for K = 0, unequal
     lengths, or a bad law (see `as_law`)."""
     q = as_law(q, "q")
+    if ps is None: raise ValueError("ps: expected K laws, got None")
     if getattr(ps, "ndim", 2) == 1 or (isinstance(ps, (list, tuple)) and len(ps)
                                        and np.ndim(ps[0]) == 0):
         raise ValueError("ps: expected K laws (a list, or an array of shape [K, n]); "
@@ -66,10 +68,10 @@ def as_laws(q, ps):
     for k, p in enumerate(ps):
         same = next((law for raw, law in seen if raw is p), None)
         if same is None:
-            law = as_law(p, f"ps[{k}]")
-            if len(law) != len(q):
-                raise ValueError(f"ps[{k}]: has {len(law)} tokens but q has {len(q)}; "
+            if np.ndim(p) == 1 and len(p) != len(q):
+                raise ValueError(f"ps[{k}]: has {len(p)} tokens but q has {len(q)}; "
                                  "both laws must be over one vocabulary")
+            law = as_law(p, f"ps[{k}]")
             same = next((other for _, other in seen if np.array_equal(other, law)), law)
             seen.append((p, same))
         laws.append(same)
@@ -292,7 +294,7 @@ def all_branches(run):
         todo += script.others
         yield script.weight, result
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #be88112e
+# %% ../../nbs/multidraft/00_canonical.ipynb #db370c06
 class Scheme:
     """A token-level selection scheme. `prepare(q, ps)` binds it to the laws (and returns it);
     `select(drafts, rng)` then gives `(token, accepted)`. Two-step schemes (Theorem 1,
@@ -303,13 +305,18 @@ class Scheme:
 
     def prepare(self, q, ps):
         """Bind the scheme to the target's law `q` [n] and K draft laws `ps`; returns the scheme
-        itself. Raises ValueError on bad laws."""
-        self.q, self.ps = as_laws(q, ps)
-        self.n, self.K, self._residual = len(self.q), len(self.ps), None
-        self._prepare()
+        itself. Raises ValueError on bad laws, and then leaves the scheme as it was."""
+        new = copy.copy(self)
+        new.q, new.ps = as_laws(q, ps)
+        new.n, new.K, new._residual = len(new.q), len(new.ps), None
+        new._prepare()
+        self.__dict__.update(new.__dict__)
         return self
 
     def _prepare(self): pass
+
+    def __getattr__(self, name):
+        raise AttributeError(f"{type(self).__name__} has no {name!r}; was prepare(q, ps) called?")
 
     def selection_law(self):
         "Law p_I [n] of the token that step 1 selects (two-step schemes only)."
@@ -343,15 +350,16 @@ class Scheme:
         "(token, accepted) for the drafted tokens (K integers); `rng` is a numpy Generator."
         drafts = self.check(drafts)
         token = self.choose(drafts, rng)
-        law = self.selection_law()[token]
-        if flip(rng, 1.0 if self.q[token] >= law else self.q[token] / law): return token, True
+        law, wanted = self.selection_law()[token], self.q[token]
+        if flip(rng, wanted / law if wanted < law else float(wanted > 0)): return token, True
         return self.redraw(rng), False
 
     def check(self, drafts):
         """The drafted tokens as a tuple of Python ints; ValueError if their number, range or
         probability cannot be."""
-        drafts = tuple(map(int, drafts))
-        if len(drafts) != self.K and self.replacement:
+        try: drafts = tuple(operator.index(x) for x in drafts)
+        except TypeError: raise ValueError(f"drafts {drafts}: expected K whole numbers") from None
+        if len(drafts) != self.drafted:
             raise ValueError(f"{len(drafts)} drafted tokens, "
                              f"but the scheme was prepared for K = {self.K}")
         for k, (x, p) in enumerate(zip(drafts, self.ps)):
@@ -361,6 +369,11 @@ class Scheme:
                 raise ValueError(f"draft {k}: token {x} has probability 0 under its own law; "
                                  "the law given is not the law sampled from")
         return drafts
+
+    @property
+    def drafted(self):
+        "How many tokens are drafted: K, unless they are drawn without replacement from fewer."
+        return self.K if self.replacement else min(self.K, int((self.ps[0] > 0).sum()))
 
     def draft(self, rng):
         "Draw the drafted tokens themselves: a tuple of K ints."
@@ -448,7 +461,7 @@ class SpecTr(Scheme):
             if flip(rng, min(1.0, self.q[x] / (self.rho_ * p[x]))): return x, True
         return self.redraw(rng), False
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #a9e2666a
+# %% ../../nbs/multidraft/00_canonical.ipynb #4ebd84cf
 @dataclass
 class SpecInfer(Scheme):
     """Recursive rejection sampling (SpecInfer, arXiv 2305.09781). `replacement=False`: the K tokens
@@ -484,7 +497,7 @@ class SpecInfer(Scheme):
         "Drafted tokens, with or without replacement."
         if self.replacement: return super().draft(rng)
         p, drafts = self.ps[0].copy(), []
-        while len(drafts) < self.K and p.max() > 0:
+        while len(drafts) < self.drafted:
             drafts.append(draw(rng, p))
             p[drafts[-1]] = 0
         return tuple(drafts)
@@ -504,7 +517,7 @@ class SpecInfer(Scheme):
                 p = p / p.sum() if p.sum() > 0 else p
         return draw(rng, self._residuals[len(drafts)] if self.replacement else q), False
 
-# %% ../../nbs/multidraft/00_canonical.ipynb #c3283abe
+# %% ../../nbs/multidraft/00_canonical.ipynb #39eb9a2f
 @dataclass
 class TruncatedLP(Scheme):
     """The paper's importance-weighted scheme (arXiv 2410.18234): a truncated linear program for
@@ -519,10 +532,9 @@ class TruncatedLP(Scheme):
     skip: bool = True
 
     def __post_init__(self):
-        if self.s is not None and self.s < 1:
-            raise ValueError(f"s = {self.s}: at least one token must be in Ω1")
-        if self.omega0 is not None and self.omega0 < 1:
-            raise ValueError(f"omega0 = {self.omega0}: at least one token must be in Ω0")
+        for name, size in (("s", self.s), ("omega0", self.omega0)):
+            if size is not None and not (isinstance(size, (int, np.integer)) and size >= 1):
+                raise ValueError(f"{name} = {size}: it must be a whole number ≥ 1, or None for all")
 
     def _prepare(self):
         q, size = self.q, min(self.omega0 or self.n, self.n)

@@ -37,7 +37,7 @@ def lorenz(q, p):
     t, L = np.cumsum(np.r_[0.0, P[order]]), np.cumsum(np.r_[0.0, Q[order]])
     return t / t[-1], L, kept[order]
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #16915484
+# %% ../../nbs/multidraft/01_optimal.ipynb #8415fc22
 def _majorant(low, high, first):
     "Linear upper bound c0 + c·P of the product of P over a box, by McCormick's inequalities one factor at a time."
     K = len(low)
@@ -54,7 +54,7 @@ def _others(P):
     "For each k the product of all P_j with j != k."
     return np.array([np.prod(np.delete(P, k)) for k in range(len(P))])
 
-def _worst_gap(q, ps, tolerance=1e-13):
+def _worst_gap(q, ps, tolerance=1e-12):
     "min over H of q(H) - prod_k p_k(H), proved to `tolerance`, by branch and bound on the box of the masses p_k(H)."
     P = np.stack(ps)
     free = (q > 0) & (P.max(0) > 0)          # q = 0: always in H; drafted by nobody: never
@@ -66,13 +66,13 @@ def _worst_gap(q, ps, tolerance=1e-13):
         if bound >= best - tolerance: break
         while True:
             low, high = np.maximum(low, p_in), np.minimum(high, p_in + P_u.sum(1))
-            if (low > high + 1e-15).any(): break
+            if (low > high + 1e-12).any(): break          # well above the rounding of the sums
             enters, leaves = q_u < _others(low) @ P_u, q_u > _others(high) @ P_u
             if not (enters.any() or leaves.any()): break
             q_in, p_in = q_in + q_u[enters].sum(), p_in + P_u[:, enters].sum(1)
             stays = ~(enters | leaves)
             q_u, P_u = q_u[stays], P_u[:, stays]
-        if (low > high + 1e-15).any(): continue
+        if (low > high + 1e-12).any(): continue
         chosen = q_u < _others(.5 * (low + high)) @ P_u
         best = min(best, q_in + q_u[chosen].sum() - np.prod(p_in + P_u[:, chosen].sum(1)), q_in - np.prod(p_in))
         if not len(q_u): continue
@@ -90,10 +90,11 @@ def _worst_gap(q, ps, tolerance=1e-13):
             heapq.heappush(todo, (bound, next(count), l, h, q_in, p_in, q_u, P_u))
     return best
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #83e4b3e2
+# %% ../../nbs/multidraft/01_optimal.ipynb #a8af4019
 def compiled(function):
-    "numba's njit with numpy's rules for 0/0; cached on disk for modules (a notebook's cell has no file to cache beside)."
-    return njit(cache=os.path.isfile(function.__code__.co_filename), error_model="numpy")(function)
+    """numba's njit with numpy's rules for 0/0 and with checked indices; cached on disk for modules (a notebook's cell has no
+    file to cache beside)."""
+    return njit(cache=os.path.isfile(function.__code__.co_filename), error_model="numpy", boundscheck=True)(function)
 
 @compiled
 def _lorenz_gap(q, p, order, K):
@@ -111,10 +112,12 @@ def optimal_acceptance(q, ps):
     """Largest probability that the output of any rule with output law q is one of K independent drafts. Exact for every n.
 
     `q` [n] or [B, n]; `ps` K draft laws, each of the shape of `q`; numpy, torch or lists. Identical drafts: one argsort,
-    O(n log n) time and O(n) memory. Different drafts: branch and bound to 1e-13. Returns a float, or an array [B].
+    O(n log n) time and O(n) memory. Different drafts: branch and bound to 1e-12. Returns a float, or an array [B].
     Raises ValueError on bad laws (see `as_laws`). Source: the min-cut formula of notebook multidraft/01_optimal;
     Theorem 3 of arXiv 2410.18234 for K = 2 identical drafts."""
     if np.ndim(q) == 2:
+        if any(np.shape(p) != np.shape(q) for p in ps):
+            raise ValueError(f"ps: for q of shape {list(np.shape(q))} every draft must have the same shape, got {[list(np.shape(p)) for p in ps]}")
         return np.array([optimal_acceptance(q[b], [p[b] for p in ps]) for b in range(len(q))])
     q, laws = as_laws(q, ps)
     if identical(laws):
@@ -130,7 +133,7 @@ def is_lossless_acceptance_one(q, ps, tolerance=1e-12):
     `q` [n], `ps` K laws [n]; `tolerance` on 1 - P*. Returns a bool."""
     return bool(optimal_acceptance(q, ps) >= 1 - tolerance)
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #ef0ecd6d
+# %% ../../nbs/multidraft/01_optimal.ipynb #cc3f8151
 def _clipped(q, p, K):
     "Tokens with p > 0 by ascending q/p, their p and optimal p_I, and how many are clipped from below and from above."
     t, L, order = lorenz(q, p)
@@ -147,7 +150,7 @@ def _clipped(q, p, K):
         x[:low] = c[low - 1] * P[:low]
     if h < m:
         suffix, before = np.cumsum(P[:h - 1 if h else None:-1])[::-1], L[h:m] - L[h]
-        C = (1 - mass - before) / suffix                 # C if this token and all after it are cut
+        with np.errstate(over="ignore"): C = (1 - mass - before) / suffix    # C if this token and all after it are cut
         cut = C <= ratio[h:]
         if cut.any():
             k = int(np.argmax(cut))
@@ -161,7 +164,7 @@ def optimal_selection_law(q, p, K):
 
     `q`, `p` [n] laws, K ≥ 1. Returns p_I [n] with sum min(q, p_I) = P* and p_I(H) ≥ p(H)^K for every H. Derived in
     notebook multidraft/01_optimal."""
-    if K < 1: raise ValueError(f"K = {K}: at least one draft is needed")
+    if K < 1 or K != int(K): raise ValueError(f"K = {K}: it must be a whole number ≥ 1")
     q, (p,) = as_laws(q, [p])
     order, _, x, _, _ = _clipped(q, p, K)
     law = np.zeros(len(q))
@@ -211,7 +214,7 @@ def _eat(top, most, least, beta, right, need, K):
         d = new
     return d
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #29299599
+# %% ../../nbs/multidraft/01_optimal.ipynb #98566b5d
 @compiled
 def left_curtain(lengths, moments, K):
     """Tile [0, 1]: group i gets intervals of total length lengths[i] whose moments b^K - a^K add up to moments[i].
@@ -241,18 +244,20 @@ def left_curtain(lengths, moments, K):
             if end <= 1.0 + 1e-15 and done + right * _slope(beta, min(1.0, end), K) <= moment: break
             gaps -= 1
             a, b = gap_a[gaps], gap_b[gaps]
-            take = min(b - a, right)
+            swallowed = b - a <= right                    # the whole gap, unless the equation below stops earlier
+            take = b - a if swallowed else right
             end -= take
-            whole = done + take * _slope(b - take, b, K) + (right - take) * _slope(beta, end, K)
-            fits = end <= 1.0 + 1e-15 and whole <= moment
+            total = done + take * _slope(b - take, b, K) + (right - take) * _slope(beta, end, K)
+            fits = end <= 1.0 + 1e-15 and total <= moment
             if fits: take = _eat(b, take, max(0.0, beta + right - 1.0), beta, right, moment - done, K)
             if take > 0:
                 group[pieces], left[pieces], size[pieces] = i, b - take, take
                 pieces += 1
-            if b - take > a:
+            if take < b - a:
                 gap_a[gaps], gap_b[gaps] = a, b - take
                 gaps += 1
-            used, done = used + take, done + take * _slope(b - take, b, K)
+            done += take * _slope(b - take, b, K)
+            used = used + take if swallowed or fits else length
             if fits: break
         if length > used:
             group[pieces], left[pieces], size[pieces] = i, beta, length - used
