@@ -124,7 +124,7 @@ def test_version_and_help(capsys):
 
 def test_wrong_requests_exit_2(checkout, capsys):
     for argv, said in ((["study", "alchemy"], "unknown paper 'alchemy'; known: multidraft"), (["bench", "alchemy"], "known: multidraft"), (["study", "--seeds", "0"], "at least 1"),
-                       (["study", "--scale", "huge"], "invalid choice"), (["study", "--save"], "scale laptop"), ([], "required"), (["models", "burn"], "invalid choice")):
+                       (["study", "--scale", "huge"], "invalid choice"), ([], "required"), (["models", "burn"], "invalid choice")):
         with pytest.raises(SystemExit) as e: main(argv)
         assert e.value.code == 2 and said in capsys.readouterr().err
 

@@ -277,6 +277,18 @@ def test_saved_outputs_are_clean(checkout, monkeypatch):
     assert path.read_text() == text
 
 
+def test_saved_records_are_published_and_never_shrink(checkout):
+    put(checkout, "multidraft/00_x", "# One", "from tokenstudy import core", "for seed in core.seeds(1): core.Runs('multidraft/y')(dict(seed=seed), lambda: seed)")
+    before = (checkout/"nbs/multidraft/00_x.ipynb").read_text()
+    assert main(["study", "--seeds", "2"]) == 0 and core.published("multidraft/y", "smoke") == []
+    assert main(["study", "--seeds", "2", "--save"]) == 0
+    assert [r["config"]["seed"] for r in core.published("multidraft/y", "smoke")] == [0, 1]
+    assert (checkout/"nbs/multidraft/00_x.ipynb").read_text() == before, "outputs are kept at scale laptop only"
+    (checkout/"runs/smoke/multidraft/y.jsonl").unlink()
+    assert main(["study", "--seeds", "1", "--fresh", "--save"]) == 0
+    assert len(core.published("multidraft/y", "smoke")) == 2
+
+
 # ---- time left
 
 def test_time_left_is_honest():

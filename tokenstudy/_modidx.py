@@ -317,6 +317,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tokenstudy.study.finished_copy': ('study.html#finished_copy', 'tokenstudy/study.py'),
                                   'tokenstudy.study.for_report': ('study.html#for_report', 'tokenstudy/study.py'),
                                   'tokenstudy.study.imports_only': ('study.html#imports_only', 'tokenstudy/study.py'),
+                                  'tokenstudy.study.keep_records': ('study.html#keep_records', 'tokenstudy/study.py'),
                                   'tokenstudy.study.kernel_env': ('study.html#kernel_env', 'tokenstudy/study.py'),
                                   'tokenstudy.study.library_hash': ('study.html#library_hash', 'tokenstudy/study.py'),
                                   'tokenstudy.study.notebook_bytes': ('study.html#notebook_bytes', 'tokenstudy/study.py'),

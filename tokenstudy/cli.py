@@ -98,7 +98,7 @@ def prepare_models(
             print(f"{r['name']}: ready")
     return code
 
-# %% ../nbs/91_cli.ipynb #7bcb217d
+# %% ../nbs/91_cli.ipynb #a173390c
 def _positive(text):
     if not text.isascii() or not text.isdigit() or int(text) < 1: raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     s.add_argument("--scale", choices=core.SCALES, help="how much to run (TOKENSTUDY_SCALE, else laptop)")
     s.add_argument("--seeds", type=_positive, metavar="N", help="run seeds 0 to N-1")
     s.add_argument("--fresh", action="store_true", help="start over; earlier records are set aside")
-    s.add_argument("--save", action="store_true", help="copy the outputs back into nbs/ (scale laptop)")
+    s.add_argument("--save", action="store_true", help="keep the records in results/ and, at scale laptop, the outputs in nbs/")
 
     b = add("bench", "measure speed against peers, in one run", ["tokenstudy bench", "tokenstudy bench multidraft --json"])
     b.add_argument("what", nargs="*", help=f"of {', '.join(BENCHES)}; all if none is named")
@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     m.add_argument("name", nargs="?", help="one model; all if none is named")
     return p
 
-# %% ../nbs/91_cli.ipynb #4ee09f3e
+# %% ../nbs/91_cli.ipynb #84489de0
 @contextlib.contextmanager
 def _environment(**values):
     "Environment variables for the length of a block; None leaves one as it is."
@@ -155,7 +155,6 @@ def main(
         if a.command == "study":
             with _environment(TOKENSTUDY_SCALE=a.scale, TOKENSTUDY_SEEDS=a.seeds):
                 _unknown(p, a.paper, find_studies(checkout()), "paper")
-                if a.save and core.current_scale() != "laptop": p.error("--save keeps what the repository shows, which is scale laptop")
                 core.seeds()
                 return run_study(a.paper, fresh=a.fresh, save=a.save)
         if a.command == "bench":

@@ -7,15 +7,15 @@ __all__ = ['PAPERS', 'checkout', 'find_studies', 'library_hash', 'study_key', 'r
            'notebook_bytes', 'study_name', 'copy_path', 'finished_copy', 'directives', 'runs_cell', 'cell_hash',
            'CellFailed', 'execute', 'failure', 'time_left', 'clock', 'Screen', 'imports_only', 'for_report', 'slug',
            'notebook_html', 'paper_tables', 'copy_mathjax', 'report_part', 'write_report', 'report_is_current',
-           'kernel_env', 'run_one', 'run_study', 'without_paths', 'save_outputs']
+           'kernel_env', 'run_one', 'run_study', 'without_paths', 'save_outputs', 'keep_records']
 
-# %% ../nbs/04_study.ipynb #98ce402e
+# %% ../nbs/04_study.ipynb #0020bcac
 import contextlib, functools, hashlib, html, importlib.metadata, importlib.resources, json, os, platform, re, sys, threading, time
 from datetime import datetime, timezone
 from pathlib import Path
 
 from . import core
-from .core import TokenStudyError
+from .core import Runs, TokenStudyError
 
 # %% ../nbs/04_study.ipynb #9933b012
 PAPERS = ("multidraft", "brat", "cdpo", "tvm")
@@ -472,11 +472,11 @@ def run_one(
     screen.say(f"{name}  {'failed after' if error else 'done in'} {clock(info['seconds'])}")
     return error
 
-# %% ../nbs/04_study.ipynb #7ec2c341
+# %% ../nbs/04_study.ipynb #523caccc
 def run_study(
     papers=(),           # which papers; all if empty
     fresh: bool = False, # start over
-    save: bool = False   # copy the outputs back into nbs/
+    save: bool = False   # keep the records in results/ and, at scale laptop, the outputs in nbs/
 ) -> int: # exit code: 0 done, 1 a notebook failed, 130 interrupted
     "Run the notebooks of some papers, write the report, print the tables."
     root, start, failed = checkout(), time.perf_counter(), []
@@ -506,7 +506,9 @@ def run_study(
     finally: screen.close()
     if not waiting and not report_is_current(): write_report(root)
     if save:
-        for path, _ in todo: save_outputs(root, path)
+        if core.current_scale() == "laptop":
+            for path, _ in todo: save_outputs(root, path)
+        for paper in studies: keep_records(paper)
     tables, bad = paper_tables()
     for study, t in tables:
         if not papers or study.split("/")[0] in papers: print(f"\n{study}\n{t!r}")
@@ -515,7 +517,7 @@ def run_study(
     if failed: print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
-# %% ../nbs/04_study.ipynb #91f60f1f
+# %% ../nbs/04_study.ipynb #2926c8e6
 def without_paths(
     value,     # anything out of a notebook's outputs
     root: Path # the checkout
@@ -545,3 +547,10 @@ def save_outputs(
     if data == path.read_bytes(): return False
     core.atomic_write(path, data)
     return True
+
+def keep_records(
+    paper: str # its folder
+) -> list[Path]: # the files written
+    "Publish the records of a paper's studies to `results/`; a published file that holds more records stays."
+    studies = [Runs(f"{paper}/{f.stem}") for f in sorted((core.runs_dir()/paper).glob("*.jsonl"))]
+    return [runs.publish() for runs in studies if len(runs) >= max(1, len(core.published(runs.study, runs.scale)))]
