@@ -21,6 +21,7 @@ def readme(root: Path) -> tuple[str, dict]:
     "The text of README.md and its pictures (path relative to `root` -> bytes)."
     processor = NBProcessor(root/"nbs/index.ipynb", procs=[strip_ansi, hide_line, rm_export, clean_magics, hide_], rm_directives="quarto", process=True)
     cells = []
+    captions = iter([options(cell)["fig-cap"] for cell in processor.nb.cells if "fig-cap" in options(cell)])
     for cell in processor.nb.cells:
         found, source = options(cell), "".join(cell.source)
         if cell.cell_type == "raw" or found.get("include") == "false": continue
@@ -33,7 +34,8 @@ def readme(root: Path) -> tuple[str, dict]:
         cells.append(nbformat.v4.new_code_cell("" if found.get("echo") == "false" else DIRECTIVE.sub("", source).strip(), outputs=outputs))
     exporter = MarkdownExporter(exclude_input_prompt=True, exclude_output_prompt=True)
     text, resources = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells), {"unique_key": "index", "output_files_dir": "nbs/images"})
-    text = re.sub(r"^```python\n+```\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^```\w*\n\s*```\n", "", text, flags=re.MULTILINE)                     # code that is not shown
+    text = re.sub(r"^\s*!\[png\]\((\S+)\)\s*$", lambda picture: f"\n![{next(captions, 'figure')}]({picture[1]})\n", text, flags=re.MULTILINE)
     note = "<!-- Generated from nbs/index.ipynb by `make export`: edit that notebook, not this file. -->\n\n"
     return note + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", resources["outputs"]
 
