@@ -160,7 +160,7 @@ def _numbers(values):
     "A sequence, array or tensor as something numpy reads; None is NaN."
     return values.detach().float().cpu().numpy() if hasattr(values, "detach") else [np.nan if v is None else v for v in values]
 
-# %% ../nbs/01_show.ipynb #1ac4c9e9
+# %% ../nbs/01_show.ipynb #256dbff4
 def _markdown(text):
     "Text that Markdown shows as it is."
     return "".join("\\" + c if c in r"\`*_{}[]<>|$#~&!" else c for c in text)
@@ -190,7 +190,7 @@ class Table:
         return "\n".join([*head, line(map(_markdown, self.columns)), line("---:" if r else "---" for r in self.right), *[line(map(_markdown, c)) for c in self.cells], *tail])
 
     def _repr_html_(self):
-        short = ["white-space:nowrap;"*(max(len(c[i]) for c in [self.columns, *self.cells]) <= 24) for i in range(len(self.columns))]
+        short = ["white-space:nowrap;" if max(len(c[i]) for c in [self.columns, *self.cells]) <= 24 else "min-width:14em;" for i in range(len(self.columns))]
         def cells(tag, texts, css): return "".join(f'<{tag} style="text-align:{"right" if r else "left"};padding:.3em .8em;{s}{css}">{html.escape(t)}</{tag}>' for t, r, s in zip(texts, self.right, short))
         head = cells("th", self.columns, "font-weight:600;border-bottom:1.5px solid rgba(128,128,128,.8);vertical-align:bottom")
         body = "".join(f'<tr style="background:transparent">{cells("td", c, "border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top")}</tr>' for c in self.cells)
