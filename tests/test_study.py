@@ -123,12 +123,17 @@ def test_interrupt_keeps_what_is_done_and_ends_the_kernel(checkout):
     put(checkout, "multidraft/01_long", "# Long", "import os, time\nfrom pathlib import Path\nif not Path('../../go').exists():\n    Path('../../pid.part').write_text(str(os.getpid()))\n"
         "    Path('../../pid.part').rename('../../pid')\n    time.sleep(600)", "print('through')")
     command = [sys.executable, "-m", "tokenstudy.cli", "study", "multidraft", "--scale", "smoke"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (checkout/"pid").exists() and running.poll() is None: time.sleep(.05)
-    running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=60)
+    # a shell that starts the tests in the background leaves SIGINT ignored: undo that in the child
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    try:
+        while not (checkout/"pid").exists() and running.poll() is None: time.sleep(.05)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130
-    assert "1 of 2 notebooks are finished and kept" in err and "Go on with: tokenstudy study multidraft --scale smoke" in err and "Traceback" not in err
+    assert "1 of 2 notebooks are finished and kept" in err and "Go on with the same command, or: tokenstudy study multidraft --scale smoke" in err and "Traceback" not in err
     with pytest.raises(ProcessLookupError): os.kill(int((checkout/"pid").read_text()), 0)
     assert "The toy" in report(checkout)
 

@@ -327,7 +327,7 @@ def _read_records(data, study, scale):
 
 def _record_line(record): return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
-# %% ../nbs/00_core.ipynb #de89389e
+# %% ../nbs/00_core.ipynb #78d22b2f
 class RecordFile:
     "A file with a record on each line, which several processes may share."
     def __init__(self, study, scale, root):
@@ -348,6 +348,7 @@ class RecordFile:
             lock.acquire()
         except OSError as e: raise TokenStudyError(f"cannot write {self.name} ({e.strerror}): make its folder writable, or set TOKENSTUDY_HOME to a folder that is") from e
         try: yield
+        except PermissionError as e: raise TokenStudyError(f"cannot write {self.name} ({e.strerror}): make it writable, or set TOKENSTUDY_HOME to a folder that is; its records are untouched") from e
         except OSError as e: raise TokenStudyError(f"cannot write {self.name} ({e.strerror}); the records already in it are untouched") from e
         finally: lock.release()
 

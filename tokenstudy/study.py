@@ -472,7 +472,7 @@ def run_one(
     screen.say(f"{name}  {'failed after' if error else 'done in'} {clock(info['seconds'])}")
     return error
 
-# %% ../nbs/04_study.ipynb #523caccc
+# %% ../nbs/04_study.ipynb #e2ba1a34
 def run_study(
     papers=(),           # which papers; all if empty
     fresh: bool = False, # start over
@@ -501,7 +501,7 @@ def run_study(
         command = " ".join(["tokenstudy study", *papers, f"--scale {core.current_scale()}"])
         if seeds := os.environ.get("TOKENSTUDY_SEEDS"): command += f" --seeds {seeds}"
         kept = sum(finished_copy(root, f) is not None for f, _ in todo)
-        print(f"\nstopped. {kept} of {len(todo)} notebooks are finished and kept, and so is every finished unit of the one that was running.\nGo on with: {command}", file=sys.stderr)
+        print(f"\nstopped. {kept} of {len(todo)} notebooks are finished and kept, and so is every finished unit of the one that was running.\nGo on with the same command, or: {command}", file=sys.stderr)
         return 130
     finally: screen.close()
     if not waiting and not report_is_current(): write_report(root)
