@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['check_warp', 'warp', 'LM', 'prepare_lm', 'verify_lm', 'lm_status', 'load_lm', 'require_memory', 'tiny_lm', 'encode',
            'check_length', 'pad', 'eos_ids', 'forward', 'Sampled', 'pick', 'sample', 'token_logprobs',
-           'sequence_logits', 'prompts']
+           'sequence_logits', 'PackedLinear', 'packed', 'check_attention', 'CachedModel', 'prompts']
 
-# %% ../nbs/02_lm.ipynb #3bc367c5
+# %% ../nbs/02_lm.ipynb #4596cf94
+import copy
+import functools
 import importlib.util
 import inspect
 import io
@@ -15,6 +17,7 @@ import json
 import numbers
 import operator
 import os
+import time
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -388,6 +391,160 @@ def sequence_logits(lm, ids):
     about token t + 1."""
     ids = torch.as_tensor(ids, device=lm.model.device)[None]
     return forward(lm.model, ids, torch.ones_like(ids, dtype=torch.bool)).logits[0].float()
+
+# %% ../nbs/02_lm.ipynb #ebd20e61
+class PackedLinear(torch.nn.Module):
+    "A float32 linear layer for inference on a CPU with its weight in oneDNN's blocked layout."
+    def __init__(self, linear, rows=16):
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+        self.bias = linear.bias
+
+    def forward(self, x):
+        "`x` [..., in]; returns [..., out]."
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+def packed(lm):
+    """The same model with packed linear layers, for inference; every other parameter is shared with the
+    original. Costs the memory of the linear layers once more. Where it cannot help (other device or
+    dtype, no oneDNN) the model is returned as it is."""
+    usable = (lm.model.device.type == "cpu" and lm.model.dtype == torch.float32
+              and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+    if not usable: return lm
+    kept = [*lm.model.parameters(), *lm.model.buffers()]
+    model = copy.deepcopy(lm.model, {id(tensor): tensor for tensor in kept})
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is torch.nn.Linear: setattr(module, name, PackedLinear(child))
+    return lm._replace(model=model)
+
+# %% ../nbs/02_lm.ipynb #f4f61b78
+def check_attention(lm):
+    "ValueError if the model's attention cannot take a tree mask and explicit positions."
+    config = lm.model.config
+    if "position_ids" not in inspect.signature(lm.model.forward).parameters:
+        raise ValueError(f"{lm.name}: {type(lm.model).__name__} takes no position_ids; a tree needs them")
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ValueError(f"{lm.name}: layers of type {', '.join(sorted(kinds - {'full_attention'}))}; "
+                         "the tree's cache is for full attention")
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise ValueError(f"{lm.name}: attention {config._attn_implementation!r} takes no tree mask; "
+                         "load the model with attn_implementation='sdpa'")
+
+@functools.cache
+def _slot_classes():
+    from transformers.cache_utils import Cache, DynamicLayer
+    class Slots(DynamicLayer):
+        "One layer's view of the common tensor."
+        is_croppable = False
+        def __init__(self, owner, number):
+            super().__init__()
+            self.owner, self.number, self.is_initialized = owner, number, True
+        def get_seq_length(self): return self.owner.filled
+        def update(self, keys, values, *args, **kwargs):
+            owner, end = self.owner, self.owner.filled + keys.shape[2]
+            owner.make_room(keys, end)
+            here = owner.store[self.number]
+            here[0, :, :, owner.filled:end], here[1, :, :, owner.filled:end] = keys, values
+            return here[0, :, :, :end], here[1, :, :, :end]
+    class SlotCache(Cache):
+        """Keys and values of all layers in one tensor [layers, 2, B, heads, slots, width], written in place,
+        so that moving a token to another slot is one copy."""
+        def __init__(self, layers):
+            self.store, self.filled = None, 0
+            super().__init__(layers=[Slots(self, i) for i in range(layers)])
+        def make_room(self, keys, end):
+            if self.store is not None and end <= self.store.shape[4]: return
+            B, heads, _, width = keys.shape
+            new = keys.new_zeros(len(self.layers), 2, B, heads, end + 128, width)
+            if self.store is not None: new[:, :, :, :, :self.store.shape[4]] = self.store
+            self.store = new
+    return SlotCache
+
+# %% ../nbs/02_lm.ipynb #0b3ee8c6
+class CachedModel:
+    """A causal LM over growing rows of tokens: each row is a committed text of its own length, and behind it
+    a tree of tokens that are being tried. `extend` reads new nodes, `commit` keeps one path of each row."""
+    def __init__(self, lm, rows):
+        check_attention(lm)
+        self.lm, self.device, self.seconds = lm, lm.model.device, 0.0
+        self.lengths = np.zeros(rows, int)
+        self.cache = _slot_classes()(lm.model.config.num_hidden_layers)
+        self._forget()
+
+    def _forget(self):
+        rows = len(self.lengths)
+        self.visible, self.depths = np.zeros((rows, 0, 0), bool), np.zeros((rows, 0), int)
+
+    @torch.inference_mode()
+    def extend(self, tokens, parents=None, last=False, **options):
+        """Read new nodes. `tokens`: a list of ids for each row, ragged; `parents`: for each the index of its
+        parent among the nodes read since the last commit, -1 for the committed text (None: each row is a
+        chain). Returns logits [rows, n, V], n the longest list (what stands behind a shorter list has no
+        meaning); with `last`, [rows, V] of each row's last new node. The new nodes count on from those
+        read before, n to a row."""
+        rows, n, old = len(tokens), max(map(len, tokens)), self.depths.shape[1]
+        visible = np.zeros((rows, old + n, old + n), bool)
+        visible[:, :old, :old] = self.visible
+        depths = np.pad(self.depths, ((0, 0), (0, n)))
+        diagonal = np.arange(old, old + n)
+        if parents is None:
+            visible[:, old:, old:] = np.tri(n, dtype=bool)
+            depths[:, old:] = np.arange(n)
+        else:
+            visible[:, diagonal, diagonal] = True
+            for b, row in enumerate(parents):
+                for i, parent in enumerate(row, old):
+                    if parent < 0: continue
+                    visible[b, i] |= visible[b, parent]
+                    depths[b, i] = depths[b, parent] + 1
+        width = int(self.lengths.max(initial=0))
+        text = np.broadcast_to((np.arange(width) < self.lengths[:, None])[:, None], (rows, n, width))
+        mask = torch.from_numpy(np.concatenate([text, visible[:, old:]], -1)[:, None]).to(self.device)
+        mask = torch.zeros(mask.shape, dtype=self.lm.model.dtype, device=self.device).masked_fill_(
+            ~mask, torch.finfo(self.lm.model.dtype).min)
+        ids = torch.tensor([list(row) + [0] * (n - len(row)) for row in tokens], device=self.device)
+        positions = torch.from_numpy(self.positions(depths, old)).to(self.device)
+        if last:
+            kept, at = np.unique([len(row) - 1 for row in tokens], return_inverse=True)
+            options["logits_to_keep"] = torch.from_numpy(kept).to(self.device)
+        self.cache.filled = width + old
+        start = self._clock()
+        logits = self.lm.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True,
+                               past_key_values=self.cache, **options).logits
+        self.seconds += self._clock() - start
+        self.visible, self.depths = visible, depths
+        return logits[torch.arange(rows), torch.from_numpy(at)] if last else logits
+
+    def positions(self, depths, old):
+        "Position ids [rows, n] of the nodes from number `old` on: the text's length and the node's depth."
+        return self.lengths[:, None] + depths[:, old:]
+
+    def _clock(self):
+        if self.device.type == "cuda": torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @torch.inference_mode()
+    def commit(self, paths):
+        """Keep, for each row, the nodes of one path (indices since the last commit, from the top); the
+        others are forgotten."""
+        start = int(self.lengths.max(initial=0))
+        moved = [(b, i, j) for b, path in enumerate(paths) for i, j in enumerate(path)
+                 if self.lengths[b] + i != start + j]
+        if moved:
+            b, i, j = (torch.tensor(x, device=self.device) for x in zip(*moved))
+            at = torch.from_numpy(self.lengths).to(self.device)[b] + i
+            store = self.cache.store
+            store[:, :, b, :, at] = store[:, :, b, :, start + j]
+        self.lengths += [len(path) for path in paths]
+        self._forget()
+
+    def select(self, rows):
+        "Go on with these rows only."
+        self.lengths = self.lengths[rows]
+        if self.cache.store is not None: self.cache.store = self.cache.store[:, :, rows]
+        self._forget()
 
 # %% ../nbs/02_lm.ipynb #7302afb5
 def prompts(kind=None):
