@@ -13,8 +13,8 @@ from . import core
 from .core import CorruptFileError, TokenStudyError
 from .study import checkout, find_studies, run_study
 
-# %% ../nbs/91_cli.ipynb #c87896c4
-BENCHES = {"multidraft": "tokenstudy.multidraft.bench"}
+# %% ../nbs/91_cli.ipynb #1895caea
+BENCHES = {"multidraft": "tokenstudy.multidraft.bench", "decoding": "tokenstudy.multidraft.decoding_bench"}
 
 def bench_line(
     row: dict # as from `core.bench_row`

@@ -418,13 +418,14 @@ def packed(lm):
             if type(child) is torch.nn.Linear: setattr(module, name, PackedLinear(child))
     return lm._replace(model=model)
 
-# %% ../nbs/02_lm.ipynb #f4f61b78
+# %% ../nbs/02_lm.ipynb #84dbe8ed
 def check_attention(lm):
     "ValueError if the model's attention cannot take a tree mask and explicit positions."
     config = lm.model.config
     if "position_ids" not in inspect.signature(lm.model.forward).parameters:
         raise ValueError(f"{lm.name}: {type(lm.model).__name__} takes no position_ids; a tree needs them")
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    kinds = set(getattr(config, "layer_types", None)
+                or ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"])
     if kinds != {"full_attention"}:
         raise ValueError(f"{lm.name}: layers of type {', '.join(sorted(kinds - {'full_attention'}))}; "
                          "the tree's cache is for full attention")
@@ -462,7 +463,7 @@ def _slot_classes():
             self.store = new
     return SlotCache
 
-# %% ../nbs/02_lm.ipynb #0b3ee8c6
+# %% ../nbs/02_lm.ipynb #35358c62
 class CachedModel:
     """A causal LM over growing rows of tokens: each row is a committed text of its own length, and behind it
     a tree of tokens that are being tried. `extend` reads new nodes, `commit` keeps one path of each row."""
@@ -491,7 +492,7 @@ class CachedModel:
         diagonal = np.arange(old, old + n)
         if parents is None:
             visible[:, old:, old:] = np.tri(n, dtype=bool)
-            depths[:, old:] = np.arange(n)
+            depths[:, old:] = np.minimum(np.arange(n), [[max(len(row), 1) - 1] for row in tokens])
         else:
             visible[:, diagonal, diagonal] = True
             for b, row in enumerate(parents):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Law', 'laws_of', 'check_law', 'Tree', 'Draft', 'same_vocabulary', 'LMDraft', 'NGramDraft', 'TopDraft', 'Mixed',
-           'TargetLaws', 'Choice', 'Verification', 'TokenLevel', 'Step', 'Row', 'Decoding', 'check_setting',
+           'NodeLaws', 'TargetLaws', 'Choice', 'Verification', 'TokenLevel', 'Step', 'Row', 'Decoding', 'check_setting',
            'stream_multidraft', 'generate_multidraft', 'Multidraft']
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #d0a3db61
+# %% ../../nbs/multidraft/02_decoding.ipynb #caeb3c18
 import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .. import core, lm as lms
-from .canonical import Scheme, SpecTr, TruncatedLP, draw
+from .canonical import Scheme, Script, SpecTr, TruncatedLP, draw
 from .optimal import Optimal
 
 # %% ../../nbs/multidraft/02_decoding.ipynb #ab02a97d
@@ -39,23 +39,29 @@ def laws_of(logits, temperature=1.0, top_k=0, top_p=1.0, tokens=None):
         laws.append(Law(here if tokens is None else tokens[here], p[here] / p[here].sum()))
     return laws
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #bba38b28
+# %% ../../nbs/multidraft/02_decoding.ipynb #9bbed25b
 def check_law(law, token=None):
-    """The guard against a stated law that is not the one sampled from: ValueError unless the probabilities
-    are float32 or better, positive, add up to one to 1e-6 (a law rounded to bfloat16 does not), the tokens
-    ascend, and `token` is one of them."""
+    """The guard against a stated law that is not the one sampled from. Returns the law in float64, adding up to one.
+
+    ValueError unless the tokens [m] ascend from 0 on, the probabilities [m] are float32 or float64, positive, and
+    add up to one within the rounding of a softmax in that precision; if they were rounded to bfloat16 or
+    float16 before; or if `token` is none of them."""
     tokens, probs = np.asarray(law.tokens), np.asarray(law.probs)
     if probs.dtype not in (np.float32, np.float64):
         raise ValueError(f"a draft states its law in {probs.dtype}; compute and sample it in float32 or better")
-    if tokens.shape != probs.shape or tokens.ndim != 1 or not (np.diff(tokens) > 0).all() or not (probs > 0).all():
-        raise ValueError("a draft's law must be ascending token ids with a positive probability each")
-    if abs(probs.sum() - 1) > 1e-6:
-        raise ValueError(f"a draft's law adds up to {probs.sum():.9g}: it was rounded or truncated after the softmax")
+    ascending = tokens.shape == probs.shape and tokens.ndim == 1 and len(tokens) and tokens[0] >= 0
+    if not (ascending and (np.diff(tokens) > 0).all() and (probs > 0).all()):
+        raise ValueError("a draft's law must be ascending token ids ≥ 0 with a positive probability each")
+    total = probs.sum(dtype=np.float64)
+    short = not (probs.astype(np.float32).view(np.uint32) & 0x1FFF).any()     # no more than 10 bits each
+    if abs(total - 1) > (1e-9 if short else 1e-6 if probs.dtype == np.float64 else 5e-5):
+        raise ValueError(f"a draft's law adds up to {total:.9g}: it was rounded to half precision or cut after the softmax")
     if token is not None and token not in tokens:
         raise ValueError(f"a draft made token {token}, which has probability 0 under its stated law: "
                          "law and samples were warped differently (temperature, top_k, top_p)")
+    return Law(tokens, probs.astype(np.float64) / total)
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #73f85db8
+# %% ../../nbs/multidraft/02_decoding.ipynb #cbea94d5
 class Tree:
     """The drafted sequences of one row with equal prefixes shared. Node 0 holds the last token of the
     text so far; `draws[v]` lists (law, child) for every sequence that goes on from node v, in order."""
@@ -79,8 +85,7 @@ class Tree:
     def add(self, node, token, law):
         """One sequence goes on from `node` with a `token` that was drawn from `law` elsewhere; returns the
         child. Raises ValueError if that cannot be: see `check_law`."""
-        check_law(law, token)
-        return self._grow(node, token, law)
+        return self._grow(node, token, check_law(law, token))
 
     def _grow(self, node, token, law):
         child = self.child.get((node, token))
@@ -101,7 +106,7 @@ class Tree:
             node = self.parents[node]
         return found[::-1]
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #6be4a7ab
+# %% ../../nbs/multidraft/02_decoding.ipynb #f79b2f52
 class Draft:
     """What proposes sequences. `begin(prompts)` starts rows of token ids; `propose(trees, ...)` adds
     sequences to each row's tree; `advance(trees, paths, tokens)` says which nodes were kept and which
@@ -110,8 +115,10 @@ class Draft:
     count = None           # number of sequences, if the draft fixes it
 
     def check(self, target): "ValueError unless it can draft for `target`."
+    def check_length(self, tokens): "ValueError unless texts of so many tokens fit into its context."
     seconds = 0.0          # spent in forward passes since begin
 
+    def parts(self): return [self]
     def begin(self, prompts): raise NotImplementedError
     def propose(self, trees, lengths, count, rngs, replacement=True): raise NotImplementedError
     def advance(self, trees, paths, tokens): raise NotImplementedError
@@ -131,7 +138,7 @@ def same_vocabulary(target, draft):
         raise ValueError(f"{draft.name} is on {draft.model.device}, the target {target.name} on "
                          f"{target.model.device}: move one with model.to(…)")
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #30671fa7
+# %% ../../nbs/multidraft/02_decoding.ipynb #59669122
 class LMDraft(Draft):
     """Sequences sampled from a causal LM, level by level, with a cache of its own that all sequences of all
     rows share. `temperature`: a number (identical drafts) or a list with one for each sequence (different
@@ -148,6 +155,7 @@ class LMDraft(Draft):
         self._options = {} if shortlist is None else dict(shortlist_logits=True)
 
     def check(self, target): same_vocabulary(target, self.lm)
+    def check_length(self, tokens): lms.check_length(self.lm, tokens)
 
     def begin(self, prompts):
         self.unread = [list(p) for p in prompts]
@@ -301,19 +309,28 @@ class TopDraft(LMDraft):
         new = sorted(range(start, len(pool)), key=lambda i: (-pool[i][0], i))[:self.width]
         return sorted(i for i in new if pool[i][0] >= bar[0])
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #4031d3b1
+# %% ../../nbs/multidraft/02_decoding.ipynb #83ca78b7
 class Mixed(Draft):
     "Several drafts, each with the sequences it fixes itself (one if it fixes none); equal prefixes are shared."
     identical = False
     def __init__(self, drafts):
-        self.drafts = list(drafts)
+        self.drafts = list(drafts) if isinstance(drafts, (list, tuple)) and not hasattr(drafts, "model") else [drafts]
         if not self.drafts: raise ValueError("drafts: the list is empty")
+        for d in self.drafts:
+            if not isinstance(d, Draft):
+                raise ValueError(f"drafts: {type(d).__name__} is no Draft; a language model becomes one by LMDraft(lm)")
+        parts = [id(part) for d in self.drafts for part in d.parts()]
+        if len(set(parts)) < len(parts):
+            raise ValueError("drafts: the same object is there twice; K makes several sequences of one draft")
         self.count = sum(d.count or 1 for d in self.drafts)
 
     @property
     def seconds(self): return sum(d.seconds for d in self.drafts)
+    def parts(self): return [part for d in self.drafts for part in d.parts()]
     def check(self, target):
         for d in self.drafts: d.check(target)
+    def check_length(self, tokens):
+        for d in self.drafts: d.check_length(tokens)
     def begin(self, prompts):
         for d in self.drafts: d.begin(prompts)
     def propose(self, trees, lengths, count, rngs, replacement=True):
@@ -323,36 +340,76 @@ class Mixed(Draft):
     def select(self, rows):
         for d in self.drafts: d.select(rows)
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #eacaf2cd
-class TargetLaws:
-    "The target's laws at the nodes of one row's tree, computed where they are asked for."
+# %% ../../nbs/multidraft/02_decoding.ipynb #af5d07a7
+class NodeLaws:
+    "The target's laws at the nodes of a tree; `self[node]` is q [V] float64, which is all that a subclass must define."
+    def __getitem__(self, node): raise NotImplementedError
+
+    def certain(self, node):
+        "The token that the target says with certainty, or None."
+        q = self[node]
+        return int(q.argmax()) if q.max() == 1 else None
+
+    def at(self, node, tokens):
+        "q at some tokens [m] and the mass of all others."
+        q = self[node]
+        return q[tokens], self._without(q, tokens).sum()
+
+    def draw_other(self, node, tokens, rng):
+        "A draw from q without those tokens."
+        return draw(rng, self._without(self[node], tokens))
+
+    @staticmethod
+    def _without(q, tokens):
+        rest = q.copy()
+        rest[tokens] = 0
+        return rest
+
+class TargetLaws(NodeLaws):
+    """Laws from the target's logits [nodes, V], warped by `lm.warp`, computed where they are asked for. Without top-k and
+    top-p, `at` needs no more than the logits of the tokens and one normaliser for each node."""
     def __init__(self, logits, temperature=1.0, top_k=0, top_p=1.0):
-        self.logits, self.warping, self._found = logits, (temperature, top_k, top_p), {}
+        if not torch.isfinite(logits.amax(-1)).all():
+            raise ValueError("the target's logits hold NaN or +inf, or a row of nothing but -inf")
+        self.logits, self.warping, self._found, self._scores = logits, (temperature, top_k, top_p), {}, {}
+        self.greedy = logits.argmax(-1).tolist() if temperature == 0 else None
+        self.direct = temperature > 0 and not top_k and top_p == 1
 
     def __getitem__(self, node):
-        "q [V] float64 at a node."
         if node not in self._found:
             q = lms.warp(self.logits[node], *self.warping).double().cpu().numpy()
             self._found[node] = q / q.sum()
         return self._found[node]
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #7f5daa19
+    def certain(self, node): return self.greedy[node] if self.greedy else None
+
+    def at(self, node, tokens):
+        if not self.direct: return super().at(node, tokens)
+        if node not in self._scores:
+            scores = self.logits[node].to(torch.promote_types(self.logits.dtype, torch.float32))
+            scores = (scores - scores.max()) / max(self.warping[0], torch.finfo(scores.dtype).tiny)
+            self._scores[node] = scores, float(scores.logsumexp(-1))
+        scores, total = self._scores[node]
+        q = np.exp(scores[torch.from_numpy(tokens)].double().cpu().numpy() - total)
+        rest = 1 - q.sum()
+        return (q, rest) if rest > 1e-4 else super().at(node, tokens)    # a small rest is summed, not subtracted
+
+# %% ../../nbs/multidraft/02_decoding.ipynb #33d4b8e3
 class Choice:
     """A node's decision on a small alphabet: the tokens that some draft may have drawn, and one symbol for
     all the others, which no draft can draw. `q` [m + 1], `ps` one law [m + 1] per draft."""
-    def __init__(self, q, laws):
-        self.tokens = laws[0].tokens
+    def __init__(self, target, node, laws):
+        self.target, self.node, self.tokens = target, node, laws[0].tokens
         if any(law is not laws[0] for law in laws):
             self.tokens = np.unique(np.concatenate([law.tokens for law in laws]))
-        self.others = q.copy()
-        self.others[self.tokens] = 0
-        self.q = np.append(q[self.tokens], self.others.sum())
-        self.ps, made = [], {}
+        self.q = np.append(*target.at(node, self.tokens))
+        self.q /= self.q.sum()
+        made = {}
         for law in laws:
-            if id(law) not in made:
-                made[id(law)] = np.zeros(len(self.q))
-                made[id(law)][np.searchsorted(self.tokens, law.tokens)] = law.probs
-            self.ps.append(made[id(law)])
+            if id(law) in made: continue
+            made[id(law)] = np.zeros(len(self.q))
+            made[id(law)][np.searchsorted(self.tokens, law.tokens)] = law.probs
+        self.ps = [made[id(law)] for law in laws]
 
     def index(self, token):
         "Where a drafted token stands in the small alphabet."
@@ -360,9 +417,10 @@ class Choice:
 
     def token(self, index, rng):
         "The token of an index; one of the others is drawn from q."
-        return int(self.tokens[index]) if index < len(self.tokens) else draw(rng, self.others)
+        if index < len(self.tokens): return int(self.tokens[index])
+        return self.target.draw_other(self.node, self.tokens, rng)
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #45f48a47
+# %% ../../nbs/multidraft/02_decoding.ipynb #b202017f
 class Verification:
     "What decides which path of a tree is kept: `verify(tree, target, rng)` gives (nodes of the path, next token)."
     needs_identical, replacement, single = False, True, False
@@ -377,17 +435,17 @@ class TokenLevel(Verification):
         node, path = 0, []
         while tree.draws[node]:
             laws, children = zip(*tree.draws[node])
-            q = target[node]
-            if q.max() == 1: token = int(q.argmax())
-            else:
-                choice = Choice(q, laws)
+            token = target.certain(node)
+            if token is None:
+                choice = Choice(target, node, laws)
                 self.scheme.prepare(choice.q, choice.ps)
                 index, _ = self.scheme.select([choice.index(tree.tokens[v]) for v in children], rng)
                 token = choice.token(index, rng)
             if (node, token) not in tree.child: return path, token
             node = tree.child[node, token]
             path.append(node)
-        return path, draw(rng, target[node])
+        last = target.certain(node)
+        return path, draw(rng, target[node]) if last is None else last
 
 # %% ../../nbs/multidraft/02_decoding.ipynb #a0388f90
 @dataclass
@@ -429,7 +487,7 @@ class Decoding:
         mean = {name: float(np.mean([s.seconds[name] for s in self.steps])) for name in self.steps[0].seconds}
         return mean | dict(other=mean["total"] - mean["draft"] - mean["target"] - mean["selection"])
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #f9cfc895
+# %% ../../nbs/multidraft/02_decoding.ipynb #3b8ff704
 def check_setting(target, drafts, scheme, K, L, temperature, top_k, top_p):
     "Everything that can be said before any work; returns (draft, verification, K)."
     lms.check_warp(temperature, top_k, top_p)
@@ -448,25 +506,30 @@ def check_setting(target, drafts, scheme, K, L, temperature, top_k, top_p):
         raise ValueError(f"{type(scheme).__name__} is for identical drafts (K independent draws from one law), "
                          "but the drafts given differ; use TruncatedLP or SpecInfer")
     if rule.single and K > 1: raise ValueError(f"{type(scheme).__name__} verifies one sequence; K = {K}: use K = 1")
+    if getattr(scheme, "rho", None) is not None and K > 1:
+        raise ValueError(f"SpecTr(rho={scheme.rho}): the number of active drafts falls along a text, and rho with it; leave it out")
     draft.check(target)
     lms.check_attention(target)
     return draft, rule, K
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #82a98bd9
+# %% ../../nbs/multidraft/02_decoding.ipynb #c7058d4e
 def stream_multidraft(target, drafts, prompts, scheme=None, K=None, L=4, max_new_tokens=64, temperature=1.0,
-                      top_k=0, top_p=1.0, seed=0, stop=(), chat=False, ends=None):
+                      top_k=0, top_p=1.0, seed=0, stop=(), chat=False, ends=None, stopping=None):
     """The engine, step by step: yields (`Step`, rows) after each target call, first (None, rows) after the
-    prompts were read. Arguments as in `generate_multidraft`."""
+    prompts were read. Arguments as in `generate_multidraft`; `stopping(number of the row, response ids)` may
+    end a row after any token."""
     draft, rule, K = check_setting(target, drafts, scheme, K, L, temperature, top_k, top_p)
-    if max_new_tokens < 1: raise ValueError(f"max_new_tokens = {max_new_tokens}: it must be ≥ 1")
+    if not (isinstance(max_new_tokens, (int, np.integer)) and max_new_tokens >= 1):
+        raise ValueError(f"max_new_tokens = {max_new_tokens!r}: it must be a whole number ≥ 1")
     stop = [stop] if isinstance(stop, str) else list(stop)
     if stop and target.tokenizer is None: raise ValueError("stop: stop strings need a tokenizer")
     if not all(stop): raise ValueError("stop: a stop string is empty")
     prompts = lms.encode(target, prompts, chat)
     longest = max(map(len, prompts))
     lms.check_length(target, longest + max_new_tokens)
+    draft.check_length(longest + max_new_tokens)
     ends = lms.eos_ids(target) if ends is None else set(ends)
-    rngs = list(seed) if isinstance(seed, (list, tuple)) else [np.random.default_rng([seed, b]) for b in range(len(prompts))]
+    rngs = _generators(seed, len(prompts))
     rows = [Row(p) for p in prompts]
     live = list(range(len(rows)))
     draft.begin(prompts)
@@ -481,6 +544,8 @@ def stream_multidraft(target, drafts, prompts, scheme=None, K=None, L=4, max_new
         trees = [Tree(pending[b]) for b in live]
         lengths = [min(L, max_new_tokens - len(rows[b].response_ids) - 1) for b in live]
         draft.propose(trees, lengths, K, [rngs[b] for b in live], rule.replacement)
+        if max(max(t.tokens) for t in trees) >= target.model.config.vocab_size:
+            raise ValueError(f"a draft made a token outside the target's vocabulary of {target.model.config.vocab_size}")
         logits = reader.extend([t.tokens for t in trees], [t.parents for t in trees])
         chosen = time.perf_counter()
         paths, tokens = [], []
@@ -493,7 +558,7 @@ def stream_multidraft(target, drafts, prompts, scheme=None, K=None, L=4, max_new
         step = Step({}, {}, {}, {})
         for b, tree, path, token in zip(live, trees, paths, tokens):
             row, new = rows[b], [tree.tokens[v] for v in path] + [token]
-            count = _cut(target, row, new, ends, stop, max_new_tokens)
+            count = _cut(target, b, row, new, ends, stop, stopping, max_new_tokens)
             row.response_ids += new[:count]
             pending[b] = token
             step.tokens[b], step.nodes[b] = count, len(tree)
@@ -509,7 +574,19 @@ def stream_multidraft(target, drafts, prompts, scheme=None, K=None, L=4, max_new
                             selection=selection, total=time.perf_counter() - begun)
         yield step, rows
 
-def _cut(target, row, new, ends, stop, most):
+def _generators(seed, rows):
+    "One random generator for each row."
+    if not isinstance(seed, (list, tuple)):
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"seed = {seed!r}: give a whole number ≥ 0, or a list with one generator for each row")
+        return [np.random.default_rng([seed, b]) for b in range(rows)]
+    if len(seed) != rows: raise ValueError(f"seed: {len(seed)} generators for {rows} rows")
+    for one in seed:
+        if not isinstance(one, (np.random.Generator, Script)):
+            raise ValueError(f"seed: {one!r} is no numpy Generator (np.random.default_rng(…))")
+    return list(seed)
+
+def _cut(target, number, row, new, ends, stop, stopping, most):
     "How many of the new tokens belong to the response; says in the row whether it ended."
     for count, token in enumerate(new, 1):
         if len(row.response_ids) + count > most: return count - 1
@@ -517,6 +594,7 @@ def _cut(target, row, new, ends, stop, most):
         elif stop:
             text = target.tokenizer.decode(row.response_ids + new[:count], skip_special_tokens=True)
             row.finished = any(s in text for s in stop)
+        if stopping and not row.finished: row.finished = bool(stopping(number, row.response_ids + new[:count]))
         if row.finished: return count
     return len(new)
 
@@ -542,11 +620,11 @@ def generate_multidraft(target, drafts, prompts, scheme=None, K=None, L=4, max_n
         for row in rows: row.text = target.tokenizer.decode(row.response_ids, skip_special_tokens=True)
     return Decoding(rows, steps, prefill)
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #ddd20d78
+# %% ../../nbs/multidraft/02_decoding.ipynb #8b2bbb72
 class Multidraft:
     """A value for `model.generate(custom_generate=…)`: multi-draft decoding with `drafts`, `scheme`, `K`, `L` as in
-    `generate_multidraft`. `tokenizer` is compared with the drafts' if given; `streamer` gets the tokens of
-    each step (one row only). The random numbers follow `torch.manual_seed`. After a call, `last` is its
+    `generate_multidraft`. `tokenizer` is compared with the drafts' if given; `streamer` gets the prompt and the
+    tokens of each step (one row; a streamer given to `generate` itself never arrives here). The random numbers follow `torch.manual_seed`. After a call, `last` is its
     `Decoding`."""
     def __init__(self, drafts, scheme=None, K=None, L=4, tokenizer=None, streamer=None):
         self.drafts, self.scheme, self.K, self.L = drafts, scheme, K, L
@@ -557,55 +635,60 @@ class Multidraft:
         """What `generate` calls. `input_ids` [B, T], padded on the left; returns ids [B, T + new], or
         `GenerateDecoderOnlyOutput` with `return_dict_in_generate`."""
         from transformers.generation import GenerateDecoderOnlyOutput
-        c, streamer = generation_config, streamer or self.streamer
-        _refuse(c, logits_processor, synced_gpus, streamer, len(input_ids))
-        mask = model_kwargs.get("attention_mask")
+        c, mask = generation_config, model_kwargs.get("attention_mask")
+        warping = _warping(c, logits_processor)
+        _refuse(c, synced_gpus, self.streamer, len(input_ids))
         mask = torch.ones_like(input_ids) if mask is None else mask
         prompts = [ids[keep.bool()].tolist() for ids, keep in zip(input_ids, mask)]
         ends = c.eos_token_id if isinstance(c.eos_token_id, (list, tuple)) else [c.eos_token_id]
-        ends = {int(e) for e in ends if e is not None}
-        seed = int(torch.randint(2 ** 62, ()))
-        warping = dict(temperature=c.temperature if c.temperature is not None else 1.0, top_k=c.top_k or 0,
-                       top_p=c.top_p if c.top_p is not None else 1.0) if c.do_sample else dict(temperature=0)
+        ends = [int(e) for e in ends if e is not None]
         target = lms.LM(model, self.tokenizer, getattr(model, "name_or_path", "") or type(model).__name__)
-        begun, steps, read, prefill, sent = time.perf_counter(), [], [0] * len(prompts), 0.0, 0
+        begun, steps, prefill, sent = time.perf_counter(), [], 0.0, 0
         for step, rows in stream_multidraft(target, self.drafts, prompts, self.scheme, self.K, self.L,
-                                            c.max_length - input_ids.shape[1], seed=seed, ends=ends, **warping):
+                                            c.max_length - input_ids.shape[1], seed=int(torch.randint(2 ** 62, ())),
+                                            ends=ends, stopping=_criteria(stopping_criteria, input_ids), **warping):
             if step is None:
                 prefill = time.perf_counter() - begun
+                if self.streamer is not None: self.streamer.put(input_ids.cpu())
                 continue
             steps.append(step)
-            for b in step.tokens: _stop(rows[b], read[b], stopping_criteria, input_ids[b])
-            read = [len(row.response_ids) for row in rows]
-            if streamer is not None and len(rows[0].response_ids) > sent:
-                streamer.put(torch.tensor(rows[0].response_ids[sent:]))
+            if self.streamer is not None:
+                self.streamer.put(torch.tensor(rows[0].response_ids[sent:]))
                 sent = len(rows[0].response_ids)
-        if streamer is not None: streamer.end()
+        if self.streamer is not None: self.streamer.end()
         self.last = Decoding(rows, steps, prefill)
         new, real = lms.pad([row.response_ids for row in rows], "right", device=input_ids.device)
-        filler = c.pad_token_id if c.pad_token_id is not None else min(ends, default=0)
+        filler = c.pad_token_id if c.pad_token_id is not None else (ends or [0])[0]
         ids = torch.cat([input_ids, new.masked_fill(~real, filler)], 1)
         return GenerateDecoderOnlyOutput(sequences=ids) if c.return_dict_in_generate else ids
 
-def _refuse(c, processors, synced_gpus, streamer, rows):
-    "ValueError for settings of `generate` that multi-draft decoding does not honour."
+def _warping(c, processors):
+    "Temperature, top-k and top-p as `generate` would apply them; ValueError for any other logits processor."
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    kinds = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
     for one in processors or []:
-        if not isinstance(one, (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)):
+        if not isinstance(one, kinds):
             raise ValueError(f"{type(one).__name__}: multi-draft decoding shapes the target's law by temperature, "
                              "top_k and top_p only; switch this setting off")
+    if not c.do_sample: return dict(temperature=0)
+    order = [kinds.index(type(one)) for one in processors or []]
+    if sorted(set(order)) != order: raise ValueError("temperature, top_k and top_p may be given once each, in this order")
+    names = ("temperature", "top_k", "top_p")
+    return {names[kind]: getattr(one, names[kind]) for kind, one in zip(order, processors or [])}
+
+def _refuse(c, synced_gpus, streamer, rows):
+    "ValueError for settings of `generate` that multi-draft decoding does not honour."
     for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
         if getattr(c, name, None): raise ValueError(f"{name} is not available in multi-draft decoding")
     if (c.num_beams or 1) > 1: raise ValueError("num_beams: multi-draft decoding samples, it has no beams")
     if synced_gpus: raise ValueError("synced_gpus is not supported by multi-draft decoding")
     if streamer is not None and rows > 1: raise ValueError(f"a streamer takes one row, not {rows}")
 
-def _stop(row, old, criteria, prompt):
-    "Apply stopping criteria after every new token of a row, as `generate` does; cut the row there."
+def _criteria(criteria, prompts):
+    "Stopping criteria of `generate` as the engine's `stopping`; length and end tokens it knows itself."
     from transformers import EosTokenCriteria, MaxLengthCriteria
     criteria = [one for one in criteria or [] if not isinstance(one, (EosTokenCriteria, MaxLengthCriteria))]
-    for count in range(old + 1, len(row.response_ids) + 1) if criteria else ():
-        ids = torch.cat([prompt, torch.tensor(row.response_ids[:count], device=prompt.device)])[None]
-        if any(bool(one(ids, None).any()) for one in criteria):
-            row.response_ids, row.finished = row.response_ids[:count], True
-            return
+    def stopping(number, response):
+        ids = torch.cat([prompts[number], torch.tensor(response, device=prompts.device)])[None]
+        return any(bool(torch.as_tensor(one(ids, None)).any()) for one in criteria)
+    return stopping if criteria else None
