@@ -265,7 +265,7 @@ def left_curtain(lengths, moments, K):
             beta = min(1.0, beta + length - used)
     return group[:pieces], left[:pieces], size[:pieces]
 
-# %% ../../nbs/multidraft/01_optimal.ipynb #bf75f25e
+# %% ../../nbs/multidraft/01_optimal.ipynb #59b26c87
 class Optimal(Scheme):
     """Exactly optimal selection for K identical drafts at any vocabulary size: lottery tickets, then single-draft sampling.
 
@@ -311,7 +311,7 @@ class Optimal(Scheme):
         best, winner = -1, drafts[0]
         for x in drafts:
             first, end = self._first[self._group[x]], self._first[self._group[x] + 1]
-            piece = first if end - first == 1 else first + draw(rng, self._size[first:end])
+            piece = first + draw(rng, self._size[first:end])   # also for one piece: a draw for each draft, come what may
             if self._rank[piece] > best: best, winner = self._rank[piece], x
         return winner
 
