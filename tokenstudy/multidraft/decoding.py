@@ -7,7 +7,8 @@ __all__ = ['Law', 'laws_of', 'check_law', 'Tree', 'Draft', 'same_vocabulary', 'L
            'NodeLaws', 'TargetLaws', 'Choice', 'Verification', 'TokenLevel', 'Step', 'Row', 'Decoding', 'check_setting',
            'stream_multidraft', 'generate_multidraft', 'Multidraft']
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #caeb3c18
+# %% ../../nbs/multidraft/02_decoding.ipynb #cdeb7e4e
+import functools
 import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -106,7 +107,7 @@ class Tree:
             node = self.parents[node]
         return found[::-1]
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #f79b2f52
+# %% ../../nbs/multidraft/02_decoding.ipynb #41b911f8
 class Draft:
     """What proposes sequences. `begin(prompts)` starts rows of token ids; `propose(trees, ...)` adds
     sequences to each row's tree; `advance(trees, paths, tokens)` says which nodes were kept and which
@@ -124,16 +125,20 @@ class Draft:
     def advance(self, trees, paths, tokens): raise NotImplementedError
     def select(self, rows): raise NotImplementedError
 
+@functools.lru_cache(maxsize=32)
+def _same_words(one, other):
+    "Whether two tokenizers have the same vocabulary; None is any."
+    return one is None or other is None or one is other or one.get_vocab() == other.get_vocab()
+
 def same_vocabulary(target, draft):
     "ValueError unless two LMs share vocabulary, tokenizer and device."
     sizes = [m.model.config.vocab_size for m in (target, draft)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"{draft.name} has {sizes[1]} tokens, the target {target.name} {sizes[0]}: a draft must "
                          "share the target's vocabulary")
-    if target.tokenizer is not None and draft.tokenizer is not None:
-        if target.tokenizer is not draft.tokenizer and target.tokenizer.get_vocab() != draft.tokenizer.get_vocab():
-            raise ValueError(f"the tokenizers of {draft.name} and {target.name} differ: "
-                             "a draft must share the target's tokenizer")
+    if not _same_words(target.tokenizer, draft.tokenizer):
+        raise ValueError(f"the tokenizers of {draft.name} and {target.name} differ: "
+                         "a draft must share the target's tokenizer")
     if target.model.device != draft.model.device:
         raise ValueError(f"{draft.name} is on {draft.model.device}, the target {target.name} on "
                          f"{target.model.device}: move one with model.to(…)")
