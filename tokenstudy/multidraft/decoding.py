@@ -517,7 +517,7 @@ def check_setting(target, drafts, scheme, K, L, temperature, top_k, top_p):
     lms.check_attention(target)
     return draft, rule, K
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #c7058d4e
+# %% ../../nbs/multidraft/02_decoding.ipynb #9eae2ab5
 def stream_multidraft(target, drafts, prompts, scheme=None, K=None, L=4, max_new_tokens=64, temperature=1.0,
                       top_k=0, top_p=1.0, seed=0, stop=(), chat=False, ends=None, stopping=None):
     """The engine, step by step: yields (`Step`, rows) after each target call, first (None, rows) after the
@@ -533,7 +533,7 @@ def stream_multidraft(target, drafts, prompts, scheme=None, K=None, L=4, max_new
     longest = max(map(len, prompts))
     lms.check_length(target, longest + max_new_tokens)
     draft.check_length(longest + max_new_tokens)
-    ends = lms.eos_ids(target) if ends is None else set(ends)
+    ends = lms.eos_ids(target) if ends is None else {ends} if isinstance(ends, int) else set(ends)
     rngs = _generators(seed, len(prompts))
     rows = [Row(p) for p in prompts]
     live = list(range(len(rows)))

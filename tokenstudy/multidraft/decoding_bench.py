@@ -18,7 +18,7 @@ from .optimal import Optimal
 from .rates import target_costs, tune
 from .verification import LeafToRoot, Traversal
 
-# %% ../../nbs/multidraft/10_decoding_bench.ipynb #7309e429
+# %% ../../nbs/multidraft/10_decoding_bench.ipynb #a6d99c49
 RULES = dict(Traversal=Traversal, LeafToRoot=lambda: LeafToRoot(Optimal()),
              Optimal=lambda: TokenLevel(Optimal()), NaiveLookup=lambda: TokenLevel(NaiveLookup()))
 
@@ -28,7 +28,7 @@ def candidates(models, greedy=False):
     found = dict(ngram=NGramDraft())
     for name, model in models.items():
         if not greedy: found[f"{name} sampled"] = LMDraft(model, top_k=64)
-        for nodes in (5, 7, 10, 15): found[f"{name} top {nodes}"] = TopDraft(model, nodes=nodes)
+        for nodes in (5, 8, 12): found[f"{name} top {nodes}"] = TopDraft(model, nodes=nodes)
     return found
 
 def timed(run):

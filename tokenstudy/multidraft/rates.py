@@ -148,7 +148,7 @@ def draft_cost(draft, target, prompt, L=4, runs=5):
         draft.advance([tree], [[]], [prompt[-1]])
     return float(np.median(taken[1:]))
 
-# %% ../../nbs/multidraft/05_rates.ipynb #2e511ba9
+# %% ../../nbs/multidraft/05_rates.ipynb #14ee1d76
 def tune(target, drafts, prompts, K=4, L=6, tokens=24, costs=None, other=.004, **warping):
     """Predicted tokens per second of every setting, best first. `drafts`: {name: Draft}; those whose number of sequences
     is free are tried with 1 … K sequences, all with 1 … L tokens; sampled drafts under traversal verification, the
@@ -160,7 +160,7 @@ def tune(target, drafts, prompts, K=4, L=6, tokens=24, costs=None, other=.004, *
     for name, draft in drafts.items():
         each = Costs(costs, draft_cost(draft, target, prompts[0]), other)
         if isinstance(draft, TopDraft):
-            for length in range(2, L + 1):
+            for length in sorted({min(3, L), L}):
                 steps = [step for prompt in prompts for step, _ in stream_multidraft(
                     target, draft, [prompt], NaiveLookup(), L=length, max_new_tokens=tokens, **warping) if step]
                 be = sum(s.tokens[0] for s in steps) / len(steps)
