@@ -345,7 +345,7 @@ class Mixed(Draft):
     def select(self, rows):
         for d in self.drafts: d.select(rows)
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #af5d07a7
+# %% ../../nbs/multidraft/02_decoding.ipynb #e265d93f
 class NodeLaws:
     "The target's laws at the nodes of a tree; `self[node]` is q [V] float64, which is all that a subclass must define."
     def __getitem__(self, node): raise NotImplementedError
@@ -374,27 +374,44 @@ class TargetLaws(NodeLaws):
     """Laws from the target's logits [nodes, V], warped by `lm.warp`, computed where they are asked for. Without top-k and
     top-p, `at` needs no more than the logits of the tokens and one normaliser for each node."""
     def __init__(self, logits, temperature=1.0, top_k=0, top_p=1.0):
-        if not torch.isfinite(logits.amax(-1)).all():
-            raise ValueError("the target's logits hold NaN or +inf, or a row of nothing but -inf")
         self.logits, self.warping, self._found, self._scores = logits, (temperature, top_k, top_p), {}, {}
-        self.greedy = logits.argmax(-1).tolist() if temperature == 0 else None
+        self.greedy = None
+        if temperature == 0:
+            most, where = logits.max(-1)
+            self._finite(most)
+            self.greedy = where.tolist()
         self.direct = temperature > 0 and not top_k and top_p == 1
+
+    @staticmethod
+    def _finite(most):
+        if not torch.isfinite(most).all():
+            raise ValueError("the target's logits hold NaN or +inf, or a row of nothing but -inf")
 
     def __getitem__(self, node):
         if node not in self._found:
-            q = lms.warp(self.logits[node], *self.warping).double().cpu().numpy()
+            if self.direct:
+                scores, total = self._normalised(node)
+                q = (scores - total).exp()
+            else: q = lms.warp(self.logits[node], *self.warping)
+            q = q.double().cpu().numpy()
             self._found[node] = q / q.sum()
         return self._found[node]
 
     def certain(self, node): return self.greedy[node] if self.greedy else None
 
-    def at(self, node, tokens):
-        if not self.direct: return super().at(node, tokens)
+    def _normalised(self, node):
+        "Logits over temperature below their maximum, and the logarithm of their normaliser."
         if node not in self._scores:
             scores = self.logits[node].to(torch.promote_types(self.logits.dtype, torch.float32))
-            scores = (scores - scores.max()) / max(self.warping[0], torch.finfo(scores.dtype).tiny)
+            most = scores.max()
+            self._finite(most)
+            scores = (scores - most) / max(self.warping[0], torch.finfo(scores.dtype).tiny)
             self._scores[node] = scores, float(scores.logsumexp(-1))
-        scores, total = self._scores[node]
+        return self._scores[node]
+
+    def at(self, node, tokens):
+        if not self.direct: return super().at(node, tokens)
+        scores, total = self._normalised(node)
         q = np.exp(scores[torch.from_numpy(tokens)].double().cpu().numpy() - total)
         rest = 1 - q.sum()
         return (q, rest) if rest > 1e-4 else super().at(node, tokens)    # a small rest is summed, not subtracted

@@ -18,7 +18,7 @@ from .optimal import Optimal
 from .rates import target_costs, tune
 from .verification import LeafToRoot, Traversal
 
-# %% ../../nbs/multidraft/10_decoding_bench.ipynb #a6d99c49
+# %% ../../nbs/multidraft/10_decoding_bench.ipynb #8add9b1b
 RULES = dict(Traversal=Traversal, LeafToRoot=lambda: LeafToRoot(Optimal()),
              Optimal=lambda: TokenLevel(Optimal()), NaiveLookup=lambda: TokenLevel(NaiveLookup()))
 
@@ -27,7 +27,7 @@ def candidates(models, greedy=False):
     from them (greedy decoding gains nothing from sampling). `models`: {name: LM}."""
     found = dict(ngram=NGramDraft())
     for name, model in models.items():
-        if not greedy: found[f"{name} sampled"] = LMDraft(model, top_k=64)
+        if not greedy: found |= {f"{name} sampled at {t}": LMDraft(model, t, top_k=64) for t in (.8, 1.0)}
         for nodes in (5, 8, 12): found[f"{name} top {nodes}"] = TopDraft(model, nodes=nodes)
     return found
 
@@ -45,7 +45,7 @@ def peer_generate(target, ids, tokens, temperature, **options):
     out = target.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, **sampling, **options)
     return out.shape[1] - ids.shape[1]
 
-def rows(target=None, models=None, prompts=6, tokens=64, K=4, L=6, tuning=24):
+def rows(target=None, models=None, prompts=6, tokens=64, K=3, L=4, tuning=48):
     """Yield the rows of `tokenstudy bench decoding` (see `core.bench_row`). `target`: an LM (default SmolLM2), `models`: its draft
     models by name (default: both distilled drafts); `prompts` timed prompts of `tokens` tokens. Raises MissingModelError
     if SmolLM2 is not installed."""
@@ -53,14 +53,14 @@ def rows(target=None, models=None, prompts=6, tokens=64, K=4, L=6, tuning=24):
         from tokenstudy.multidraft.distilled import load_draft
         target, models = lms.load_lm("smollm2"), {name: load_draft(name) for name in ("small", "base")}
     packed = lms.packed(target)
-    texts = [one["text"] for one in lms.prompts()][::50 // (prompts + 2)][:prompts + 2]
+    texts = [one["text"] for one in lms.prompts()][::50 // (prompts + 4)][:prompts + 4]
     ids = (lms.encode(target, texts, chat=True) if target.tokenizer else [[1 + len(t) % 7, 2, 3] for t in texts])
     costs, plain_costs = target_costs(packed), target_costs(target)
     for size in (1, 8, 16):
         yield core.bench_row(f"packed_{size}_tokens", 1e3 * costs[size], 1e3 * plain_costs[size], "the model as loaded", "ms", None, 5)
     for temperature in (1.0, 0.0):
         drafts = candidates(models, greedy=temperature == 0)
-        best = tune(packed, drafts, ids[:2], K, L, tuning, costs, temperature=temperature)[0]
+        best = tune(packed, drafts, ids[:4], K, L, tuning, costs, temperature=temperature)[0]
         model = models[best["draft"].split()[0]] if " " in best["draft"] else models[min(models)]
         at, what = f"T{temperature:g}", f"{best['draft']}, {best['rule']}, K = {best['K'] or 'tree'}, L = {best['L']}"
         steps = []
@@ -78,14 +78,14 @@ def rows(target=None, models=None, prompts=6, tokens=64, K=4, L=6, tuning=24):
         for run in contestants.values(): run(ids[0])
         steps.clear()
         speeds = {name: [] for name in contestants}
-        for prompt, (name, run) in itertools.product(ids[2:], contestants.items()):
+        for prompt, (name, run) in itertools.product(ids[4:], contestants.items()):
             speeds[name].append(timed(lambda: run(prompt)))
         goals = dict(vs_generate=1.5, vs_assisted=1.2)
         names = dict(vs_generate="generate", vs_assisted=f"assisted, {model.name}", vs_single_draft="our engine, one draft",
                      vs_generate_packed="generate, packed", vs_assisted_packed="assisted, packed")
         for name, peer in names.items():
             yield core.bench_row(f"{name}_{at}", float(np.median(speeds["ours"])), float(np.median(speeds[name])), f"{peer}; ours: {what}",
-                                 "tokens/s", goals.get(name), len(ids) - 2, lower_is_better=False)
+                                 "tokens/s", goals.get(name), len(ids) - 4, lower_is_better=False)
         mean = {part: sum(s.seconds[part] for s in steps) for part in steps[0].seconds}
         other = mean["total"] - mean["draft"] - mean["target"]
         yield core.bench_row(f"selection_share_{at}", 100 * mean["selection"] / mean["total"], 3, "limit", "% of step", 1, len(steps))
