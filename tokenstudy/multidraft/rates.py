@@ -21,7 +21,7 @@ from .decoding import LMDraft, NodeLaws, TokenLevel, TopDraft, Tree, Verificatio
 from .optimal import Optimal
 from .verification import LeafToRoot, Traversal
 
-# %% ../../nbs/multidraft/05_rates.ipynb #d72fb3d6
+# %% ../../nbs/multidraft/05_rates.ipynb #12097958
 def prune(tree, sequences, K, L):
     """The tree of the first K sequences up to depth L. `sequences`: for each sequence its nodes from the top (see
     `paths_of`). Returns (tree, the old node of each new one)."""
@@ -55,9 +55,9 @@ class _Seen(NodeLaws):
 
 class Beside(Verification):
     """Decodes with `rule` and asks other rules, on the same trees, how many tokens they would have kept. `others`:
-    {name: (rule, K, L)}. `tokens[name]` collects one number per target call."""
-    def __init__(self, rule, others, seed=0):
-        self.rule, self.others, self.rng = rule, others, np.random.default_rng([seed, 77])
+    {name: (rule, K, L)}. `tokens[name]` collects one number per target call, the mean of `repeats` verdicts."""
+    def __init__(self, rule, others, seed=0, repeats=1):
+        self.rule, self.others, self.rng, self.repeats = rule, others, np.random.default_rng([seed, 77]), repeats
         self.tokens = {name: [] for name in others}
         self.nodes = {name: [] for name in others}
         self.needs_identical = any(one.needs_identical for one, _, _ in others.values())
@@ -70,12 +70,12 @@ class Beside(Verification):
                                                key=lambda n: self.others[n][1:]):
             small, old = prune(tree, sequences, K, L)
             for name in group:
-                path, _ = self.others[name][0].verify(small, _Seen(target, old), self.rng)
-                self.tokens[name].append(len(path) + 1)
+                kept = sum(len(self.others[name][0].verify(small, _Seen(target, old), self.rng)[0]) for _ in range(self.repeats))
+                self.tokens[name].append(kept / self.repeats + 1)
                 self.nodes[name].append(len(small))
         return self.rule.verify(tree, target, rng)
 
-# %% ../../nbs/multidraft/05_rates.ipynb #af8db750
+# %% ../../nbs/multidraft/05_rates.ipynb #ba8237a4
 def schemes(identical=True):
     "The rules of the study by name, those that the drafts allow."
     found = dict(TruncatedLP=TruncatedLP(), SpecInfer=SpecInfer(), NaiveLookup=NaiveLookup())
@@ -83,13 +83,14 @@ def schemes(identical=True):
     lifted = LeafToRoot(Optimal() if identical else TruncatedLP())
     return {name: TokenLevel(one) for name, one in found.items()} | dict(Traversal=Traversal(), LeafToRoot=lifted)
 
-def measure_blocks(target, draft, prompts, others, K, L, tokens=48, seed=0, temperature=1.0, top_k=0, top_p=1.0):
+def measure_blocks(target, draft, prompts, others, K, L, tokens=48, seed=0, repeats=1, temperature=1.0, top_k=0,
+                   top_p=1.0):
     """Block efficiency of several rules on the same trees. `prompts`: id lists; `others` as in `Beside`; `tokens` to
-    decode for each prompt (by traversal verification). Returns {name: dict(tokens, calls, nodes)}, lists with
+    decode for each prompt (by traversal verification); `repeats` verdicts on each tree are averaged. Returns {name: dict(tokens, calls, nodes)}, lists with
     one entry per prompt."""
     found = {name: dict(tokens=[], calls=[], nodes=[]) for name in others}
     for i, prompt in enumerate(prompts):
-        beside = Beside(Traversal(), others, seed=1000 * seed + i)
+        beside = Beside(Traversal(), others, seed=1000 * seed + i, repeats=repeats)
         for step, rows in stream_multidraft(target, draft, [prompt], beside, None if draft.count else K, L,
                                             tokens + L + 1, temperature, top_k, top_p, seed=1000 * seed + i):
             if len(rows[0].response_ids) >= tokens: break
@@ -148,7 +149,7 @@ def draft_cost(draft, target, prompt, L=4, runs=5):
         draft.advance([tree], [[]], [prompt[-1]])
     return float(np.median(taken[1:]))
 
-# %% ../../nbs/multidraft/05_rates.ipynb #14ee1d76
+# %% ../../nbs/multidraft/05_rates.ipynb #d12a66a5
 def tune(target, drafts, prompts, K=4, L=6, tokens=24, costs=None, other=.004, **warping):
     """Predicted tokens per second of every setting, best first. `drafts`: {name: Draft}; those whose number of sequences
     is free are tried with 1 … K sequences, all with 1 … L tokens; sampled drafts under traversal verification, the
@@ -172,7 +173,7 @@ def tune(target, drafts, prompts, K=4, L=6, tokens=24, costs=None, other=.004, *
         rules = {name: rule for name, rule in schemes(draft.identical).items() if name in ("Traversal", "LeafToRoot", "Optimal")}
         others = {(rule, k, l): (rules[rule], k, l) for rule in rules for l in range(1, L + 1)
                   for k in ([most] if draft.count else range(1, K + 1))}
-        blocks = measure_blocks(target, draft, prompts, others, most, L, tokens, **warping)
+        blocks = measure_blocks(target, draft, prompts, others, most, L, tokens, repeats=8, **warping)
         for (rule, k, l), one in blocks.items():
             be, nodes = sum(one["tokens"]) / sum(one["calls"]), sum(one["nodes"]) / sum(one["calls"])
             found.append(dict(draft=name, rule=rule, K=k, L=l, nodes=nodes, block_efficiency=be,
