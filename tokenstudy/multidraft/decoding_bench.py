@@ -18,7 +18,7 @@ from .optimal import Optimal
 from .rates import target_costs, tune
 from .verification import LeafToRoot, Traversal
 
-# %% ../../nbs/multidraft/10_decoding_bench.ipynb #8add9b1b
+# %% ../../nbs/multidraft/10_decoding_bench.ipynb #0bf2da5d
 RULES = dict(Traversal=Traversal, LeafToRoot=lambda: LeafToRoot(Optimal()),
              Optimal=lambda: TokenLevel(Optimal()), NaiveLookup=lambda: TokenLevel(NaiveLookup()))
 
@@ -27,8 +27,8 @@ def candidates(models, greedy=False):
     from them (greedy decoding gains nothing from sampling). `models`: {name: LM}."""
     found = dict(ngram=NGramDraft())
     for name, model in models.items():
-        if not greedy: found |= {f"{name} sampled at {t}": LMDraft(model, t, top_k=64) for t in (.8, 1.0)}
-        for nodes in (5, 8, 12): found[f"{name} top {nodes}"] = TopDraft(model, nodes=nodes)
+        if not greedy: found[f"{name} sampled at 0.8"] = LMDraft(model, .8, top_k=64)
+        for nodes in (5, 8): found[f"{name} top {nodes}"] = TopDraft(model, nodes=nodes)
     return found
 
 def timed(run):
@@ -45,7 +45,7 @@ def peer_generate(target, ids, tokens, temperature, **options):
     out = target.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, **sampling, **options)
     return out.shape[1] - ids.shape[1]
 
-def rows(target=None, models=None, prompts=6, tokens=64, K=3, L=4, tuning=48):
+def rows(target=None, models=None, prompts=6, tokens=64, K=3, L=4, tuning=32):
     """Yield the rows of `tokenstudy bench decoding` (see `core.bench_row`). `target`: an LM (default SmolLM2), `models`: its draft
     models by name (default: both distilled drafts); `prompts` timed prompts of `tokens` tokens. Raises MissingModelError
     if SmolLM2 is not installed."""

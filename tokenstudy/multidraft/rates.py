@@ -149,7 +149,7 @@ def draft_cost(draft, target, prompt, L=4, runs=5):
         draft.advance([tree], [[]], [prompt[-1]])
     return float(np.median(taken[1:]))
 
-# %% ../../nbs/multidraft/05_rates.ipynb #d12a66a5
+# %% ../../nbs/multidraft/05_rates.ipynb #b424bcdc
 def tune(target, drafts, prompts, K=4, L=6, tokens=24, costs=None, other=.004, **warping):
     """Predicted tokens per second of every setting, best first. `drafts`: {name: Draft}; those whose number of sequences
     is free are tried with 1 … K sequences, all with 1 … L tokens; sampled drafts under traversal verification, the
@@ -173,7 +173,7 @@ def tune(target, drafts, prompts, K=4, L=6, tokens=24, costs=None, other=.004, *
         rules = {name: rule for name, rule in schemes(draft.identical).items() if name in ("Traversal", "LeafToRoot", "Optimal")}
         others = {(rule, k, l): (rules[rule], k, l) for rule in rules for l in range(1, L + 1)
                   for k in ([most] if draft.count else range(1, K + 1))}
-        blocks = measure_blocks(target, draft, prompts, others, most, L, tokens, repeats=8, **warping)
+        blocks = measure_blocks(target, draft, prompts, others, most, L, tokens, repeats=2, **warping)
         for (rule, k, l), one in blocks.items():
             be, nodes = sum(one["tokens"]) / sum(one["calls"]), sum(one["nodes"]) / sum(one["calls"])
             found.append(dict(draft=name, rule=rule, K=k, L=l, nodes=nodes, block_efficiency=be,
