@@ -1,13 +1,16 @@
 "What decoding rates are computed from: pruned trees, rules judged beside others, the cost model."
+from collections import Counter
+from unittest import mock
+
 import numpy as np
 import pytest
 
 from tokenstudy import core, lm as lms
-from tokenstudy.multidraft import rates
+from tokenstudy.multidraft import rates, verification
 from tokenstudy.multidraft.canonical import all_branches
 from tokenstudy.multidraft.decoding import LMDraft, TokenLevel, TopDraft, Tree, generate_multidraft
-from tokenstudy.multidraft.optimal import Optimal, SpecInfer
-from tokenstudy.multidraft.verification import LeafToRoot, TableLaws, Traversal, grow
+from tokenstudy.multidraft.optimal import Optimal, SingleDraft, SpecInfer, TruncatedLP
+from tokenstudy.multidraft.verification import LeafToRoot, TableLaws, Traversal, decode_table, grow
 
 
 def table(seed, n=2):
@@ -88,3 +91,22 @@ def test_decoding_prompt_files(tmp_path):
     file.write_text('{"answer": "4"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="line 1: none of the fields"): rates.prompt_set(str(file))
     with pytest.raises(core.MissingModelError, match="hub|datasets"): rates.prompt_set("dolly")
+
+
+@pytest.mark.parametrize("scheme, drafts", [(SingleDraft(), 1), (Optimal(), 2), (Optimal(), 3), (TruncatedLP(), 2)], ids=lambda x: getattr(type(x), "__name__", x))
+def test_sequence_law_of_lifted_schemes(scheme, drafts):
+    "Texts of three tokens by `LeafToRoot`, every branch enumerated; a rule that keeps the old probability after a failure is caught."
+    target, law, length = table(3, 2), Counter(), 3
+    def text(rule): return lambda rng: decode_table(rule, target, [table(4)] * drafts, length, 2, rng)[0]
+    truth = {(): 1.0}
+    for _ in range(length): truth = {ids + (x,): w * p for ids, w in truth.items() for x, p in enumerate(target(ids))}
+    for weight, ids in all_branches(text(LeafToRoot(scheme))): law[ids] += weight
+    assert max(abs(law[ids] - p) for ids, p in truth.items()) < 1e-12
+    bent, rightly = Counter(), verification.leftover
+    with mock.patch.object(verification, "leftover", lambda p, q, s: (p, rightly(p, q, s)[1])):
+        for weight, ids in all_branches(text(LeafToRoot(scheme))): bent[ids] += weight
+    assert max(abs(bent[ids] - p) for ids, p in truth.items()) > 1e-4
+
+
+def test_decoding_lifted_scheme_must_select_one_token():
+    with pytest.raises(ValueError, match="SpecInfer does not select one token"): LeafToRoot(SpecInfer())

@@ -143,7 +143,7 @@ def same_vocabulary(target, draft):
         raise ValueError(f"{draft.name} is on {draft.model.device}, the target {target.name} on "
                          f"{target.model.device}: move one with model.to(…)")
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #59669122
+# %% ../../nbs/multidraft/02_decoding.ipynb #d4570ea7
 class LMDraft(Draft):
     """Sequences sampled from a causal LM, level by level, with a cache of its own that all sequences of all
     rows share. `temperature`: a number (identical drafts) or a list with one for each sequence (different
@@ -167,7 +167,9 @@ class LMDraft(Draft):
         self.cached = lms.CachedModel(self.lm, len(prompts))
 
     @property
-    def seconds(self): return self.cached.seconds
+    def seconds(self):
+        "Seconds spent in forward passes since `begin`."
+        return self.cached.seconds
 
     def _read(self, tokens, parents=None):
         "Laws at new nodes: per row, per node, per temperature."
@@ -314,7 +316,7 @@ class TopDraft(LMDraft):
         new = sorted(range(start, len(pool)), key=lambda i: (-pool[i][0], i))[:self.width]
         return sorted(i for i in new if pool[i][0] >= bar[0])
 
-# %% ../../nbs/multidraft/02_decoding.ipynb #83ca78b7
+# %% ../../nbs/multidraft/02_decoding.ipynb #f38b4285
 class Mixed(Draft):
     "Several drafts, each with the sequences it fixes itself (one if it fixes none); equal prefixes are shared."
     identical = False
@@ -330,7 +332,9 @@ class Mixed(Draft):
         self.count = sum(d.count or 1 for d in self.drafts)
 
     @property
-    def seconds(self): return sum(d.seconds for d in self.drafts)
+    def seconds(self):
+        "Seconds spent in forward passes, over all drafts."
+        return sum(d.seconds for d in self.drafts)
     def parts(self): return [part for d in self.drafts for part in d.parts()]
     def check(self, target):
         for d in self.drafts: d.check(target)

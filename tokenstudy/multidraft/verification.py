@@ -12,13 +12,13 @@ from .canonical import Scheme, draw, flip
 from .decoding import Choice, Law, NodeLaws, Tree, Verification
 from .optimal import Optimal
 
-# %% ../../nbs/multidraft/03_verification.ipynb #7bf8f908
+# %% ../../nbs/multidraft/03_verification.ipynb #6d1af021
 def leftover(p, q, s):
     """What a failed attempt leaves: a node to be kept with probability `p` and next-token law `q` [n], a child
     drawn from `s` [n]. Returns (p', q'); q' is None if nothing is left. Source: arXiv 2505.12398."""
     rest = np.maximum(p * q - s, 0)
     mass = rest.sum()
-    return (min(1.0, mass / (mass + 1 - p)), rest / mass) if mass > 0 else (0.0, None)
+    return (mass / (mass + (1 - p)), rest / mass) if mass > 0 else (0.0, None)
 
 # %% ../../nbs/multidraft/03_verification.ipynb #64c8185d
 class Block(Verification):
