@@ -600,8 +600,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                 'tokenstudy/multidraft/verification.py'),
                                                     'tokenstudy.multidraft.verification.LeafToRoot._visit': ( 'multidraft/verification.html#leaftoroot._visit',
                                                                                                               'tokenstudy/multidraft/verification.py'),
-                                                    'tokenstudy.multidraft.verification.LeafToRoot.verify': ( 'multidraft/verification.html#leaftoroot.verify',
-                                                                                                              'tokenstudy/multidraft/verification.py'),
                                                     'tokenstudy.multidraft.verification.TableLaws': ( 'multidraft/verification.html#tablelaws',
                                                                                                       'tokenstudy/multidraft/verification.py'),
                                                     'tokenstudy.multidraft.verification.TableLaws.__getitem__': ( 'multidraft/verification.html#tablelaws.__getitem__',

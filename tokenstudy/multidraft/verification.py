@@ -67,8 +67,8 @@ class Traversal(Verification):
             q = left
         if node == 0 or flip(rng, p): return [], choice.token(draw(rng, q), rng)
 
-# %% ../../nbs/multidraft/03_verification.ipynb #35f44672
-class LeafToRoot(Verification):
+# %% ../../nbs/multidraft/03_verification.ipynb #0645bcb4
+class LeafToRoot(Traversal):
     """A two-step scheme (`SingleDraft`, `TruncatedLP`, `Optimal`) lifted from tokens to trees: at each node it selects one
     drafted child, which is kept with the probability that the tree below decides. Derived in notebook
     multidraft/03_verification."""
@@ -76,10 +76,6 @@ class LeafToRoot(Verification):
         self.scheme, self.needs_identical = scheme, isinstance(scheme, Optimal)
         if not hasattr(type(scheme), "choose") or type(scheme).choose is Scheme.choose:
             raise ValueError(f"{type(scheme).__name__} does not select one token before it accepts; use Optimal, TruncatedLP or SingleDraft")
-
-    def verify(self, tree, target, rng):
-        "(nodes kept, next token)."
-        return self._visit(tree, target, rng, 0, 1.0)
 
     def _visit(self, tree, target, rng, node, p):
         "The result from this node on, with probability `p`; else None."
