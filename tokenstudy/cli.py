@@ -13,8 +13,9 @@ from . import core
 from .core import CorruptFileError, TokenStudyError
 from .study import checkout, find_studies, run_study
 
-# %% ../nbs/91_cli.ipynb #1895caea
-BENCHES = {"multidraft": "tokenstudy.multidraft.bench", "decoding": "tokenstudy.multidraft.decoding_bench"}
+# %% ../nbs/91_cli.ipynb #01abaa89
+BENCHES = {"multidraft": "tokenstudy.multidraft.bench", "decoding": "tokenstudy.multidraft.decoding_bench",
+           "brat": "tokenstudy.brat.bench"}
 
 def bench_line(
     row: dict # as from `core.bench_row`

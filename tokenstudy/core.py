@@ -125,8 +125,8 @@ def dtype(
     if name not in DTYPES: raise ValueError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
     return getattr(torch, DTYPES[name])
 
-# %% ../nbs/00_core.ipynb #e6e49037
-PACKAGES = ("tokenstudy", "torch", "transformers", "numpy", "scipy")
+# %% ../nbs/00_core.ipynb #39d59afe
+PACKAGES = ("tokenstudy", "torch", "transformers", "diffusers", "numpy", "scipy")
 
 @functools.lru_cache
 def versions() -> dict: # name -> version, for those of `PACKAGES` that are installed
