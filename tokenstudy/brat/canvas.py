@@ -9,7 +9,7 @@ __all__ = ['IDENTITY', 'SCENE', 'ATTRIBUTES', 'CONCEPTS', 'RGB', 'INK', 'PAPER',
            'build_tokenizer', 'build_base', 'zero', 'denoiser', 'parts', 'load_base', 'base_folder', 'draw', 'Reader',
            'hits', 'chance', 'Contrast', 'HubSimilarity', 'load_reader', 'load_contrast']
 
-# %% ../../nbs/brat/01_canvas.ipynb #e7b9bc63
+# %% ../../nbs/brat/01_canvas.ipynb #fec9d75c
 import functools
 import importlib
 import math
@@ -28,6 +28,7 @@ from diffusers import (DDIMScheduler, PixArtAlphaPipeline, PixArtTransformer2DMo
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from PIL import Image, ImageDraw, ImageOps
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -267,7 +268,7 @@ def render(
     scene.paste(layer, mask=alpha)
     return scene.resize((size, size), Image.Resampling.BOX)
 
-# %% ../../nbs/brat/01_canvas.ipynb #e7f590e8
+# %% ../../nbs/brat/01_canvas.ipynb #9863e120
 def grid(
     pictures,               # PIL images or tensors [3, H, W] in [0, 1], any number
     columns: int = 8,
@@ -286,7 +287,9 @@ def grid(
 
 def _on_white(im):
     "RGB, on white where it was transparent; 16 bits become 8, which Pillow would clip."
-    if im.mode.startswith("I"): im = Image.fromarray((np.asarray(im).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if im.mode.startswith("I"):
+        values = np.asarray(im).astype(np.int64).clip(0, 65535)
+        im = Image.fromarray((values >> 8 if im.mode != "I" or values.max() > 255 else values).astype(np.uint8))
     if im.mode == "RGB" and "transparency" not in im.info: return im.copy()
     im = im.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
@@ -310,7 +313,7 @@ def as_pixels(
     if not sum(map(len, parts)): raise ValueError("there is no picture")
     for x in parts:
         if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f"pictures are [B, 3, H, W], not {list(x.shape)}")
-        if not x.is_floating_point() or x.min() < -1e-3 or x.max() > 1 + 1e-3: raise ValueError("the values of a picture are floats in [0, 1]")
+        if not x.is_floating_point() or not (x.min() >= -1e-3 and x.max() <= 1 + 1e-3): raise ValueError("the values of a picture are floats in [0, 1]")
     parts = [_resized(x.float(), size) for x in parts]
     if len({x.shape[-2:] for x in parts}) > 1: raise ValueError("the pictures have different sizes; say which one they shall have")
     return 2*torch.cat(parts) - 1
@@ -543,7 +546,7 @@ def parts(
     "The modules of a base that have weights."
     return dict(denoiser=denoiser(pipeline), text_encoder=pipeline.text_encoder, vae=pipeline.vae)
 
-# %% ../../nbs/brat/01_canvas.ipynb #7af8217f
+# %% ../../nbs/brat/01_canvas.ipynb #ef915401
 def load_base(
     name: str,    # "unet" or "transformer"
     device=None   # `core.device()` if None
@@ -577,25 +580,26 @@ def draw(
     seeds=None,                      # B numbers; 0, 1, … if None. A picture depends on its own seed only (up to rounding)
     guidance_scale: float = 3.,
     steps: int = 20,
-    negative_prompt="",              # a text, or B of them
-    batch_size: int = 33,
+    negative_prompt=None,            # a text, or B of them; the pipeline's own way without if None
+    batch_size: int = 32,
     **more                           # for the pipeline's call
 ) -> torch.Tensor:                   # float32 [B, 3, H, W] in [0, 1], on the CPU
     "Generate one picture for each prompt."
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    seeds = [int(s) for s in (range(len(prompts)) if seeds is None else [seeds] if isinstance(seeds, int) else seeds)]
-    avoid = [negative_prompt]*len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
+    seeds = [int(s) for s in (range(len(prompts)) if seeds is None else [seeds] if isinstance(seeds, (int, np.integer)) else seeds)]
+    avoid = [negative_prompt]*len(prompts) if negative_prompt is None or isinstance(negative_prompt, str) else list(negative_prompt)
     if not prompts: raise ValueError("there is no prompt to draw")
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if len(seeds) != len(prompts): raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
     if len(avoid) != len(prompts): raise ValueError(f"{len(prompts)} prompts need one negative prompt or as many, not {len(avoid)}")
-    if isinstance(pipeline.vae, PatchPCA) and isinstance(pipeline, PixArtAlphaPipeline):
+    if isinstance(getattr(pipeline, "vae", None), PatchPCA) and isinstance(pipeline, PixArtAlphaPipeline):
         more = dict(use_resolution_binning=False, clean_caption=False, max_sequence_length=40) | more
     out = []
     for i in range(0, len(prompts), batch_size):
         part = slice(i, i + batch_size)
-        out.append(pipeline(prompts[part], negative_prompt=avoid[part], generator=[torch.Generator().manual_seed(s) for s in seeds[part]],
-            guidance_scale=guidance_scale, num_inference_steps=steps, output_type="pt", **more).images.float().cpu())
+        if negative_prompt is not None: more["negative_prompt"] = avoid[part]
+        out.append(pipeline(prompts[part], generator=[torch.Generator().manual_seed(s) for s in seeds[part]], guidance_scale=guidance_scale,
+            num_inference_steps=steps, output_type="pt", **more).images.float().cpu())
     return torch.cat(out)
 
 # %% ../../nbs/brat/01_canvas.ipynb #ef83c636
@@ -646,7 +650,7 @@ def chance(
     if not names: raise ValueError("name at least one attribute")
     return sum(1/len(ATTRIBUTES[k]) for k in names)/len(names)
 
-# %% ../../nbs/brat/01_canvas.ipynb #12974d38
+# %% ../../nbs/brat/01_canvas.ipynb #b89ffed7
 class Contrast(nn.Module):
     "Embeds pictures of 32 pixels (others are resized) and texts in one space."
     def __init__(self):
@@ -690,9 +694,11 @@ class HubSimilarity:
             self.model = AutoModel.from_pretrained(name).eval().to(self.device)
             self.processor = AutoImageProcessor.from_pretrained(name)
             self.tokenizer = AutoTokenizer.from_pretrained(name) if hasattr(self.model, "get_text_features") else None
-        except (OSError, ValueError) as e:
-            raise core.MissingModelError(f"{name} could not be loaded: it is neither a folder here nor to be had from the hub ({str(e).splitlines()[0]}). "
+        except (OSError, ValueError, SafetensorError) as e:
+            raise core.MissingModelError(f"{name} could not be loaded: it is neither a whole folder here nor to be had from the hub ({(str(e).splitlines() or [type(e).__name__])[0]}). "
                 f"With a network: hf download {name}; without: give a folder made by save_pretrained, or use `load_contrast()`") from e
+        if self.tokenizer and len(self.tokenizer) < self.model.config.text_config.vocab_size//2:
+            raise core.MissingModelError(f"{name} could not be loaded: its tokenizer is missing; copy tokenizer.json from where the model came from")
 
     @torch.no_grad()
     def image(self, pictures):
