@@ -546,7 +546,7 @@ def parts(
     "The modules of a base that have weights."
     return dict(denoiser=denoiser(pipeline), text_encoder=pipeline.text_encoder, vae=pipeline.vae)
 
-# %% ../../nbs/brat/01_canvas.ipynb #ef915401
+# %% ../../nbs/brat/01_canvas.ipynb #88ed3973
 def load_base(
     name: str,    # "unet" or "transformer"
     device=None   # `core.device()` if None
@@ -564,13 +564,13 @@ def load_base(
 def base_folder(
     name: str # "unet" or "transformer"
 ) -> Path:    # a folder for `from_pretrained`, in the cache
-    """An embedded base as diffusers stores pipelines; written once. `from_pretrained` finds its autoencoder once `tokenstudy.brat.canvas`
-    is imported; a PixArt pipeline of this size must be called with `use_resolution_binning=False, max_sequence_length=40`."""
+    """An embedded base as diffusers stores pipelines; written once. In another process, `from_pretrained` finds its autoencoder
+    once `tokenstudy.brat.canvas` is imported; a PixArt pipeline of this size must be called with `use_resolution_binning=False, max_sequence_length=40`."""
     if name not in BASES: raise ValueError(f"there is no base {name!r}; there are: {', '.join(BASES)}")
     digest = core.sha256(core.asset(f"base-{name}.safetensors"))[:16]
     folder = core.cache_dir()/"bases"/f"{name}-{digest}-{core.versions()['tokenstudy']}-{core.versions()['diffusers']}"
+    library = importlib.import_module("tokenstudy.brat.canvas") # classes are found by their module, and a notebook's are in none
     if not folder.is_dir():
-        library = importlib.import_module("tokenstudy.brat.canvas") # a class is stored with its module, which in a notebook is none
         with core.atomic_folder(folder) as partial: library.load_base(name, "cpu").save_pretrained(partial)
     return folder
 
