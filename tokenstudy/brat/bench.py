@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PIPELINES', 'ScriptTrainer', 'sd_shaped', 'pictures', 'contestant', 'memory', 'rows']
 
-# %% ../../nbs/brat/09_bench.ipynb #cb806944
-import multiprocessing
+# %% ../../nbs/brat/09_bench.ipynb #dc0b024a
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -120,7 +121,7 @@ def contestant(
     options = inversion.Options(num_bonus=0, batch_size=batch_size, lr=5e-4)
     return inversion.Trainer(p, files, "<ours>", "creature", options, compile=which == "compiled").__enter__()
 
-# %% ../../nbs/brat/09_bench.ipynb #54fa099c
+# %% ../../nbs/brat/09_bench.ipynb #9b36d205
 def _grown(which, pipeline, folder, steps, threads):
     torch.set_num_threads(threads)
     trainer = contestant(which, pipeline, folder)
@@ -135,8 +136,10 @@ def memory(
 ) -> float | None: # MiB; None where the system does not tell
     "How much memory the first steps need beyond the loaded pipeline."
     if not Path("/proc/self/clear_refs").exists(): return None
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_grown, (which, pipeline, str(folder), steps, torch.get_num_threads()))
+    code = f"from tokenstudy.brat import bench; print('grown', bench._grown({which!r}, {pipeline!r}, {str(folder)!r}, {steps}, {torch.get_num_threads()}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if found := re.search(r"^grown (.*)$", done.stdout, re.MULTILINE): return float(found[1])
+    raise core.TokenStudyError(f"the memory of a step could not be measured: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
 
 def rows(
     pipelines=("unet", "sd"),
