@@ -1,6 +1,7 @@
 "The experiment around inversion: recipe and gate of the bases, scores, paired comparisons, records, bench."
 import json
 import math
+import random
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from tokenstudy import core
 from tokenstudy.brat import bases, bench, canvas, fidelity, inversion
 
-WORDS = dict(plain=1, single=False, joint=1)
+WORDS = dict(plain=1, single=False, joint=1, edits=1)
 
 # ---- the recipe of the bases
 
@@ -67,17 +68,28 @@ def test_brat_gate_was_passed():
 
 # ---- prompts, scores, comparisons
 
-def test_brat_evaluation_prompts_ask_for_every_value_of_a_scene():
-    prompts = fidelity.evaluation_prompts("creature")
-    assert all(canvas.parse(text) == asked for text, asked in prompts)
+@pytest.mark.parametrize("identity", canvas.CONCEPTS)
+def test_brat_evaluation_prompts_ask_for_every_value_of_a_scene_and_edit_every_attribute(identity):
+    prompts = fidelity.evaluation_prompts(identity)
+    assert all(canvas.parse(text) == asked for text, asked in prompts) and all(text.count("{}") == 1 for text, _ in prompts)
     said = {(k, v) for _, asked in prompts for k, v in asked.items()}
     assert said >= {(k, v) for k, vs in canvas.SCENE.items() for v in vs if v != "nothing"}
-    assert fidelity.evaluation_prompts() == fidelity.evaluation_prompts()
+    assert not said & set(identity.items()) and {k for k, _ in said} >= set(canvas.IDENTITY)
+    assert prompts == fidelity.evaluation_prompts(identity)
 
-def test_brat_the_anchor_in_words_says_the_identity_and_the_scene():
-    for identity in canvas.CONCEPTS:
-        for text, asked in fidelity.evaluation_prompts():
-            assert canvas.parse(fidelity.in_words(text, identity)) == identity | asked
+@pytest.mark.parametrize("identity", canvas.CONCEPTS)
+def test_brat_the_anchor_in_words_says_the_identity_and_what_is_asked(identity):
+    spelled = fidelity.evaluation_prompts(identity, words=True)
+    assert [asked for _, asked in spelled] == [asked for _, asked in fidelity.evaluation_prompts(identity)]
+    assert all(canvas.parse(text) == identity | asked for text, asked in spelled)
+
+def test_brat_words_of_no_identity_are_refused():
+    assert len(fidelity.evaluation_prompts()) == 8 + 17 + 8
+    with pytest.raises(ValueError, match="identity"): fidelity.evaluation_prompts(words=True)
+
+def test_brat_templates_of_the_canvas_are_made_of_words_that_the_bases_know():
+    trained = set(" ".join(canvas.caption(canvas.random_creature(rng), rng) for rng in [random.Random(0)] for _ in range(500)).split())
+    assert {w for t in canvas.TEMPLATES for w in t.replace("{}", "").split()} <= trained
 
 class Told:
     def __init__(self, answers): self.answers = answers
@@ -93,7 +105,15 @@ def test_brat_scores_count_right(rows):
         prompts.append(("on the sea", dict(background="sea")))
     s = fidelity.scores([None] * len(rows), prompts, identity, Told(answers))
     assert math.isclose(s["fidelity"], np.mean([f for f, _ in rows])) and math.isclose(s["adherence"], np.mean([o for _, o in rows]))
-    assert s["joint"] is None and s["plain"] is None
+    assert s["joint"] is None and s["plain"] is None and s["edit"] is None and s["scene"] == s["adherence"]
+
+def test_brat_an_edit_is_no_breach_of_fidelity():
+    identity = canvas.CONCEPTS[1]
+    other = next(v for v in canvas.IDENTITY["eyes"] if v != identity["eyes"])
+    found = dict.fromkeys(canvas.ATTRIBUTES, "none") | identity
+    for eyes, edit in ((other, 1), (identity["eyes"], 0)):
+        s = fidelity.scores([None], [("with", dict(eyes=other))], identity, Told([found | dict(eyes=eyes)]))
+        assert (s["fidelity"], s["edit"], s["adherence"], s["scene"], s["by_attribute"]["eyes"]) == (1, edit, edit, None, None)
 
 def record(strategy, concept, seed, value, base="unet"):
     return dict(config=dict(base=base, strategy=strategy, concept=concept, seed=seed), result=dict(fidelity=value))
@@ -143,10 +163,10 @@ def test_brat_a_stored_word_still_draws_what_its_record_says(base):
     pipeline = canvas.load_base(base, "cpu")
     concept = inversion.Concept(fidelity.SUBJECT, inversion.token_names(fidelity.SUBJECT, options), options.join, "tokens",
                                 dict(text_encoder=torch.tensor(r["result"]["rows"])), inversion.backbones.family(pipeline).family, {})
-    asked = fidelity.evaluation_prompts()
+    asked = fidelity.evaluation_prompts(identity, **{k: r["config"][k] for k in ("plain", "single", "joint", "edits")})
     images = fidelity.drawn(pipeline, concept, [t for t, _ in asked], guidance_scale=3., num_inference_steps=r["config"]["num_inference_steps"])
     again = fidelity.scores(images, asked, identity, canvas.load_reader("cpu"))
-    assert abs(again["fidelity"] - r["result"]["fidelity"]) < .02 and abs(again["adherence"] - r["result"]["adherence"]) < .05
+    assert abs(again["fidelity"] - r["result"]["fidelity"]) < .02 and abs(again["adherence"] - r["result"]["adherence"]) < .02
 
 # ---- a learned word leaves the house
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['IDENTITY', 'SCENE', 'ATTRIBUTES', 'CONCEPTS', 'RGB', 'INK', 'PAPER', 'SUN', 'SKIES', 'PHRASES', 'NOUNS', 'OPENINGS',
-           'PICTURE_FILES', 'BASES', 'check_creature', 'held_out', 'random_creature', 'render', 'grid', 'as_picture',
-           'as_pixels', 'phrase', 'caption', 'parse', 'concept_pictures', 'load_pictures', 'PatchPCA', 'vocabulary',
-           'build_tokenizer', 'build_base', 'zero', 'denoiser', 'parts', 'load_base', 'base_folder', 'draw', 'Reader',
-           'hits', 'chance', 'Contrast', 'HubSimilarity', 'load_reader', 'load_contrast']
+           'TEMPLATES', 'PICTURE_FILES', 'BASES', 'check_creature', 'held_out', 'random_creature', 'render', 'grid',
+           'as_picture', 'as_pixels', 'phrase', 'caption', 'parse', 'concept_pictures', 'load_pictures', 'PatchPCA',
+           'vocabulary', 'build_tokenizer', 'build_base', 'zero', 'denoiser', 'parts', 'load_base', 'base_folder',
+           'draw', 'Reader', 'hits', 'chance', 'Contrast', 'HubSimilarity', 'load_reader', 'load_contrast']
 
 # %% ../../nbs/brat/01_canvas.ipynb #fec9d75c
 import functools
@@ -323,7 +323,7 @@ def _resized(x, size):
     how = dict(mode="area") if min(x.shape[-2:]) >= size else dict(mode="bilinear", antialias=True)
     return F.interpolate(x, (size, size), **how)
 
-# %% ../../nbs/brat/01_canvas.ipynb #f53e26b9
+# %% ../../nbs/brat/01_canvas.ipynb #92488d25
 PHRASES = dict(
     top=dict(ears="ears", horns="horns", antennae="antennae", spikes="spikes", feathers="feathers"),
     eyes=dict(one="one eye", two="two eyes", three="three eyes"),
@@ -334,6 +334,8 @@ PHRASES = dict(
     accessory=dict(hat="wearing a hat", scarf="wearing a scarf"),
     style=dict(cartoon="a cartoon of", sticker="a sticker of"))
 NOUNS, OPENINGS = ("creature", "creature", "monster", "animal"), ("a picture of", "a photo of", "an image of", "")
+#: how a sentence about nothing but the subject can begin: the templates that a word of this world is learned in
+TEMPLATES = tuple(f"{opening} a {{}}".strip() for opening in OPENINGS)
 
 def phrase(
     attribute: str, # a key of `ATTRIBUTES`

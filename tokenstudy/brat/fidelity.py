@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'CORE', 'ANCHORS', 'SUBJECT', 'HUB_BASES', 'GIGABYTES', 'SCENES', 'STYLES', 'LONG', 'evaluation_prompts',
-           'similarities', 'scores', 'describe', 'in_words', 'drawn', 'run_unit', 'fresh_copy', 'by_concept', 'paired',
-           'hub_prompts', 'hub_pipeline', 'concept_folders', 'run_hub_unit']
+           'similarities', 'scores', 'drawn', 'run_unit', 'fresh_copy', 'by_concept', 'paired', 'hub_prompts',
+           'hub_pipeline', 'concept_folders', 'run_hub_unit']
 
 # %% ../../nbs/brat/04_fidelity.ipynb #927846ff
 import functools
@@ -19,7 +19,7 @@ import torch
 from .. import core
 from . import bases, canvas, inversion
 
-# %% ../../nbs/brat/04_fidelity.ipynb #74a4a5b6
+# %% ../../nbs/brat/04_fidelity.ipynb #45acda46
 #: name -> arguments of `inversion.invert`
 STRATEGIES = {
     "default": dict(num_bonus=0),
@@ -33,38 +33,42 @@ STRATEGIES = {
     "multi 10": dict(strategy="blocks", blocks=10),
     "multi 50": dict(strategy="blocks", blocks=50),
     "negative": dict(strategy="negative"),
-    "default, fixed norm": dict(num_bonus=0, fixed_norm=True, lr=.005),  # on the sphere a step is an angle, and .02 is 23 degrees
-    "bonus, fixed norm": dict(num_bonus=1, orthogonality=.01, fixed_norm=True, lr=.005),
+    "default, fixed norm": dict(num_bonus=0, fixed_norm=True),
+    "bonus, fixed norm": dict(num_bonus=1, orthogonality=.01, fixed_norm=True),
 }
 #: those that answer the question, which get more seeds than the others
 CORE = ("default", "two, λ=0", "bonus, λ=.01", "bonus, λ=.1", "bonus, λ=1", "default, fixed norm")
 #: prompts without a learned word
 ANCHORS = ("untouched", "words")
 
-# %% ../../nbs/brat/04_fidelity.ipynb #93e3fd56
+# %% ../../nbs/brat/04_fidelity.ipynb #2e1fd5d5
 def evaluation_prompts(
-    subject: str = "{}",  # what stands for the concept
+    identity: dict | None = None, # of the concept, for the edits; without it there are none
     plain: int = 8,       # prompts that ask for nothing
     single: bool = True,  # one prompt for each value of a scene attribute
-    joint: int = 8,       # prompts that ask for a background, a place and an accessory
-    seed: int = 0
-) -> list[tuple[str, dict]]: # (prompt, scene attribute -> value that it asks for)
-    "What a concept is drawn with."
-    rng, out = random.Random(f"{seed} prompts"), []
-    def add(**asked):
-        creature = canvas.random_creature(rng, **asked)
-        out.append((canvas.caption(creature, rng, mention=asked, subject=subject), asked))
-    for _ in range(plain): add()
-    if single:
-        for k, values in canvas.SCENE.items():
-            for v in values:
-                if canvas.phrase(k, v): add(**{k: v})
-    for _ in range(joint):
-        add(background=rng.choice(canvas.SCENE["background"]), place=rng.choice(canvas.SCENE["place"]),
-            accessory=rng.choice(("hat", "scarf")))
+    joint: int = 8,       # prompts that ask for a background, a place, a size and an accessory
+    edits: int = 12,      # prompts that ask for one attribute of the identity to be another
+    seed: int = 0,
+    words: bool = False   # the identity in words, except where an edit asks for another, instead of {}
+) -> list[tuple[str, dict]]: # (prompt with {} for the subject, attribute -> value that it asks for)
+    "What a concept is drawn with. The i-th prompt asks for the same with `words` as without."
+    if words and identity is None: raise ValueError("words need the identity that they spell out")
+    wishes = [{} for _ in range(plain)]
+    if single: wishes += [{k: v} for k, values in canvas.SCENE.items() for v in values if canvas.phrase(k, v)]
+    for i in range(joint):
+        rng = random.Random(f"{seed} joint {i}")
+        wishes.append(dict({k: rng.choice(canvas.SCENE[k]) for k in ("background", "place", "size")}, accessory=rng.choice(("hat", "scarf"))))
+    for i in range(edits if identity else 0):
+        k = list(canvas.IDENTITY)[i % len(canvas.IDENTITY)]
+        wishes.append({k: random.Random(f"{seed} edit {i}").choice([v for v in canvas.IDENTITY[k] if v != identity[k]])})
+    out = []
+    for i, wish in enumerate(wishes):
+        rng = random.Random(f"{seed} prompt {i}")
+        shown = (identity or {}) | wish if words else wish
+        out.append((canvas.caption(canvas.random_creature(rng, **shown), rng, mention=shown, subject=None if words else "{}"), wish))
     return out
 
-# %% ../../nbs/brat/04_fidelity.ipynb #d7f46b78
+# %% ../../nbs/brat/04_fidelity.ipynb #88b98ba0
 def similarities(
     images,        # B pictures
     texts,         # B prompts, with a plain noun in place of the learned word
@@ -85,34 +89,20 @@ def scores(
     identity: dict,
     reader: canvas.Reader
 ) -> dict:
-    """What the reader finds. fidelity: over all pictures; by_attribute: the same for each attribute of the identity;
-    plain: over the pictures whose prompt asked for nothing; adherence: over what was asked; joint: where three things were asked."""
-    found = reader.read(images)
-    faithful = [canvas.hits(f, identity) for f in found]
-    obedient = [(canvas.hits(f, asked), len(asked)) for f, (_, asked) in zip(found, prompts) if asked]
-    mean = lambda values: float(np.mean(values)) if len(values) else None
-    return dict(fidelity=mean(faithful), by_attribute={k: mean([f[k] == v for f in found]) for k, v in identity.items()},
-        plain=mean([h for h, (_, asked) in zip(faithful, prompts) if not asked]),
-        adherence=mean([h for h, _ in obedient]), joint=mean([h for h, n in obedient if n > 1]))
+    """What the reader finds. fidelity: share of the identity's attributes, of those that the prompt does not change; by_attribute: the same
+    for each of them; plain: over the pictures whose prompt asked for nothing; adherence: share of what was asked; of that,
+    scene: where it was of the scene; joint: where several things were asked at once; edit: where it was another identity."""
+    kept = [{k: v for k, v in identity.items() if k not in asked} for _, asked in prompts]
+    found, mean = reader.read(images), lambda values: float(np.mean(values)) if len(values) else None
+    rows = [(f, asked, canvas.hits(f, keep), canvas.hits(f, asked) if asked else None) for f, keep, (_, asked) in zip(found, kept, prompts)]
+    return dict(fidelity=mean([h for _, _, h, _ in rows]),
+        by_attribute={k: mean([f[k] == v for f, asked, _, _ in rows if k not in asked]) for k, v in identity.items()},
+        plain=mean([h for _, asked, h, _ in rows if not asked]), adherence=mean([o for _, asked, _, o in rows if asked]),
+        scene=mean([o for _, asked, _, o in rows if set(asked) & set(canvas.SCENE)]), joint=mean([o for _, asked, _, o in rows if len(asked) > 1]),
+        edit=mean([o for _, asked, _, o in rows if set(asked) & set(canvas.IDENTITY)]))
 
-# %% ../../nbs/brat/04_fidelity.ipynb #4f19f849
+# %% ../../nbs/brat/04_fidelity.ipynb #063f0ae6
 SUBJECT = "<creature>"
-
-def describe(
-    identity: dict
-) -> str:
-    "A held-out kind in the words of the captions, for the anchor `words`."
-    words = [canvas.phrase(k, identity[k]) for k in ("shape", "colour", "pattern")] + ["creature with"]
-    return " ".join(words) + " {}, {} and {}".format(*(canvas.phrase(k, identity[k]) for k in ("top", "eyes", "limbs")))
-
-def in_words(
-    prompt: str,
-    identity: dict
-) -> str: # the prompt with the identity written out
-    "The prompt of the anchor `words`: adjectives before the noun, the rest after it."
-    before = " ".join(canvas.phrase(k, identity[k]) for k in ("shape", "colour", "pattern"))
-    after = "{}, {} and {}".format(*(canvas.phrase(k, identity[k]) for k in ("top", "eyes", "limbs")))
-    return prompt.replace("{}", f"{before} creature with {after}")
 
 def drawn(
     pipeline, concept,    # of `inversion`, or None
@@ -139,6 +129,7 @@ def run_unit(
     steps: int = 150,         # of the optimiser
     lr: float = .02,
     batch_size: int = 4,
+    templates=canvas.TEMPLATES, # as `inversion.invert` takes them
     size: int = 32,
     guidance_scale: float = 3.,
     num_inference_steps: int = 15,
@@ -148,14 +139,15 @@ def run_unit(
     "Learn one concept in one way, draw it, score it."
     reader, contrast = instruments
     sources = canvas.concept_pictures(identity, pictures, seed=1000 + seed, size=size)
-    asked = evaluation_prompts(**prompts)
+    asked = evaluation_prompts(identity, **prompts)
     how, out = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps), {}
     if strategy in ANCHORS:
-        texts = [in_words(t, identity) if strategy == "words" else t.replace("{}", "creature") for t, _ in asked]
+        said = evaluation_prompts(identity, **prompts, words=strategy == "words")
+        texts = [t.replace("{}", "creature") for t, _ in said]
         images = canvas.draw(pipeline, texts, [seed*10**6 + i for i in range(len(texts))], guidance_scale, num_inference_steps)
     else:
         concept = inversion.invert(pipeline, sources, SUBJECT, "creature", seed=seed, progress=False,
-                                   **dict(steps=steps, lr=lr, batch_size=batch_size) | STRATEGIES[strategy])
+                                   **dict(steps=steps, batch_size=batch_size, templates=templates) | STRATEGIES[strategy] | dict(lr=lr))
         images = drawn(fresh_copy(pipeline), concept, [t for t, _ in asked], seed, **how)
         [rows] = concept.embeddings.values()
         history = concept.history
