@@ -215,3 +215,16 @@ def test_brat_bench_rows_have_their_fields(monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the memory")
 def test_brat_bench_memory_is_what_a_step_needs(tmp_path):
     assert 1 < bench.memory("ours", "unet", tmp_path, 1) < 2000
+
+# ---- bases of other sizes
+
+def test_brat_a_base_of_another_size_is_trained_once_and_loaded(tmp_path):
+    how = dict(count=12, reading=1, processes=1, folder=tmp_path, steps=2, early=1, batch=2, device="cpu")
+    file = bases.train_at(48, "transformer", **how)
+    written = file.stat().st_mtime_ns
+    assert bases.train_at(48, "transformer", **how) == file and file.stat().st_mtime_ns == written
+    assert canvas.draw(canvas.load_base("transformer", "cpu", 48, file), "a creature", steps=1).shape == (1, 3, 48, 48)
+    with pytest.raises(ValueError, match="train_at"): canvas.load_base("unet", "cpu", 48)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(core.CorruptFileError, match="delete"): canvas.load_base("transformer", "cpu", 48, file)
+    with pytest.raises(core.CorruptFileError): canvas.load_base("transformer", "cpu", 48, tmp_path/"missing")

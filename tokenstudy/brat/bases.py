@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHASES', 'BUDGET', 'noisy_steps', 'draw_world', 'creature_of', 'pixels_of', 'train_reader', 'accuracy',
-           'train_contrast', 'small_start', 'text_tower', 'encode_texts', 'predict', 'base_loss', 'train_base', 'embed',
-           'gate_prompts', 'gate']
+           'train_contrast', 'small_start', 'text_tower', 'encode_texts', 'predict', 'base_loss', 'train_base',
+           'train_at', 'embed', 'gate_prompts', 'gate']
 
 # %% ../../nbs/brat/03_bases.ipynb #9a161707
 import contextlib
@@ -144,7 +144,7 @@ def small_start(text_encoder):
     for module in text_encoder.modules():
         if isinstance(module, nn.Embedding): nn.init.normal_(module.weight, std=.05 if module.num_embeddings > 200 else .02)
 
-# %% ../../nbs/brat/03_bases.ipynb #9584f11a
+# %% ../../nbs/brat/03_bases.ipynb #d9f75d6a
 def text_tower(contrast: canvas.Contrast) -> dict: # state dict of a `CLIPTextModel`
     "The weights of the contrastive model's text tower, without its projection."
     return {k.removeprefix("text_model."): v.clone() for k, v in contrast.texts.state_dict().items() if not k.startswith("text_projection")}
@@ -178,7 +178,7 @@ def base_loss(
     texts,              # B captions
     generator,          # of the steps and the noise
     phase=PHASES[0],    # where the steps come from
-    teacher=None,       # a `canvas.Reader`, for pictures of 32 pixels
+    teacher=None,       # a `canvas.Reader`; it reads 32 pixels, larger pictures are reduced
     values=None,        # [B, 11]: what is in the pictures; needed with a teacher
     weight: float = .05 # μ
 ) -> torch.Tensor:      # a scalar
@@ -191,11 +191,12 @@ def base_loss(
     loss = F.mse_loss(out, v)
     if teacher is None: return loss
     named = torch.tensor([[k in said for k in canvas.ATTRIBUTES] for said in map(canvas.parse, texts)]).to(t.device) & (t < 800)[:, None]
-    scores = teacher(pipeline.vae.decode(abar.sqrt()*noisy - (1 - abar).sqrt()*out).sample)
+    clean = pipeline.vae.decode(abar.sqrt()*noisy - (1 - abar).sqrt()*out).sample
+    scores = teacher(clean if clean.shape[-1] == 32 else F.interpolate(clean, (32, 32), mode="area"))
     wrong = sum((F.cross_entropy(z, values[:, k], reduction="none")*named[:, k]).sum() for k, z in enumerate(scores))
     return loss + weight*wrong/named.sum().clamp(min=1)
 
-# %% ../../nbs/brat/03_bases.ipynb #600a51ca
+# %% ../../nbs/brat/03_bases.ipynb #89a2a3a1
 def _keep(file, named, average, optimizer, notes):
     state = {f"now.{k}": p.detach() for k, p in named.items()} | {f"mean.{k}": p for k, p in average.items()}
     for i, moments in optimizer.state_dict()["state"].items(): state |= {f"adam.{i}.{k}": v for k, v in moments.items()}
@@ -243,6 +244,7 @@ def train_base(
     pipeline.vae.fit(pixels_of(pictures[:8000]))
     with torch.no_grad(): latents = torch.cat([pipeline.vae.encode(pixels_of(x)).latent_dist.mode().half() for x in pictures.split(2000)])
     pipeline.to(device)
+    if teacher is not None: teacher.to(device)
     trained = {k: m for k, m in canvas.parts(pipeline).items() if k != "vae"}
     named = {f"{k}.{n}": p for k, m in trained.items() for n, p in m.requires_grad_(True).train().named_parameters()}
     average = {k: p.detach().clone() for k, p in named.items()}
@@ -275,11 +277,32 @@ def train_base(
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
-# %% ../../nbs/brat/03_bases.ipynb #85ba63ce
-#: what the embedded bases were trained with
-BUDGET = dict(unet=dict(steps=5600, decay=1600), transformer=dict(steps=5600, decay=1600))
+# %% ../../nbs/brat/03_bases.ipynb #156bb491
+def train_at(
+    size: int,            # pixels of a side
+    name: str,            # "unet" or "transformer"
+    count: int = 60_000,  # pictures
+    reading: int = 700,   # steps of the teacher
+    processes: int = 2,
+    folder=None,          # the cache's if None
+    **options             # for `train_base`
+) -> Path:                # weights, for `canvas.load_base(name, size=size, file=…)`
+    "Train a base of another size, once. An interrupted training goes on from its checkpoint."
+    folder = Path(folder or core.cache_dir()/"bases")
+    file = folder/f"{name}-{size}-{core.config_key('brat/bases', core.current_scale(), dict(options, count=count, reading=reading))}.safetensors"
+    if file.exists(): return file
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures, values = draw_world(count, size=size, processes=processes)
+    small = torch.cat([F.interpolate(x.float(), (32, 32), mode="area").round().byte() for x in pictures.split(2000)])
+    teacher = train_reader(small, values, steps=reading, noise=.25, blur=.3, seed=7, width=20, features=192)
+    base = train_base(name, pictures, values, canvas.load_contrast("cpu"), teacher, checkpoint=file.with_suffix(".checkpoint"), **options)
+    return core.atomic_write(file, save({f"{k}.{n}": v for k, m in canvas.parts(base).items() for n, v in _half(m).items()}))
 
 def _half(module): return {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in module.state_dict().items()}
+
+# %% ../../nbs/brat/03_bases.ipynb #a247d804
+#: what the embedded bases were trained with
+BUDGET = dict(unet=dict(steps=5600, decay=1600), transformer=dict(steps=5600, decay=1600))
 
 def embed(
     file: str,         # name in the assets, such as "base-unet.safetensors"

@@ -548,14 +548,18 @@ def parts(
     "The modules of a base that have weights."
     return dict(denoiser=denoiser(pipeline), text_encoder=pipeline.text_encoder, vae=pipeline.vae)
 
-# %% ../../nbs/brat/01_canvas.ipynb #88ed3973
+# %% ../../nbs/brat/01_canvas.ipynb #e27035ad
 def load_base(
-    name: str,    # "unet" or "transformer"
-    device=None   # `core.device()` if None
+    name: str,     # "unet" or "transformer"
+    device=None,   # `core.device()` if None
+    size: int = 32,
+    file=None      # weights as `bases.train_at` writes them; None for the embedded ones, which are of 32 pixels
 ): # a diffusers pipeline in evaluation mode, float32
-    "An embedded base. `core.CorruptFileError` if its file is damaged."
-    with torch.random.fork_rng(devices=[]): pipeline = build_base(name)
-    weights = load_file(core.asset(f"base-{name}.safetensors"))
+    "A base. `core.CorruptFileError` if its file is damaged."
+    if file is None and size != 32: raise ValueError(f"the embedded bases draw 32 pixels, not {size}; `bases.train_at` makes weights for other sizes")
+    with torch.random.fork_rng(devices=[]): pipeline = build_base(name, size)
+    try: weights = load_file(core.asset(f"base-{name}.safetensors") if file is None else file)
+    except (OSError, SafetensorError) as e: raise core.CorruptFileError(f"the weights {file} cannot be read ({e}); delete the file to make it anew") from e
     for part, module in parts(pipeline).items():
         own = {k.removeprefix(part + "."): v.float() for k, v in weights.items() if k.startswith(part + ".")}
         module.load_state_dict(own)
