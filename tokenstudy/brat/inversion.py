@@ -362,7 +362,7 @@ class Trainer:
                        {slot: rows.detach().float().cpu().clone() for slot, rows in self.rows.items()},
                        self.bb.family, dict(self.settings), list(self.history), list(self.validation))
 
-# %% ../../nbs/brat/02_inversion.ipynb #57c3a80e
+# %% ../../nbs/brat/02_inversion.ipynb #3ca798fd
 def _start_rows(self):
     options, self.rows, self.norms = self.options, {}, {}
     for slot, (_, encoder) in self.bb.encoders.items():
@@ -403,7 +403,7 @@ def _enter(self):
         if self.options.gradient_checkpointing and not denoiser.is_gradient_checkpointing:
             stack.callback(denoiser.disable_gradient_checkpointing)
             denoiser.enable_gradient_checkpointing()
-        self.bb.denoise = torch.compile(denoiser) if self.compile else denoiser
+        self.bb.denoise = torch.compile(denoiser, dynamic=False) if self.compile else denoiser
         parts = [self.bb.encode(p[None].to(self.bb.device))
                  for p in self.pictures[:None if self.options.cache_latents else 1]]
         self.mean = torch.cat([m for m, _ in parts])
