@@ -665,67 +665,6 @@ def test_preference_oracle_and_reweighting():
         with pytest.raises(PreferenceDataError): P.weights_from_scores(bad)
 
 
-# ---- pairs from samples, comparisons
-
-def sampled(problem, answer, correct, response, finished=True):
-    return SimpleNamespace(problem=problem, answer=answer, correct=correct, finished=finished, prompt_ids=[1, 5], response_ids=response)
-
-
-def test_preference_pairs_are_of_the_most_frequent_answers():
-    some = [sampled("a", "7", True, [7, 2]), sampled("a", "3", False, [3, 2]), sampled("a", "4", False, [4, 2]), sampled("a", "4", False, [4, 4, 2]),
-            sampled("b", "1", True, [6, 2]), sampled("c", "1", False, [6, 2]), sampled("c", None, False, [9, 2]), sampled("c", "2", True, [6, 2], False)]
-    seen = set()
-    for seed in range(8):
-        made, counts = P.pairs_from_samples(some, seed)
-        assert made["problem"][:] == ["a"] and made["chosen_ids"][0] == [7, 2]
-        assert counts == dict(problems=3, pairs=1, no_right=1, no_wrong=1, without_answer=1, unfinished=1)
-        seen.add(tuple(made["rejected_ids"][0]))
-        assert list(P.pairs_from_samples(some[:4], seed)[0]["rejected_ids"]) == list(made["rejected_ids"])
-    assert seen == {(4, 2), (4, 4, 2)}
-    with pytest.raises(PreferenceDataError, match="no problem has both"): P.pairs_from_samples(some[4:])
-
-
-def test_preference_comparison_tunes_on_validation_and_resumes(tmp_path, monkeypatch):
-    base, data = toy(), pairs()
-    problems = [[dict(prompt_ids=[1, 4 + i], answer=i % 2) for i in range(k, k + 4)] for k in (0, 5)]
-    attempts, asked = [], []
-    def attempt(entry, base, pairs, problems, grader, lr, beta, seed, samples, max_new_tokens, **training):
-        attempts.append((entry["method"], lr, beta, seed)), asked.append(problems)
-        if len(attempts) == 9: raise KeyboardInterrupt
-        return dict(diverged=False, greedy=[lr*beta]*4, sampled=[0.]*4, curves=[], seconds=0.)
-    monkeypatch.setattr(P, "_attempt", attempt)
-    def go(): return P.compare(base, data, *problems, None, core.Runs("cdpo/t", tmp_path), [.1, .2], [1., 2.], (0, 1),
-                               {k: P.ENTRIES[k] for k in ("SFT", "critical")}, epochs=1)
-    with pytest.raises(KeyboardInterrupt): go()
-    results = go()
-    assert len(attempts) == 2 + 2 + 4 + 2 + 1 and asked.count(problems[0]) == 2 + 4 and len(set(attempts)) < len(attempts)
-    assert [(r["name"], r["lr"], r["beta"], r["edge"]) for r in results] == [("SFT", .2, 1., ["lr"]), ("critical", .2, 2., ["lr", "beta"])]
-    assert np.shape(results[0]["greedy"]) == (2, 4) and go() == results
-    assert [row["method"] for row in P.summary(results, "SFT")] == ["SFT", "critical"] and "minus SFT" in P.summary(results, "SFT")[1]
-    assert P.fingerprint(base.model, data) == P.fingerprint(toy().model, pairs()) != P.fingerprint(toy(1).model, pairs())
-    assert P.fingerprint(pairs()) != P.fingerprint(pairs(seed=1))
-
-
-def test_preference_a_diverged_setting_is_a_result(tmp_path):
-    got = P._attempt(P.ENTRIES["SFT"], toy(), pairs(), [dict(prompt_ids=[1])], lambda p, r: True, math.inf, 1., 0, 0, 4, epochs=1)
-    assert got["diverged"] and got["greedy"] == [0.]
-
-
-@given(st.integers(1, 4), st.integers(2, 30), st.integers(0, 99))
-@settings(max_examples=20)
-def test_preference_intervals_hold_the_mean(seeds, problems, seed):
-    a, b = np.random.default_rng(seed).integers(0, 2, (2, seeds, problems))
-    mean, low, high = P.two_way_interval(a, b, resamples=200)
-    assert low - 1e-9 <= mean <= high + 1e-9 or high - low < .3
-    assert mean == pytest.approx(a.mean() - b.mean()) and P.two_way_interval(a, a[::-1], resamples=50)[0] == pytest.approx(0)
-    with pytest.raises(ValueError, match="same problems"): P.two_way_interval(a, b[:, 1:])
-
-
-def test_preference_bench_contestants_step():
-    "Neither side of the bench row fails."
-    for step in P.step_contest(count=2, hidden=16, layers=1): step()
-
-
 # ---- by name
 
 @pytest.mark.parametrize("method", P.METHODS)
@@ -748,15 +687,6 @@ def test_preference_train_names_what_is_missing():
 def test_preference_weights_matter_where_they_stand():
     same, shuffled = (P.train("critical_dpo", toy(), P.reweighted(pairs(), kind), 1e-2) for kind in ("same", "shuffled"))
     assert not torch.allclose(state(same.lm.model), state(shuffled.lm.model), atol=1e-5)
-
-
-def test_preference_evaluate_counts_right_answers():
-    base, problems = toy(), [dict(prompt_ids=[1, 4 + i], answer=i % 2) for i in range(6)]
-    answers = lms.sample(base, [p["prompt_ids"] for p in problems], 5, 0)
-    by_hand = [float(a.response_ids[0] % 2 == p["answer"]) for a, p in zip(answers, problems)]
-    found = P.evaluate(base, problems, lambda p, ids: ids[0] % 2 == p["answer"], samples=3, max_new_tokens=5)
-    assert found["greedy"] == by_hand and all(s*3 == pytest.approx(round(s*3)) for s in found["sampled"])
-    assert found == P.evaluate(base, problems, lambda p, ids: ids[0] % 2 == p["answer"], samples=3, max_new_tokens=5, batch_size=4)
 
 
 # ---- the README's example

@@ -13,9 +13,9 @@ from . import core
 from .core import CorruptFileError, TokenStudyError
 from .study import checkout, find_studies, run_study
 
-# %% ../nbs/91_cli.ipynb #01abaa89
+# %% ../nbs/91_cli.ipynb #45e88bcd
 BENCHES = {"multidraft": "tokenstudy.multidraft.bench", "decoding": "tokenstudy.multidraft.decoding_bench",
-           "brat": "tokenstudy.brat.bench"}
+           "brat": "tokenstudy.brat.bench", "cdpo": "tokenstudy.cdpo.bench"}
 
 def bench_line(
     row: dict # as from `core.bench_row`

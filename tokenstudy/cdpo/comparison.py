@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ENTRIES', 'evaluate', 'pairs_from_samples', 'fingerprint', 'results_of', 'compare', 'two_way_interval', 'summary',
-           'Task', 'stories', 'distracted', 'lessons', 'distractors', 'few_shot', 'ending_at_empty_line',
-           'word_problems', 'StudyData', 'first_difference', 'study_data', 'large_task', 'aim', 'draw_curves']
+           'Task', 'stories', 'distracted', 'distractors', 'word_problems', 'StudyData', 'first_difference',
+           'study_data', 'large_task', 'aim', 'draw_curves']
 
-# %% ../../nbs/cdpo/03_comparison.ipynb #18ee5331
+# %% ../../nbs/cdpo/03_comparison.ipynb #dfa3b86c
 import dataclasses
 import hashlib
 import json
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from .. import core, lm as lms, reasoning, show
+from .. import core, lm as lms, reasoning, show, teaching
 from . import critical
 from .preference import (
     DivergedError, PreferenceDataError, reweighted, train, weights_from_rollouts, with_reference)
@@ -256,7 +256,7 @@ def stories(
             for n, split in ((problems, "train"), (asked, "tune"), (asked, "test"))]
     return Task(base or reasoning.load_generator(), *made)
 
-# %% ../../nbs/cdpo/03_comparison.ipynb #16a0b048
+# %% ../../nbs/cdpo/03_comparison.ipynb #9046b6fd
 def distracted(
     count: int, split: str = "train", seed: int = 0,
     steps: tuple[int, int] = (3, 5), # fewest and most operations
@@ -276,18 +276,6 @@ def distracted(
                          prompt=" . ".join([first, *rest, "?"]), solution=reasoning.solution_of(problem)))
     return Dataset.from_list(rows)
 
-def lessons(
-    lm: lms.LM, problems # rows with prompt and solution
-) -> list[tuple]: # (prompt_ids, response_ids), end-of-sequence included
-    "Right solutions as samples that `critical.contrast_model` can be trained on."
-    out = []
-    for row in problems:
-        prompt, both = lms.encode(lm, [row["prompt"], row["prompt"] + " " + row["solution"]])
-        if both[:len(prompt)] != prompt:
-            raise PreferenceDataError(f"{row['id']}: the tokens of the prompt change when the solution follows")
-        out.append((prompt, both[len(prompt):] + [min(lms.eos_ids(lm))]))
-    return out
-
 def distractors(
     problems: int = 500, asked: int = 400, seed: int = 0,
     course: int = 500, epochs: int = 2, # solutions that the base learns from, and how often
@@ -295,34 +283,12 @@ def distractors(
 ) -> Task:
     "Stories with foreign statements; the base has seen too few of them."
     base = base or reasoning.load_generator()
-    taught = lessons(base, distracted(course, "train", seed + 1))
-    learned = critical.contrast_model(base, taught, epochs, 1e-3, 32, seed=seed)
+    taught = teaching.lessons(base, distracted(course, "train", seed + 1))
+    learned = teaching.fine_tune(base, taught, epochs, 1e-3, 32, seed=seed)
     made = [distracted(n, split, seed) for n, split in ((problems, "train"), (asked, "tune"), (asked, "test"))]
     return Task(learned, *made)
 
-# %% ../../nbs/cdpo/03_comparison.ipynb #bff747d6
-def few_shot(
-    problems,    # rows with id, prompt, answer
-    shown=(),    # solved problems, rows with prompt and solution, that stand before each
-) -> Dataset: # id, prompt, answer, and solution where there was one
-    "Problems as the continuation of a list of solved ones, an empty line between them."
-    def block(row, solution): return f"Question: {row['prompt'].strip()}\nAnswer:{solution}"
-    before = "".join(block(row, " " + row["solution"].strip()) + "\n\n" for row in shown)
-    return Dataset.from_list([{k: row[k] for k in ("id", "answer", "solution") if k in row}
-                              | dict(prompt=before + block(row, "")) for row in problems])
-
-def ending_at_empty_line(
-    lm: lms.LM
-) -> lms.LM: # its generation config has one more end-of-sequence token
-    "A base model that ends where the next example would begin. ValueError if the tokenizer has no such token."
-    ids = lm.tokenizer.encode("\n\n", add_special_tokens=False)
-    if len(ids) != 1:
-        raise ValueError(f"{lm.name}: an empty line is {len(ids)} tokens, so it cannot end an answer; "
-                         "teach the model solutions that end with its own end-of-sequence token")
-    known = sorted(lms.eos_ids(lm))
-    lm.model.generation_config.eos_token_id = [*known, *(i for i in ids if i not in known)]
-    return lm
-
+# %% ../../nbs/cdpo/03_comparison.ipynb #b213e889
 def word_problems(
     base: lms.LM,
     train, test,       # data sets with id, prompt, answer, solution, such as `reasoning.load_gsm8k`
@@ -336,12 +302,12 @@ def word_problems(
     if len(train) < need + bool(epochs): raise ValueError(f"{len(train)} training problems; {need} are needed")
     part = lambda a, n: [train[i] for i in range(a, a + n)]
     shown = part(problems + validation, shots)
-    if shots: base = ending_at_empty_line(base)
+    if shots: base = teaching.ending_at_empty_line(base)
     if epochs:
-        rest = few_shot(part(need, len(train) - need))
-        base = critical.contrast_model(base, lessons(base, rest), epochs, lr, batch_size)
-    return Task(base, few_shot(part(0, problems), shown), few_shot(part(problems, validation), shown),
-                few_shot([test[i] for i in range(min(asked, len(test)))], shown), reasoning.grade, max_new_tokens)
+        rest = teaching.few_shot(part(need, len(train) - need))
+        base = teaching.fine_tune(base, teaching.lessons(base, rest), epochs, lr, batch_size)
+    return Task(base, teaching.few_shot(part(0, problems), shown), teaching.few_shot(part(problems, validation), shown),
+                teaching.few_shot([test[i] for i in range(min(asked, len(test)))], shown), reasoning.grade, max_new_tokens)
 
 # %% ../../nbs/cdpo/03_comparison.ipynb #baaa592b
 @dataclasses.dataclass

@@ -8,8 +8,7 @@ __all__ = ['SEARCHES', 'SIGNALS', 'wilson', 'Critical', 'critical_token', 'pass_
            'select_positive', 'select_negative', 'contrast_sets', 'contrast_model', 'token_signals', 'pointing',
            'TokenViews', 'token_views']
 
-# %% ../../nbs/cdpo/01_critical.ipynb #a7f1a8d9
-import copy
+# %% ../../nbs/cdpo/01_critical.ipynb #1637d613
 import hashlib
 import html
 import math
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .. import core, lm as lms, show
+from .. import core, lm as lms, show, teaching
 
 # %% ../../nbs/cdpo/01_critical.ipynb #ed86b0c8
 def wilson(
@@ -346,40 +345,16 @@ def contrast_sets(
         negative += [samples[j] for j in others]
     return positive, negative, dict(report)
 
-# %% ../../nbs/cdpo/01_critical.ipynb #2301c3c4
+# %% ../../nbs/cdpo/01_critical.ipynb #5d8ad444
 def contrast_model(
     lm, samples,            # things with prompt_ids and response_ids
     epochs: int = 1, lr: float = 3e-4, batch: int = 16,
     lora: int = 0,          # rank of a LoRA on all linear layers; 0 trains a whole copy
     seed: int = 0
 ): # `tokenstudy.lm.LM`
-    "A copy of a model fine-tuned on samples. ValueError without any."
-    pairs, rng = [_ids(s) for s in samples], np.random.default_rng(seed)
-    if not pairs: raise ValueError("samples: the list is empty; a contrast needs right and wrong ones")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = copy.deepcopy(lm.model).train()
-        if lora:
-            from peft import LoraConfig, get_peft_model
-            model = get_peft_model(model, LoraConfig(r=lora, lora_alpha=2 * lora,
-                                                     target_modules="all-linear"))
-        else: model.requires_grad_(True)
-        weights = [p for p in model.parameters() if p.requires_grad]
-        optimizer, starts = torch.optim.AdamW(weights, lr), range(0, len(pairs), batch)
-        for step in core.progress(range(epochs * len(starts)), desc="contrast model", unit="step"):
-            if step % len(starts) == 0: order = rng.permutation(len(pairs))
-            some = [pairs[i] for i in order[starts[step % len(starts)]:][:batch]]
-            ids, real = lms.pad([p + r for p, r in some], "right", device=lm.model.device)
-            told = real & (torch.arange(ids.shape[1], device=ids.device)
-                           >= torch.tensor([[len(p)] for p, _ in some], device=ids.device))
-            logits = lms.forward(model, ids, real).logits[:, :-1].float()
-            loss = torch.nn.functional.cross_entropy(logits[told[:, 1:]], ids[:, 1:][told[:, 1:]])
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.)
-            optimizer.step()
-    if lora: model = model.merge_and_unload()
-    return lms.LM(model.eval().requires_grad_(False), lm.tokenizer, f"{lm.name} on {len(pairs)} samples")
+    "A copy of a model fine-tuned on samples (`teaching.fine_tune`). ValueError without any."
+    if not samples: raise ValueError("samples: the list is empty; a contrast needs right and wrong ones")
+    return teaching.fine_tune(lm, samples, epochs, lr, batch, lora, seed)
 
 # %% ../../nbs/cdpo/01_critical.ipynb #0a312f10
 SIGNALS = dict(contrast=-1, ratio=-1, positive=-1, probability=-1, entropy=1) # +1: high is suspicious, -1: low is
