@@ -29,7 +29,7 @@ study: $(STAMP)
 	@.venv/bin/tokenstudy study --scale laptop $(ARGS)
 
 test: $(STAMP)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)

@@ -9,7 +9,9 @@ import pytest
 
 # before anything imports numpy, torch or matplotlib, and inherited by every process the tests start
 os.environ.update(TOKENSTUDY_SCALE="smoke", TOKENSTUDY_PROGRESS="off", MPLBACKEND="Agg", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"): os.environ.setdefault(name, "2")
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    if "PYTEST_XDIST_WORKER" in os.environ: os.environ[name] = "1"      # one of several processes on the same cores
+    else: os.environ.setdefault(name, "2")
 for name in ("TOKENSTUDY_HOME", "TOKENSTUDY_SEEDS", "IN_TEST"): os.environ.pop(name, None)
 
 import nbformat

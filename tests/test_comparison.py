@@ -65,10 +65,10 @@ def test_comparison_of_preference_a_diverged_setting_is_a_result(tmp_path):
 @settings(max_examples=20)
 def test_comparison_of_preference_intervals_hold_the_mean(seeds, problems, seed):
     a, b = np.random.default_rng(seed).integers(0, 2, (2, seeds, problems))
-    mean, low, high = C.two_way_interval(a, b, resamples=200)
+    mean, low, high = core.two_way_interval(a, b, resamples=200)
     assert low - 1e-9 <= mean <= high + 1e-9 or high - low < .3
-    assert mean == pytest.approx(a.mean() - b.mean()) and C.two_way_interval(a, a[::-1], resamples=50)[0] == pytest.approx(0)
-    with pytest.raises(ValueError, match="same problems"): C.two_way_interval(a, b[:, 1:])
+    assert mean == pytest.approx(a.mean() - b.mean()) and core.two_way_interval(a, a[::-1], resamples=50)[0] == pytest.approx(0)
+    with pytest.raises(ValueError, match="same questions"): core.two_way_interval(a, b[:, 1:])
 
 
 def test_comparison_of_preference_evaluate_counts_right_answers():

@@ -7,7 +7,7 @@ __all__ = ['SCALES', 'DTYPES', 'PACKAGES', 'TokenStudyError', 'MissingModelError
            'cache_dir', 'current_scale', 'scale', 'runs_dir', 'results_dir', 'seeds', 'seed_everything', 'device',
            'dtype', 'versions', 'git_state', 'device_name', 'provenance', 'Banner', 'banner', 'atomic_write',
            'atomic_folder', 'sha256', 'assets_dir', 'manifest', 'asset', 'add_asset', 'plain', 'config_key',
-           'RecordFile', 'Runs', 'published', 'progress', 'bootstrap_interval', 'race', 'bench_row']
+           'RecordFile', 'Runs', 'published', 'progress', 'bootstrap_interval', 'two_way_interval', 'race', 'bench_row']
 
 # %% ../nbs/00_core.ipynb #f824b373
 import contextlib, copy, datetime, functools, hashlib, importlib.metadata, importlib.resources, importlib.util
@@ -490,6 +490,26 @@ def bootstrap_interval(
     means = np.concatenate([x[rng.integers(len(x), size=(min(block, resamples - i), len(x)))].mean(1) for i in range(0, resamples, block)])
     low, high = np.quantile(means, [(1 - level)/2, (1 + level)/2])
     return float(x.mean()), float(low), float(high)
+
+# %% ../nbs/00_core.ipynb #461f8422
+def two_way_interval(
+    values,      # [S, N]: seeds × questions
+    other=None,  # [S′, N] to be subtracted, the same questions
+    level: float = .95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]: # mean, low, high
+    "The mean, or the difference of means, with a percentile bootstrap interval over seeds and questions."
+    tables = [np.asarray(v, dtype=float) for v in (values, *(() if other is None else (other,)))]
+    if any(t.ndim != 2 or not t.size for t in tables) or len({t.shape[1] for t in tables}) > 1:
+        raise ValueError("values must be seeds × questions, with the same questions in both tables")
+    if not all(np.isfinite(t).all() for t in tables): raise ValueError("values must be finite")
+    rng, n = np.random.default_rng(seed), tables[0].shape[1]
+    def mean(rows): return float(np.subtract(*rows).mean()) if len(rows) == 2 else float(rows[0].mean())
+    means = []
+    for _ in range(resamples):
+        columns = rng.integers(n, size=n)
+        means.append(mean([t[rng.integers(len(t), size=len(t))].mean(0)[columns] for t in tables]))
+    low, high = np.quantile(means, [(1 - level)/2, (1 + level)/2])
+    return mean([t.mean(0) for t in tables]), float(low), float(high)
 
 # %% ../nbs/00_core.ipynb #0db107fd
 def race(
