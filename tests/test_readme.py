@@ -13,10 +13,13 @@ def test_there_are_blocks(): assert len(BLOCKS) >= 2
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_block_runs(number, capsys):
+def test_block_runs(number, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)      # what a block writes must not stay
     if "load_lm" in BLOCKS[number] and lm.lm_status()[0]["state"] in ("missing", "corrupt"): pytest.skip("SmolLM2 is not installed")
     names = {}
     exec(BLOCKS[number], names)
     if "custom_generate" in BLOCKS[number]:
         assert names["decode"].last.block_efficiency > 1
         assert re.search(r"\d\.\d+\s*$", capsys.readouterr().out)
+    if "trainer.train()" in BLOCKS[number]: assert [e["step"] for e in names["trainer"].state.log_history if "train_runtime" in e] == [2]
+    if "step_beam" in BLOCKS[number]: assert len(names["found"]) == 20 and any(r.answer for r in names["found"])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENTRIES', 'evaluate', 'pairs_from_samples', 'fingerprint', 'results_of', 'compare', 'summary', 'Task', 'stories',
            'distracted', 'distractors', 'word_problems', 'StudyData', 'first_difference', 'study_data', 'large_task',
-           'aim', 'draw_curves']
+           'aim', 'first_mistake_kinds', 'draw_curves']
 
 # %% ../../nbs/cdpo/03_comparison.ipynb #dfa3b86c
 import dataclasses
@@ -380,6 +380,24 @@ def aim(
             shares = [w[t]/sum(w) for w, t in zip(pairs[name], pairs["first_mistake"]) if t is not None and sum(w)]
             out[name] = float(np.mean(shares)) if shares else float("nan")
     return out
+
+# %% ../../nbs/cdpo/03_comparison.ipynb #9a01de03
+def first_mistake_kinds(
+    lm: lms.LM, problems,  # rows with prompt and solution
+    samples: int = 4, max_new_tokens: int = 100, seed: int = 0
+) -> dict: # kind → first mistakes in 100 answers
+    "What the sampled answers' first mistakes are."
+    drawn = lms.sample(lm, list(problems["prompt"]), max_new_tokens, num_samples=samples, seed=seed, batch_size=256)
+    found = dict.fromkeys(("plus for another operator", "another operator for plus", "a wrong number", "something else"), 0)
+    for i, answer in enumerate(drawn):
+        right = [*reasoning.words(problems["solution"][i//samples]), "<eos>"]
+        words = lm.tokenizer.convert_ids_to_tokens(answer.response_ids)
+        if (at := first_difference(words, right)) is None: continue
+        given, meant = words[at], right[at] if at < len(right) else ""
+        found["plus for another operator" if given == "+" and meant in "-*" else
+              "another operator for plus" if given in "-*" and meant == "+" else
+              "a wrong number" if given.isdigit() and meant.isdigit() else "something else"] += 1
+    return {k: 100*v/len(drawn) for k, v in found.items()}
 
 # %% ../../nbs/cdpo/03_comparison.ipynb #59ef76db
 def draw_curves(
