@@ -13,9 +13,10 @@ from . import core
 from .core import CorruptFileError, TokenStudyError
 from .study import checkout, find_studies, run_study
 
-# %% ../nbs/91_cli.ipynb #45e88bcd
+# %% ../nbs/91_cli.ipynb #daa25514
 BENCHES = {"multidraft": "tokenstudy.multidraft.bench", "decoding": "tokenstudy.multidraft.decoding_bench",
-           "brat": "tokenstudy.brat.bench", "cdpo": "tokenstudy.cdpo.bench"}
+           "brat": "tokenstudy.brat.bench", "cdpo": "tokenstudy.cdpo.bench",
+           "tvm": "tokenstudy.tvm.bench"}
 
 def bench_line(
     row: dict # as from `core.bench_row`
