@@ -57,3 +57,12 @@ def test_cdpo_a_prompt_that_merges_with_its_solution_is_refused():
     (prompt, response), = teaching.lessons(lm, [dict(id="a", prompt="Question: 1?\nAnswer:", solution="one")])
     assert response[-1] in lms.eos_ids(lm) and lm.tokenizer.decode(prompt + response[:-1]) == "Question: 1?\nAnswer: one"
     with pytest.raises(ValueError, match="b: the tokens of the prompt change"): teaching.lessons(lm, [dict(id="b", prompt="a line\n ", solution=" and more")])
+
+
+def test_cdpo_adapters_are_described_alike_in_every_process():
+    import os
+    import subprocess
+    import sys
+    code = "from peft import LoraConfig; from tokenstudy import teaching; print(teaching.described(LoraConfig(r=2, target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj'])))"
+    said = {subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=os.environ | dict(PYTHONHASHSEED=str(i))).stdout for i in (1, 2, 3)}
+    assert len(said) == 1 and "o_proj" in said.pop()

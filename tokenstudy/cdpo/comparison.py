@@ -79,7 +79,7 @@ def pairs_from_samples(
     if not rows: raise PreferenceDataError(f"no problem has both a right and a wrong answer: {counts}")
     return Dataset.from_list(rows), counts
 
-# %% ../../nbs/cdpo/03_comparison.ipynb #586ea226
+# %% ../../nbs/cdpo/03_comparison.ipynb #e7becbbc
 ENTRIES = {
     "SFT": dict(method="sft"), "DPO": dict(method="dpo"), "RPO": dict(method="rpo"),
     "TDPO2": dict(method="tdpo2"),
@@ -164,7 +164,7 @@ def compare(
     given = {k: v for k, v in training.items() if k not in ("probe", "peft_config")}
     asked = [[dict(p) for p in problems] for problems in (validation, test)]
     key = dict(data=fingerprint(base.model, pairs, *asked),
-               peft=str(training.get("peft_config")), max_new_tokens=max_new_tokens, samples=samples, **given)
+               peft=teaching.described(training.get("peft_config")), max_new_tokens=max_new_tokens, samples=samples, **given)
     ask = dict(base=base, pairs=pairs, grader=grader, samples=samples, max_new_tokens=max_new_tokens)
     plan = {name: [(lr, b) for lr in lrs for b in (betas[:1] if e["method"] == "sft" else betas)]
             for name, e in entries.items()}
@@ -399,7 +399,7 @@ def first_mistake_kinds(
               "a wrong number" if given.isdigit() and meant.isdigit() else "something else"] += 1
     return {k: 100*v/len(drawn) for k, v in found.items()}
 
-# %% ../../nbs/cdpo/03_comparison.ipynb #59ef76db
+# %% ../../nbs/cdpo/03_comparison.ipynb #dbd28c2f
 def draw_curves(
     results: list[dict], # of `compare`, trained with a probe
     names=None           # entries to draw; all if None
@@ -407,10 +407,10 @@ def draw_curves(
     "Mean log-probability of chosen and rejected answers during training, one line for each entry."
     from tokenstudy import show
     fig, axes = show.figure(1, 2, height=3.2, sharex=True)
-    for r in results:
-        if (names is not None and r["name"] not in names) or not r["curves"] or not r["curves"][0]: continue
+    found = {r["name"]: r["curves"][0] for r in results if r["curves"] and r["curves"][0]}
+    for i, name in enumerate(names or found):
         for ax, side in zip(axes, ("chosen", "rejected")):
-            ax.plot(*zip(*[(c["step"], c[side]) for c in r["curves"][0]]), label=r["name"])
+            if name in found: ax.plot(*zip(*[(c["step"], c[side]) for c in found[name]]), label=name, color=f"C{i}")
     for ax, side in zip(axes, ("chosen", "rejected")):
         ax.set(xlabel="step", ylabel="log-probability of an answer, mean", title=side)
     axes[0].legend(fontsize=7)
