@@ -1,5 +1,6 @@
 "Settings of the whole suite (smoke scale, no bars, fixed examples), the scratch copy of the project and the toy checkout that several tests work on."
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,11 @@ settings.load_profile("suite")
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "_proc", "_site", "runs", "build", "dist", "*.egg-info", "__pycache__",
                                   ".pytest_cache", ".hypothesis", ".ipynb_checkpoints")
+
+
+def named(value) -> str:
+    "The name of a case that is the same in every process: what `str` says, without addresses."
+    return re.sub(" at 0x[0-9A-Fa-f]+", "", str(value))
 
 
 def run(*command, cwd: Path, timeout: float = 900, **env) -> subprocess.CompletedProcess:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from scipy.stats import chi2
 from transformers.generation.streamers import BaseStreamer
 
+from conftest import named
 from tokenstudy import lm as lms
 from tokenstudy.multidraft import verification
 from tokenstudy.multidraft.canonical import Scheme, all_branches, draw
@@ -188,7 +189,7 @@ def test_sequence_law_in_a_ragged_batch(family):
     if family in ("llama", "gpt2"): check_engine(target, LMDraft(small, top_k=2), Traversal(), length=3, neighbours=[[1, 1, 2, 0]], K=2, L=2, top_k=2, tolerance=tolerance)
 
 
-@pytest.mark.parametrize("settings", [dict(temperature=.5), dict(temperature=2.0), dict(top_k=1), dict(top_k=2), dict(top_p=.6), dict(temperature=.7, top_k=2, top_p=.8), dict(temperature=0)], ids=str)
+@pytest.mark.parametrize("settings", [dict(temperature=.5), dict(temperature=2.0), dict(top_k=1), dict(top_k=2), dict(top_p=.6), dict(temperature=.7, top_k=2, top_p=.8), dict(temperature=0)], ids=named)
 def test_sequence_law_of_the_warped_target(settings):
     target, small, _ = three()
     for scheme in (Optimal(), Traversal()): check_engine(target, LMDraft(small), scheme, K=2, L=1, **settings)
@@ -635,7 +636,7 @@ def test_decoding_through_generate_samples():
     (dict(output_logits=True, return_dict_in_generate=True), "output_logits"), (dict(output_attentions=True, return_dict_in_generate=True), "output_attentions"),
     (dict(no_repeat_ngram_size=2), "NoRepeatNGram"), (dict(min_new_tokens=2), "MinNewTokens|MinLength"), (dict(bad_words_ids=[[1]]), "NoBadWords|SequenceBias"), (dict(do_sample=True, min_p=.1), "MinP"),
     (dict(do_sample=True, typical_p=.5), "Typical"), (dict(do_sample=True, logits_processor=tf.LogitsProcessorList([tf.TopKLogitsWarper(1)])), "top_k"),
-    (dict(max_new_tokens=1000), "do not fit")], ids=str)
+    (dict(max_new_tokens=1000), "do not fit")], ids=named)
 def test_decoding_through_generate_refuses_what_it_does_not_honour(wrong, message):
     target, draft = tiny("llama", 7, seed=3), Untouched()
     options = dict(dict(max_new_tokens=3, pad_token_id=0), **wrong)
@@ -931,7 +932,7 @@ class Fixed(Untouched):
     (dict(stop="x"), "need a tokenizer"), (dict(stop=[""]), "tokenizer|empty"), (dict(scheme="optimal"), "scheme 'optimal'"), (dict(scheme=Optimal), "scheme"), (dict(drafts=[]), "drafts: the list is empty"),
     (dict(drafts=Fixed(True, 2), K=3), "K = 3, but the drafts given make 2"), (dict(drafts=Fixed(False, 2), scheme=Optimal()), "Optimal is for identical drafts"), (dict(drafts=Fixed(False, 2), scheme=SpecTr()), "SpecTr is for identical"),
     (dict(drafts=Fixed(False, 2), scheme=SpecInfer(replacement=False)), "SpecInfer is for identical"), (dict(scheme=Block(), K=2), "Block verifies one sequence; K = 2"), (dict(scheme=Block()), "K = 4"),
-    (dict(seed=[np.random.default_rng(0)] * 2), "seed"), (dict(seed=[1]), "seed"), (dict(seed=-1), "seed|non-negative")], ids=str)
+    (dict(seed=[np.random.default_rng(0)] * 2), "seed"), (dict(seed=[1]), "seed"), (dict(seed=-1), "seed|non-negative")], ids=named)
 def test_decoding_bad_settings_are_named_before_any_work(change, message):
     options = dict(dict(target=tiny("llama", 7, seed=3), drafts=Untouched(), prompts=[[1, 2]]), **change)
     with pytest.raises(ValueError, match=message): generate_multidraft(**options)

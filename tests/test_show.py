@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from conftest import named
 from tokenstudy import show
 
 EVIL = ["<script>document.title='obeyed'</script>", "</span></div>", "\"><img src=x onerror=\"document.title='obeyed'\">", "' onmouseover='x", "&lt;", "&#60;",
@@ -98,7 +99,7 @@ def test_values_may_be_tensors_and_arrays():
     (lambda: show.token_strip([], [], marker=0), "marker 0"),
     (lambda: show.token_strip("abc", [1, 2, 3], low=4), "above high"),
     (lambda: show.token_strip("a", ["x"]), "could not convert"),
-], ids=str)
+])
 def test_what_does_not_fit_is_refused(make, message):
     with pytest.raises(ValueError, match=message): make()
 
@@ -187,7 +188,7 @@ def test_paper_table_is_kept_with_its_provenance(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("row, message", [
     (dict(paper=1), "no quantity"), (dict(quantity="x"), "no ours"), (ROW | dict(papper=1), "unknown entry 'papper'"), (ROW | dict(low=1), "half an interval"),
-    (ROW | dict(ours=float("nan")), r"rows\[0\]\['ours'\] is nan")], ids=str)
+    (ROW | dict(ours=float("nan")), r"rows\[0\]\['ours'\] is nan")], ids=named)
 def test_bad_rows_are_refused(row, message):
     with pytest.raises(ValueError, match=message): show.against_paper([row])
 

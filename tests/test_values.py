@@ -1,394 +1,438 @@
-"""Value labels and verifiers (tvm): the trie by hand and against slow readings of the definitions, the theorem on gradients, what padding, caches and prompts must not change,
-saved and resumed verifiers, doubtful data; and each check fails when a fault is put in."""
+"Values of tokens: labels by hand and against a slow reference, one gradient for outcomes and values, verifiers under padding and caches, training that survives a kill, doubtful samples, and mutants."
+import copy
 import dataclasses
+import itertools
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from scipy import stats
 
 from tokenstudy import core, lm as lms, reasoning
-from tokenstudy.tvm import values as V
+from tokenstudy.tvm import bench, values
 
-EOS = 31
-PATHS = [("abcd", 1), ("abce", 0), ("abf", 1), ("ag", 0), ("abcd", 1), ("h", 0)] # papers: the example that is worked by hand
-
-
-def path(text, correct, problem="p", finished=True, answer="7"):
-    ids = [ord(c) for c in text] if isinstance(text, str) else list(text)
-    return reasoning.Trajectory(problem, [1, 2], ids, [0.]*len(ids), answer, bool(correct) and finished, finished)
+LETTERS, RIGHT = ["abcd", "abce", "abf", "ag", "abcd", "h"], [1, 0, 1, 0, 1, 0]
+NAN = float("nan")
 
 
-def example(): return [path(*p) for p in PATHS]
+def ids(text): return [ord(c) for c in text]
 
 
-def slowly(paths, kind, ends_of=lambda ids: []):
-    "Labels as the definitions say, one prefix at a time."
+def made(text, correct, finished=True, answer="7", problem="p"):
+    response = ids(text) if isinstance(text, str) else list(text)
+    return reasoning.Trajectory(problem, [1, 2], response, [0.]*len(response), answer, bool(correct), finished)
+
+
+@pytest.fixture(scope="module")
+def toy(): return lms.tiny_lm("llama", vocab=8)
+
+
+def samples(count=24, questions=3, seed=2):
+    "Paths of a tiny model, token 7 at their ends; wrong where a token 3 is."
+    drawn = lms.sample(lms.tiny_lm("llama", vocab=8), [[1, 2 + i//count] for i in range(count*questions)], max_new_tokens=5, seed=seed, temperature=1.5)
+    return [reasoning.Trajectory(f"q{i//count}", list(s.prompt_ids), list(s.response_ids), [0.]*len(s.response_ids), None,
+                                 bool(s.finished and 3 not in s.response_ids), bool(s.finished)) for i, s in enumerate(drawn)]
+
+
+@pytest.fixture(scope="module")
+def paths(): return samples()
+
+
+# labels
+
+def slow(paths, right, kind, steps=None):
+    "Labels as the words say it, quadratic."
     out = []
-    for ids, _ in paths:
+    for path in paths:
         row = []
-        same = [r for other, r in paths if other == ids]
-        outcome = sum(same)/len(same)
-        for k in range(1, len(ids) + 1):
-            through = [r for other, r in paths if other[:k] == ids[:k]]
-            value, last = sum(through)/len(through), k == len(ids)
-            ends = last or k in ends_of(ids)
-            row.append({"tvm": value, "ovm": outcome, "orm": outcome if last else math.nan, "prm_soft": value if ends else math.nan,
-                        "prm_hard": float(value > 0) if ends else math.nan}[kind])
+        for k in range(1, len(path) + 1):
+            through = [y for p, y in zip(paths, right) if p[:k] == path[:k]]
+            same = [y for p, y in zip(paths, right) if p == path]
+            ends = k == len(path) or (k % steps == 0 if isinstance(steps, int) else path[k - 1] in (steps or ()))
+            row.append(dict(tvm=np.mean(through), ovm=np.mean(same), orm=np.mean(same) if k == len(path) else NAN,
+                            prm_soft=np.mean(through) if ends else NAN, prm_hard=float(any(through)) if ends else NAN)[kind])
         out.append(row)
     return out
 
 
-def trie(paths): return reasoning.Trie([ids for ids, _ in paths], [r for _, r in paths])
+def by_trie(paths, right, kind, steps=None):
+    trie = reasoning.Trie(paths, right)
+    return [x.tolist() for x in np.split(values.labels_flat(trie, kind, steps), trie.starts[1:-1])]
 
 
-def flat(rows): return np.array([x for row in rows for x in row], np.float32)
+def same(a, b): return len(a) == len(b) and all(np.allclose(x, y, atol=1e-6, equal_nan=True) and len(x) == len(y) for x, y in zip(a, b))
 
 
-# ---- labels
-
-def test_values_of_the_worked_example():
-    found = dict(zip([t for t, _ in PATHS], V.label_paths(example(), "tvm")))
-    assert found["abcd"] == pytest.approx([3/5, 3/4, 2/3, 1]) and found["abce"] == pytest.approx([3/5, 3/4, 2/3, 0])
-    assert found["abf"] == pytest.approx([3/5, 3/4, 1]) and found["ag"] == pytest.approx([3/5, 0]) and found["h"] == pytest.approx([0])
-    assert reasoning.trie_of(example()).value[0] == 3/6
-    squares = {k: sum(float(((.5 - x)**2).sum()) for x in V.label_paths(example(), k)) for k in ("tvm", "ovm")}
-    assert squares["tvm"] == pytest.approx(1.88333, abs=1e-5) and squares["ovm"] == pytest.approx(4.5) and squares["ovm"] - squares["tvm"] == pytest.approx(2.61667, abs=1e-5)
-
-
-paths_st = st.lists(st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(0, 1)), min_size=1, max_size=12)
+def check_labels(labels):
+    six = [ids(p) for p in LETTERS]
+    tree = dict(a=3/5, ab=3/4, abc=2/3, abcd=1, abce=0, abf=1, ag=0, h=0)
+    assert same(labels(six, RIGHT, "tvm"), [[tree[p[:k]] for k in range(1, len(p) + 1)] for p in LETTERS])
+    assert same(labels(six, RIGHT, "ovm"), [[y]*len(p) for p, y in zip(LETTERS, RIGHT)])
+    assert same(labels(six, RIGHT, "orm"), [[NAN]*(len(p) - 1) + [y] for p, y in zip(LETTERS, RIGHT)])
+    assert same(labels(six, RIGHT, "prm_soft", ids("b")), [[NAN, 3/4, NAN, 1], [NAN, 3/4, NAN, 0], [NAN, 3/4, 1], [NAN, 0], [NAN, 3/4, NAN, 1], [0]])
+    assert same(labels(six, RIGHT, "prm_hard", 2), [[NAN, 1, NAN, 1], [NAN, 1, NAN, 0], [NAN, 1, 1], [NAN, 0], [NAN, 1, NAN, 1], [0]])
+    endings = [ids("ab$"), ids("abc$"), ids("$")]                    # a path that begins another
+    assert [row[-1] for row in labels(endings, [1, 0, 1], "tvm")] == [1, 0, 1]
 
 
-@given(paths_st, st.sampled_from(V.LABELS), st.sampled_from(["token", 2, 3]))
-@settings(max_examples=150)
-def test_values_labels_are_their_definitions(paths, kind, steps):
-    ends_of = (lambda ids: [k for k in range(1, len(ids) + 1) if ids[k - 1] == 1]) if steps == "token" else (lambda ids: range(steps, len(ids) + 1, steps))
-    found = V.labels_flat(trie(paths), kind, {1} if steps == "token" else steps)
-    np.testing.assert_allclose(found, flat(slowly(paths, kind, ends_of)), atol=1e-6)
+def test_values_labels_by_hand(): check_labels(by_trie)
 
 
-@given(paths_st)
+MUTANTS = {
+    "shifted by one": lambda p, y, *how: [[x[0], *x[:-1]] for x in by_trie(p, y, *how)],
+    "end dropped": lambda p, y, *how: [[*x, x[-1]] for x in by_trie([q[:-1] or q for q in p], y, *how)],
+    "copies removed before counting": lambda p, y, *how: (lambda once: [dict(zip(once, by_trie([list(q) for q in once], list(once.values()), *how)))[tuple(q)]
+                                                                        for q in p])(dict(zip(map(tuple, p), y))),
+    "outcomes for values": lambda p, y, kind, *how: by_trie(p, y, "ovm" if kind == "tvm" else kind, *how),
+    "the path itself not counted": lambda p, y, kind, *how: by_trie(p, [1 - x for x in y], kind, *how)}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_values_label_mutants_are_caught(mutant):
+    with pytest.raises(AssertionError): check_labels(MUTANTS[mutant])
+
+
+some_paths = st.lists(st.tuples(st.lists(st.integers(0, 2), max_size=5), st.integers(0, 1)), min_size=1, max_size=9)
+
+
 @settings(max_examples=60)
-def test_values_identities(paths):
-    "Root = accuracy; a node = the mean of its children and endings; one path a problem: value = outcome; the order of paths changes nothing."
-    t = trie(paths)
-    assert t.value[0] == pytest.approx(np.mean([r for _, r in paths]))
-    ending, right = np.bincount(t.leaf, minlength=len(t)), np.bincount(t.leaf, t.labels, len(t))
-    for node in range(len(t)):
-        below = t.children(node)
-        assert t.value[node]*t.count[node] == pytest.approx((t.value[below]*t.count[below]).sum() + right[node])
-        assert t.count[node] == t.count[below].sum() + ending[node]
-    for p in paths: np.testing.assert_array_equal(V.labels_flat(trie([p]), "tvm"), V.labels_flat(trie([p]), "ovm"))
-    turned = V.labels_flat(trie(paths[::-1]), "tvm")
-    forward = np.split(V.labels_flat(t, "tvm"), t.starts[1:-1])
-    np.testing.assert_allclose(turned, np.concatenate(forward[::-1]), atol=1e-7)
+@given(some_paths, st.sampled_from([1, 2, 3, (0,), (1, 2)]))
+def test_values_labels_are_the_slow_reference(pairs, steps):
+    paths, right = zip(*pairs)
+    for kind in values.LABELS: assert same(by_trie(paths, right, kind, steps), slow(paths, right, kind, steps))
 
 
-def shifted(trie, kind, steps=None): return np.roll(V.labels_flat(trie, kind, steps), 1)
-def without_copies(trie, kind, steps=None):
-    first, _ = trie.unique()
-    small = reasoning.Trie([trie.tokens(trie.leaf[i]) for i in first], [trie.labels[i] for i in first])
-    return np.concatenate([small.value[[small.find(trie.tokens(n)) for n in trie.nodes(i)]] for i in range(len(trie.leaf))])
-def without_last(trie, kind, steps=None):
-    out = V.labels_flat(trie, kind, steps).copy()
-    out[trie.starts[1:] - 1] = np.nan
-    return out
-def outcomes(trie, kind, steps=None): return V.labels_flat(trie, "ovm")
+@settings(max_examples=40)
+@given(some_paths, st.randoms(use_true_random=False))
+def test_values_identities_on_random_tries(pairs, random):
+    paths, right = [list(p) + [9] for p, _ in pairs], [y for _, y in pairs]
+    trie = reasoning.Trie(paths, right)
+    assert np.isclose(trie.value[0], np.mean(right))
+    for u in range(len(trie)):
+        below = trie.children(u)
+        ending = trie.leaf == u
+        assert np.isclose(trie.right[u], (trie.count*trie.value)[below].sum() + trie.labels[ending].sum())
+    order = list(range(len(paths)))
+    random.shuffle(order)
+    for kind in values.LABELS:
+        moved = by_trie([paths[i] for i in order], [right[i] for i in order], kind, 2)
+        assert same([by_trie(paths, right, kind, 2)[i] for i in order], moved)
+    for p, y in zip(paths, right): assert by_trie([p], [y], "tvm") == by_trie([p], [y], "ovm")          # N_tr = 1
 
 
-@pytest.mark.parametrize("fault", (shifted, without_copies, without_last, outcomes), ids=lambda f: f.__name__)
-def test_values_faults_of_labels_are_caught(fault):
-    paths = [([ord(c) for c in t], r) for t, r in PATHS]
-    with pytest.raises(AssertionError): np.testing.assert_allclose(fault(trie(paths), "tvm"), flat(slowly(paths, "tvm")), atol=1e-6)
+def test_values_of_a_constant_predictor():
+    six = [ids(p) for p in LETTERS]
+    tvm, ovm = (sum(((.5 - np.array(x))**2).sum() for x in by_trie(six, RIGHT, k)) for k in ("tvm", "ovm"))
+    assert tvm == pytest.approx(1.88333, abs=1e-5) and ovm == pytest.approx(4.5) and ovm - tvm == pytest.approx(2.61667, abs=1e-5)
 
 
-def test_values_estimate_converges_on_a_known_chain():
-    "A walk with three states of known success: the error of V̂ falls as 1/√n."
-    def truth(k): return .3 + .2*(k % 3)
-    rng, errors = np.random.default_rng(0), []
-    for n in (100, 10_000):
-        starts = rng.integers(0, 3, n)
-        paths = [([int(s)], int(rng.random() < truth(s))) for s in starts]
-        t = trie(paths)
-        errors.append(max(abs(t.value[t.find([s])] - truth(s)) for s in range(3)))
-    assert errors[1] < .03 and errors[1] < errors[0]
+def test_values_converge_on_a_markov_policy():
+    "Tokens 0 … 2, three of them, a right path has an even sum: exact values by enumeration, error falls like 1/√n."
+    law = np.array([[.6, .3, .1], [.2, .5, .3], [.3, .3, .4]])
+    chance = {p: (np.array([.5, .3, .2])[p[0]]*law[p[0], p[1]]*law[p[1], p[2]]) for p in itertools.product(range(3), repeat=3)}
+    def exact(u):
+        through = {p: c for p, c in chance.items() if p[:len(u)] == u}
+        return sum(c for p, c in through.items() if sum(p) % 2 == 0)/sum(through.values())
+    every, laws = list(chance), np.array(list(chance.values()))
+    def error(n, seed):
+        drawn = [every[i] for i in np.random.default_rng(seed).choice(len(every), n, p=laws)]
+        trie = reasoning.Trie(drawn, [sum(p) % 2 == 0 for p in drawn])
+        return np.mean([(trie.value[trie.find(u)] - exact(u))**2 for u in ((), (0,), (1,), (0, 0), (1, 1)) if trie.find(u) >= 0])
+    few, many = (np.sqrt(np.mean([error(n, seed) for seed in range(20)])) for n in (100, 10_000))
+    assert 6 < few/many < 16 and many < .02
 
 
-def test_values_doubtful_paths_are_counted_and_said():
-    some = [path("abz", 1), path("ab", 0, finished=False), path("", 0, answer=None), path("abz", 0), path("azb", 1)]
-    ends = {ord("z")}
-    with pytest.warns(UserWarning, match="other label"): labels = V.label_paths(some, "tvm", ends=ends)
-    assert labels[0][-1] == labels[3][-1] == .5 and len(labels[2]) == 0 and math.isnan(labels[4][-1])
-    _, counts = V.problem_trie(some, ends)
-    assert (counts["paths"], counts["truncated"], counts["empty"], counts["no_answer"], counts["behind_eos"], counts["mixed"]) == (5, 1, 1, 1, 1, 2)
-    with pytest.raises(V.ValueDataError, match="one problem"): V.problem_trie([path("a", 1), path("a", 1, "q")])
-    with pytest.raises(ValueError, match="tvm"): V.label_paths(example(), "value")
-    with pytest.raises(ValueError): V.label_paths(example(), "prm_soft")
+def test_values_labels_are_made_in_a_process_of_their_own():
+    told = bench.labels_scaling(10_000)
+    assert told["tokens"] == 10_000 and told["seconds"] > 0 and told["bytes"] > 10**7
+    with pytest.raises(core.TokenStudyError, match="labels of -100 tokens"): bench.labels_scaling(-100)
 
 
-def test_values_eos_keeps_a_short_path_apart():
-    "A path that is the beginning of another ends in a value of its own."
-    labels = V.label_paths([path("abz", 1), path("abcz", 0)], "tvm", ends={ord("z")})
-    assert labels[0][-1] == 1 and labels[1][-1] == 0 and labels[0][1] == labels[1][1] == .5
+# doubtful samples
+
+def test_values_review_counts_and_mends():
+    end = {ord("z")}
+    given = [made("abz", 1), made("acz", 0), made("ab", 0, finished=False), made("", 0, answer=None), made("acz", 0), made("azb", 1)]
+    with pytest.warns(UserWarning, match="1 go on behind an end-of-sequence"): labels = values.label_paths(given, "tvm", ends=end)
+    counts = values.problem_trie(given, end)[1]
+    assert [counts[k] for k in ("paths", "right", "empty", "truncated", "behind_eos", "no_answer", "repeated", "mixed")] == [6, 2, 1, 1, 1, 1, 1, 0]
+    assert same(labels, [[2/5, 1/2, 1], [2/5, 0, 0], [2/5, 1/2], [], [2/5, 0, 0], [2/5, 1, NAN]])
+    with pytest.warns(UserWarning, match="cut off and count as wrong"):
+        assert values.label_paths([made("ab", 1)], "tvm", ends=end)[0].tolist() == [0, 0]
+    with pytest.warns(UserWarning, match="their label is the mean"):
+        assert same(values.label_paths([made("az", 1), made("az", 0), made("az", 0)], "ovm"), [[1/3]*2]*3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values.label_paths(given[:5], "tvm", ends=end)
+    with pytest.raises(values.ValueDataError, match="one problem"): values.problem_trie([made("a", 1), made("a", 1, problem="q")])
 
 
-def test_values_rollout_labels():
-    lm = lms.tiny_lm("llama", vocab=8)
-    some = [reasoning.Trajectory(f"t{i}", s.prompt_ids, s.response_ids, [0.]*len(s.response_ids), None, s.finished and 3 not in s.response_ids, s.finished)
-            for i, s in enumerate(lms.sample(lm, [[1, 2]]*4, max_new_tokens=6, seed=1, temperature=1.5))]
-    soft, hard = (V.prm_rollouts(lm, some, lambda ids: 3 not in ids, 2, n=8, hard=h, max_total=6, temperature=1.5) for h in (False, True))
-    for t, a, b in zip(some, soft, hard):
-        assert a[-1] == b[-1] == float(t.correct) and all((x > 0) == y for x, y in zip(a, b) if x == x)
-        assert [k for k, x in enumerate(a) if x == x] == sorted({*range(1, len(a), 2), len(a) - 1})
+def test_values_bad_kinds_and_data_are_named():
+    few = [made("abz", 1), made("acz", 0)]
+    for call, message in ((lambda: values.label_paths(few, "prm"), "must be one of tvm"), (lambda: values.label_paths(few, "prm_hard"), "give `steps`"),
+                          (lambda: values.label_paths(few, "prm_hard", 0), "must be ≥ 1"),
+                          (lambda: values.value_data(few, "prm_soft", steps=[9]), "tokenises differently"),
+                          (lambda: values.value_data([made("", 0)], "tvm"), "only empty ones"),
+                          (lambda: values.value_data(few, [[0, 0, 1.5], [0, 0, 0]]), "outside"),
+                          (lambda: values.value_data(few, [[0, 0], [0, 0, 0]]), "path 0 has 3 tokens"),
+                          (lambda: values.value_data(few, [[NAN]*3]*2), "no token has a label"),
+                          (lambda: values.value_data(few, "ovm", prior=(1, 1)), "have counts"),
+                          (lambda: values.beta_posterior([3], [2]), "between 0 and count")):
+        with pytest.raises(ValueError, match=message): call()
 
 
-def test_values_posterior():
-    mean, low, high, weight = V.beta_posterior([0, 1, 2], [0, 2, 2])
-    assert mean == pytest.approx([.5, .5, .75]) and weight == pytest.approx([0, .5, .5]) and (low < mean).all() and (mean < high).all()
-    with pytest.raises(ValueError, match="between 0 and count"): V.beta_posterior([3], [2])
-
-
-# ---- the verifier
-
-def small(seed=0): return V.TokenValueModel.from_causal_lm(lms.tiny_lm(seed=seed))
-
-
-def several(n=12, seed=0, problems=3):
-    rng, out = np.random.default_rng(seed), []
-    for i in range(n):
-        body = rng.integers(0, 3, rng.integers(1, 5)).tolist()
-        out.append(path([*body, EOS], rng.random() < .5, f"p{i % problems}"))
-    seen = {}
-    return [dataclasses.replace(t, correct=seen.setdefault((t.problem, tuple(t.response_ids)), t.correct)) for t in out]  # equal tokens, equal outcome
-
-
-@pytest.mark.parametrize("kind", ("mse", "bce"))
-def test_values_theorem_outcomes_and_values_have_the_same_gradient(kind):
-    "Full batch: the gradients agree; the losses differ by a constant."
-    model, some = small().requires_grad_(True), several(30, problems=2)
-    grads, losses = {}, {}
-    for label in ("tvm", "ovm"):
-        data = V.value_data(some, label, ends={EOS}, unique=False)
-        batch = V.tensors(data, np.arange(len(data)))
-        model.zero_grad()
-        total, weight = V.step_losses(model, batch, kind, 0.)[0], V.denominators(data, range(len(data)))[0]
-        (total/weight).backward()
-        grads[label] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        losses[label] = float(total.detach())
-    assert torch.dist(grads["tvm"], grads["ovm"]) < 1e-5*grads["ovm"].norm() and grads["ovm"].norm() > 1e-3
-    if kind == "mse":
-        spread = sum(float((v*(1 - v)).sum()) for x in [V.label_paths([t for t in some if t.problem == p], "tvm", ends={EOS}) for p in ("p0", "p1")] for v in x)
-        assert losses["ovm"] - losses["tvm"] == pytest.approx(spread, rel=1e-4)
-    data = V.value_data(some[:7], "ovm", ends={EOS}, unique=False)                  # a part of the paths: no longer the same
-    part = [V.value_data(some, k, ends={EOS}, unique=False) for k in ("tvm", "ovm")]
-    halves = []
-    for d in part:
-        model.zero_grad()
-        V.step_losses(model, V.tensors(d, np.arange(7)), kind, 0.)[0].backward()
-        halves.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-    assert torch.dist(*halves) > 1e-2*halves[1].norm()
-
-
-def test_values_unique_paths_with_weights_are_the_whole():
-    model, some = small().requires_grad_(True), several(40, problems=2)
-    found = []
-    for unique in (True, False):
-        data = V.value_data(some, "tvm", ends={EOS}, unique=unique)
-        model.zero_grad()
-        (V.step_losses(model, V.tensors(data, np.arange(len(data))), "mse", .1)[0]/V.denominators(data, range(len(data)))[0]).backward()
-        found.append((len(data), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
-    assert found[0][0] < found[1][0] == 40 and torch.allclose(found[0][1], found[1][1], atol=1e-6)
-
-
-def test_values_padding_batching_and_later_tokens_change_nothing():
-    model, some = small(), several()
-    alone = [V.score_paths(model, [t])[0] for t in some]
-    for a, b in zip(alone, V.score_paths(model, some, 5)): np.testing.assert_allclose(a, b, atol=1e-5)
-    ids = torch.tensor([[1, 2, *some[0].response_ids]])
-    left = torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], 1)
-    mask = torch.tensor([[0, 0, 0] + [1]*ids.shape[1]])
-    torch.testing.assert_close(model(left, attention_mask=mask).values[:, 3:], model(ids).values, atol=1e-5, rtol=0)
-    longer = torch.cat([ids, ids], 1)
-    torch.testing.assert_close(model(longer).values[:, :ids.shape[1]], model(ids).values, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("family", ("llama", "qwen", "gpt2", "opt"))
-def test_values_cache_increments_are_the_whole(family):
-    model, ids = V.TokenValueModel.from_causal_lm(lms.tiny_lm(family)), torch.tensor([[1, 4, 2, 8, 5, 7]])
-    whole, past, parts = model(ids).values, None, []
-    for piece in ids.split(2, 1):
-        out = model(piece, past_key_values=past, use_cache=True, attention_mask=torch.ones(1, sum(x.shape[1] for x in parts) + 2, dtype=torch.long))
-        past = out.past_key_values
-        parts.append(out.values)
-    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-4, rtol=0)
-
-
-def test_values_prompt_and_padding_get_no_gradient():
-    data = V.value_data(several(), "tvm", ends={EOS})
-    batch = V.tensors(data, np.arange(len(data)))
-    logits = torch.zeros(batch["labels"].shape, requires_grad=True)
-    V.value_loss(logits, batch["labels"], batch["weights"])[0].backward()
-    for i in range(len(data)):
-        lead, end = data.lead[i], len(data.ids[i])
-        assert not logits.grad[i, :lead].any() and not logits.grad[i, end:].any() and not batch["responses"][i, :lead].any()
-    prompted = batch["labels"].clone()
-    prompted[:, 0] = 1.                                     # the fault: a label on the prompt
-    other = torch.zeros_like(logits, requires_grad=True)
-    V.value_loss(other, prompted, torch.ones_like(prompted))[0].backward()
-    assert other.grad[:, 0].any()
-
-
-def test_values_loss_is_the_weighted_mean_of_labelled_tokens():
-    logits, labels = torch.tensor([[0., 2., -1.]]), torch.tensor([[1., math.nan, .25]])
-    w = torch.tensor([[2., 5., 1.]])
-    total, weight = V.value_loss(logits, labels, w)
-    p = logits.sigmoid()
-    assert float(total) == pytest.approx(float(2*(p[0, 0] - 1)**2 + (p[0, 2] - .25)**2)) and float(weight) == 3
-    bce, _ = V.value_loss(logits, labels, w, "bce")
-    assert float(bce) == pytest.approx(float(-2*p[0, 0].log() - .25*p[0, 2].log() - .75*(1 - p[0, 2]).log()), rel=1e-5)
-    with pytest.raises(ValueError, match="mse or bce"): V.value_loss(logits, labels, w, "mae")
-
-
-SAVED = """
-import sys, json, torch
-torch.set_num_threads(1)
-from transformers import AutoModel
-from tokenstudy.tvm import values
-model = values.TokenValueModel.from_pretrained(sys.argv[1])
-again = AutoModel.from_pretrained(sys.argv[1])
-paths = json.loads(sys.argv[2])
-print(json.dumps([[x.tolist() for x in values.score_paths(m, paths)] for m in (model, again)]))
-"""
-
-
-def test_values_saved_verifier_scores_the_same_in_a_fresh_process(tmp_path):
-    model, paths = small(), [[[1, 2], [3, 4, EOS]], [[1], [5, EOS]]]
-    model.save_pretrained(tmp_path/"v")
-    assert {p.suffix for p in (tmp_path/"v").iterdir()} == {".json", ".safetensors"}
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", SAVED, str(tmp_path/"v"), json.dumps(paths)], capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    for found in json.loads(ran.stdout.splitlines()[-1]):
-        for a, b in zip(found, V.score_paths(model, paths)): np.testing.assert_allclose(a, b, atol=1e-6)
-
-
-# ---- training
-
-def weights(run): return torch.cat([p.flatten() for p in run.model.parameters()])
-
-
-@pytest.mark.parametrize("kind", V.LABELS)
-def test_values_every_kind_trains(kind):
-    base = lms.tiny_lm()
-    before = torch.cat([p.flatten() for p in base.model.parameters()]).clone()
-    run = V.train_verifier(base, several(), kind, steps={1}, epochs=2, batch_size=6)
-    assert torch.equal(before, torch.cat([p.flatten() for p in base.model.parameters()])), "the base was changed"
-    assert [e["epoch"] for e in run.log] == [1, 2] and all(math.isfinite(e["loss"]) for e in run.log) and run.tokens > 0
-    assert torch.equal(weights(run), weights(V.train_verifier(base, several(), kind, steps={1}, epochs=2, batch_size=6)))
-
-
-def test_values_training_learns_and_reports():
-    some = [path([*([1] if i % 2 else [0]), 2, EOS], i % 2, f"p{i // 4}") for i in range(24)]
-    run = V.train_verifier(lms.tiny_lm(), some, "tvm", epochs=30, lr=1e-2, batch_size=24, eval_data=some[:8])
-    assert run.log[-1]["loss"] < .05 < run.log[0]["loss"] and run.log[-1]["eval_auc"] == 1 and run.log[-1]["eval_brier"] < .05
-    good, bad = (V.score_paths(run.model, [([1, 2], [x, 2, EOS])])[0] for x in (1, 0))
-    assert (good > .7).all() and (bad < .3).all()
-
-
-@pytest.mark.parametrize("composition", V.COMPOSITIONS)
-def test_values_micro_batches_change_nothing(composition):
-    a, b = (V.train_verifier(lms.tiny_lm(), several(), "tvm", epochs=2, batch_size=6, micro_tokens=m, composition=composition) for m in (10**6, 12))
-    torch.testing.assert_close(weights(a), weights(b), atol=2e-5, rtol=0)
-
-
-def test_values_lora_trains_and_merges():
-    from peft import LoraConfig
-    run = V.train_verifier(lms.tiny_lm(), several(), "tvm", epochs=1, batch_size=6, peft_config=LoraConfig(r=2, target_modules="all-linear"))
-    assert not any("lora" in k for k, _ in run.model.named_parameters()) and math.isfinite(run.log[0]["loss"])
-
-
-KILLED = """
-import os, signal, sys
-import torch; torch.set_num_threads(1)
-sys.path.insert(0, {tests!r})
-from tokenstudy.tvm import values as V
-from test_values import go_on
-seen, real = [], V._step
-def step(*a, **k):
-    seen.append(1)
-    if len(seen) == 4: os.kill(os.getpid(), signal.SIGKILL)
-    return real(*a, **k)
-V._step = step
-go_on({out!r})
-"""
-
-
-def go_on(out): return V.train_verifier(lms.tiny_lm(), several(), "tvm", epochs=3, batch_size=6, output_dir=out, resume=True, save_every=0.)
-
-
-def test_values_killed_training_goes_on_to_the_same_end(tmp_path):
-    out = str(tmp_path/"killed")
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED.format(tests=str(Path(__file__).parent), out=out)], capture_output=True, text=True, timeout=300)
-    assert ran.returncode == -signal.SIGKILL, ran.stderr[-2000:]
-    assert (tmp_path/"killed"/"checkpoint.safetensors").exists() and not (tmp_path/"killed"/"model").exists()
-    straight, resumed = go_on(str(tmp_path/"straight")), go_on(out)
-    assert torch.equal(weights(straight), weights(resumed)) and straight.log == resumed.log
-    again = go_on(out)                                        # finished: loaded, not trained
-    assert torch.equal(weights(again), weights(resumed))
-    with pytest.raises(ValueError, match="other settings"): V.train_verifier(lms.tiny_lm(), several(), "ovm", epochs=3, batch_size=6, output_dir=out, resume=True)
-
-
-def test_values_damaged_checkpoint_is_named(tmp_path):
-    (tmp_path/"x").mkdir()
-    (tmp_path/"x"/"checkpoint.safetensors").write_bytes(b"no")
-    with pytest.raises(core.CorruptFileError, match="checkpoint"): go_on(str(tmp_path/"x"))
-
-
-@pytest.mark.parametrize("kw, error, match", [
-    (dict(lr=-1.), ValueError, "lr"), (dict(loss="mae"), ValueError, "mse or bce"), (dict(composition="mixed"), ValueError, "composition"),
-    (dict(resume=True), ValueError, "output_dir"), (dict(prior=(1., 1.), kind="ovm"), ValueError, "prior")])
-def test_values_wrong_settings_are_named(kw, error, match):
-    with pytest.raises(error, match=match): V.train_verifier(lms.tiny_lm(), several(), **{"kind": "tvm", **kw})
-
-
-def test_values_wrong_data_is_named():
-    with pytest.raises(V.ValueDataError, match="nothing|no tokens"): V.value_data([], "tvm")
-    with pytest.raises(V.ValueDataError, match="no step ends"): V.value_data(several(), "prm_soft", steps={29})
-    with pytest.raises(V.ValueDataError, match="labels of 1"): V.value_data(several(), [[.5]])
-    with pytest.raises(V.ValueDataError, match="outside"): V.value_data([path([1, EOS], 1)], [[.5, 2.]])
-    with pytest.raises(V.ValueDataError, match="longer than"): V.train_verifier(lms.tiny_lm(), [path([1]*200 + [EOS], 1)], "tvm")
-
-
-@pytest.mark.parametrize("poison, message", [("nan", "NaN"), ("answer", "answer|samples"), ("half", None)])
-def test_values_poisoned_file_is_named_and_loses_nothing(tmp_path, poison, message):
+def test_values_from_a_poisoned_file(tmp_path):
     file = reasoning.TrajectoryFile(tmp_path/"t.jsonl")
-    for p in ("p0", "p1"): file.append([t for t in several() if t.problem == p])
-    lines = (tmp_path/"t.jsonl").read_text().splitlines(keepends=True)
-    if poison == "nan": lines[2] = lines[2].replace("[0.0", "[NaN", 1)
-    if poison == "answer": lines[2] = lines[2].replace('"samples"', '"sample"')
-    if poison == "half": lines[2] = lines[2][:40]
-    (tmp_path/"t.jsonl").write_text("".join(lines))
-    if message:
-        with pytest.raises(core.CorruptFileError, match="line 3"): V.value_data(list(reasoning.TrajectoryFile(tmp_path/"t.jsonl")), "tvm")
-        assert (tmp_path/"t.jsonl").read_text() == "".join(lines)
-    else:
-        with pytest.warns(UserWarning, match="half-written"): found = list(reasoning.TrajectoryFile(tmp_path/"t.jsonl"))
-        assert {t.problem for t in found} == {"p0"} and len(V.value_data(found, "tvm", ends={EOS})) > 0
+    file.append([made("abz", 1), made("acz", 0, answer=None)], [made("az", 1, problem="q")])
+    whole = (tmp_path/"t.jsonl").read_bytes()
+    before = values.value_data(file, "tvm")
+    (tmp_path/"t.jsonl").write_bytes(whole + whole[-40:-20])
+    with pytest.warns(UserWarning, match="half-written"): again = values.value_data(reasoning.TrajectoryFile(tmp_path/"t.jsonl"), "tvm")
+    assert len(before) == 3 and all((a == b).all() for a, b in zip(before.labels, again.labels)) and before.counts["no_answer"] == 1
+    lines = whole.split(b"\n")
+    for bad, name in ((lines[1].replace(b"0.0", b"NaN", 1), "NaN is not a number"), (lines[1].replace(b"null", b"7"), "answer must be text"),
+                      (lines[1][:50], "damaged")):
+        (tmp_path/"t.jsonl").write_bytes(b"\n".join([lines[0], bad, *lines[2:]]))
+        with pytest.raises(core.CorruptFileError, match=f"line 2: .*{name}" if name != "damaged" else "line 2: damaged"):
+            values.value_data(reasoning.TrajectoryFile(tmp_path/"t.jsonl"), "tvm")
 
 
-# ---- judging
+def test_values_beta_posterior_is_scipys():
+    right, count = np.array([0, 1, 7]), np.array([0, 3, 9])
+    mean, low, high, weight = values.beta_posterior(right, count, (2, 3), .9)
+    law = stats.beta(2 + right, 3 + count - right)
+    assert np.allclose(mean, law.mean()) and np.allclose([low, high], law.interval(.9)) and np.allclose(weight, count/(count + 5))
 
-def test_values_quality_by_hand():
-    some = [path([1, EOS], 1), path([0, EOS], 0)]
-    found = V.value_quality([np.array([.8, .9]), np.array([.4, .1])], some, [[1., 1.], [0., 0.]])
-    assert found["auc"] == 1 and found["brier"] == pytest.approx((.04 + .01 + .16 + .01)/4) and found["tokens"] == 4
-    assert found["rmse"] == pytest.approx(math.sqrt(.22/4)) and found["correlation"] > .9
-    assert V.value_quality([np.array([.5, .5])], some[:1])["correlation"] is None
-    assert V.area_under_curve([.1, .4, .35, .8], [0, 0, 1, 1]) == .75
+
+def test_values_rollout_labels_are_plain_rollouts(toy, paths):
+    t = max(paths, key=lambda t: len(t.response_ids))
+    told = values.prm_rollouts(toy, [t], lambda ids: 3 not in ids, 2, n=8, max_total=5, temperature=1.5)[0]
+    places = [k for k in range(1, len(t.response_ids) + 1) if k % 2 == 0 or k == len(t.response_ids)]
+    r = lms.rollouts(toy, t.prompt_ids, t.response_ids, 8, places, max_total=5, temperature=1.5)
+    for a, place in enumerate(places):
+        share = np.mean([bool(end) and 3 not in list(ids) for end, ids in zip(r.finished[a], r.responses(a))])
+        assert told[place - 1] == pytest.approx(share)
+    assert np.isnan(told[[i for i in range(len(told)) if i + 1 not in places]]).all()
+
+
+# the data of a training
+
+def check_batch(make):
+    "Weights are multiplicities, prompts and padding carry nothing, labels come from all samples."
+    data = values.value_data([made("abz", 1), made("abz", 1), made("acdz", 0)], "tvm")
+    batch = make(data, [0, 1], 0)
+    x = torch.zeros(batch["labels"].shape, requires_grad=True)
+    total, weight = values.value_loss(x, batch["labels"], batch["weights"])
+    g = torch.autograd.grad(total, x)[0]
+    assert weight == 2*3 + 4
+    assert (g[:, :2] == 0).all() and (g[0, 5:] == 0).all()
+    want = [[2*2*(.5 - y)/4 for y in (2/3, 1, 1)], [2*(.5 - y)/4 for y in (2/3, 0, 0, 0)]]
+    assert torch.allclose(g[0, 2:5], torch.tensor(want[0])) and torch.allclose(g[1, 2:], torch.tensor(want[1]))
+
+
+def test_values_prompt_and_padding_get_no_gradient(): check_batch(values.tensors)
+
+
+@pytest.mark.parametrize("mutant", ["weights ignored", "prompt labelled", "padding labelled", "shifted by one"])
+def test_values_batch_mutants_are_caught(mutant):
+    def make(*args):
+        batch = values.tensors(*args)
+        if mutant == "weights ignored": batch["weights"] = batch["weights"].clamp(max=1)
+        if mutant == "prompt labelled": batch["labels"][:, 1], batch["weights"][:, 1] = .9, 1
+        if mutant == "padding labelled": batch["labels"][0, 5], batch["weights"][0, 5] = 0, 1
+        if mutant == "shifted by one": batch["labels"], batch["weights"] = batch["labels"].roll(-1, 1), batch["weights"].roll(-1, 1)
+        return batch
+    with pytest.raises(AssertionError): check_batch(make)
+
+
+def test_values_batches_hold_each_path_once(paths):
+    data = values.value_data(paths, "tvm", unique=False)
+    lengths = np.array([len(x) for x in data.ids])
+    for composition in values.COMPOSITIONS:
+        plan = values.batches(data, 10, composition, 0, 1)
+        assert sorted(np.concatenate(plan)) == list(range(len(data)))
+        whole = all(set(np.flatnonzero(np.isin(data.problem, data.problem[rows]))) == set(rows) for rows in plan)
+        assert whole == (composition == "question")
+        for rows in plan:
+            parts = values.micro_batches(lengths, rows, 16)
+            assert sorted(np.concatenate(parts)) == sorted(rows) and all(len(p) == 1 or len(p)*lengths[p].max() <= 16 for p in parts)
+
+
+def gradient(model, data, loss, rows=None):
+    rows = np.arange(len(data)) if rows is None else rows
+    batch = values.tensors(data, rows)
+    total = values.value_loss(model(input_ids=batch["input_ids"]).logits, batch["labels"], batch["weights"], loss)[0]
+    model.zero_grad()
+    (total/values.denominators(data, rows)[0]).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_values_and_outcomes_have_one_gradient(toy, paths, loss):
+    model = values.TokenValueModel.from_causal_lm(toy)
+    with torch.no_grad(): model.value_head.weight.mul_(20)            # not near .5
+    want = gradient(model, values.value_data(paths, "ovm"), loss)
+    def apart(data, rows=None): return float((gradient(model, data, loss, rows) - want).norm()/want.norm())
+    assert apart(values.value_data(paths, "tvm")) < 5e-6 > apart(values.value_data(paths, "tvm", unique=False))
+    once = list({(t.problem, *t.response_ids): t for t in paths}.values())
+    assert apart(values.value_data(once, "tvm")) > 1e-3               # copies removed before counting
+    shifted = values.value_data(paths, "tvm")
+    shifted.labels = [np.concatenate([x[:1], x[:-1]]) for x in shifted.labels]
+    assert apart(shifted) > 1e-3
+    tvm, rows = values.value_data(paths, "tvm"), np.arange(0, len(values.value_data(paths, "tvm")), 2)
+    half = gradient(model, values.value_data(paths, "ovm"), loss, rows)
+    assert float((gradient(model, tvm, loss, rows) - half).norm()/half.norm()) > 1e-3
+
+
+# verifiers
+
+@pytest.mark.parametrize("family", ["llama", "qwen", "gpt2", "opt"])
+def test_values_do_not_depend_on_padding_batch_cache_or_later_tokens(family):
+    model = values.TokenValueModel.from_causal_lm(lms.tiny_lm(family, vocab=12), seed=1)
+    with torch.no_grad(): model.value_head.weight.mul_(20)
+    text = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])
+    with torch.no_grad():
+        whole = model(text, attention_mask=torch.ones_like(text)).values
+        for left, right in ((0, 4), (3, 0)):
+            pad = torch.nn.functional.pad
+            padded = model(pad(text, (left, right)), attention_mask=pad(torch.ones_like(text), (left, right))).values
+            assert torch.allclose(padded[:, left:left + 7], whole, atol=1e-5)
+        later = text.clone()
+        later[0, 4:] = torch.tensor([7, 7, 8])
+        changed = model(later, attention_mask=torch.ones_like(text)).values
+        assert torch.allclose(changed[:, :4], whole[:, :4], atol=1e-6) and not torch.allclose(changed[:, 4:], whole[:, 4:], atol=1e-4)
+        cache, parts = None, []
+        for a, b in ((0, 3), (3, 4), (4, 7)):
+            out = model(text[:, a:b], attention_mask=torch.ones(1, b, dtype=torch.long), past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            parts.append(out.values)
+        assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-4)
+    rows = [([3, 1], [4, 1, 5, 9, 2]), ([3], [1]), ([5, 5, 5], []), ([2, 9], [8, 7, 6])]
+    one = [values.score_paths(model, [r])[0] for r in rows]
+    assert np.allclose(one[0], whole[0, 2:], atol=1e-5)
+    assert all(np.allclose(a, b, atol=1e-5) and len(a) == len(r[1]) for a, b, r in zip(one, values.score_paths(model, rows, 2), rows))
+    with pytest.raises(values.ValueDataError, match="path 0 has no prompt"): values.score_paths(model, [([], [1])])
+
+
+SETTINGS = dict(epochs=2, batch_size=12, lr=3e-3, seed=3)
+CHILD = """
+    import os, signal, sys
+    sys.path[:0] = {path!r}
+    import numpy as np
+    from transformers import AutoModel
+    import test_values as T
+    from tokenstudy import lm as lms
+    from tokenstudy.tvm import values
+    model = AutoModel.from_pretrained({model!r}).train(False)
+    np.save({told!r}, np.concatenate(values.score_paths(model, T.samples())))
+    keep, done = values.reasoning._keep, []
+    def die(*args):
+        keep(*args)
+        done.append(1)
+        if len(done) == 3: os.kill(os.getpid(), signal.SIGKILL)
+    values.reasoning._keep = die
+    values.train_verifier(lms.tiny_lm("llama", vocab=8), T.samples(), "tvm", composition="shuffled", save_every=0, output_dir={out!r}, **T.SETTINGS)
+"""
+
+
+def state(model): return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_values_verifier_in_a_fresh_process_and_after_a_kill(toy, paths, tmp_path):
+    straight = values.train_verifier(toy, paths, "tvm", composition="shuffled", output_dir=tmp_path/"straight", **SETTINGS)
+    script = textwrap.dedent(CHILD.format(path=[os.path.dirname(__file__), os.getcwd()], model=str(tmp_path/"straight"/"model"),
+                                          told=str(tmp_path/"told.npy"), out=str(tmp_path/"killed")))
+    died = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=500)
+    assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
+    assert np.array_equal(np.load(tmp_path/"told.npy"), np.concatenate(values.score_paths(straight.model, paths)))
+    assert sorted(p.name for p in (tmp_path/"killed").iterdir()) == ["checkpoint.safetensors"]
+    torn = (tmp_path/"killed"/"checkpoint.safetensors").read_bytes()
+    def resume(**changed):
+        return values.train_verifier(toy, paths, "tvm", composition="shuffled", output_dir=tmp_path/"killed", resume=True, **SETTINGS | changed)
+    with pytest.raises(ValueError, match="other settings"): resume(lr=1e-3)
+    (tmp_path/"killed"/"checkpoint.safetensors").write_bytes(torn[:300])
+    with pytest.raises(core.CorruptFileError, match="not readable"): resume()
+    (tmp_path/"killed"/"checkpoint.safetensors").write_bytes(torn)
+    resumed = resume()
+    assert torch.equal(state(resumed.model), state(straight.model)) and resumed.tokens == straight.tokens
+    assert [e["loss"] for e in resumed.log] == pytest.approx([e["loss"] for e in straight.log], abs=1e-9)
+    assert torch.equal(state(resume().model), state(straight.model))       # it is done; loaded from the folder
+    (tmp_path/"killed"/"model"/"run.json").write_text("{")
+    with pytest.raises(core.CorruptFileError, match="run.json is not readable"): resume()
+
+
+def test_values_training_with_whole_questions_is_one_for_both_labels(toy, paths):
+    def told(kind, composition, **more):
+        run = values.train_verifier(toy, paths, kind, composition=composition, **SETTINGS | more)
+        return np.concatenate(values.score_paths(run.model, paths))
+    same = np.abs(told("tvm", "question") - told("ovm", "question")).max()
+    cut = told("tvm", "question", micro_tokens=16)
+    assert same < 1e-4 and np.allclose(told("tvm", "question"), cut, atol=1e-5)
+    assert np.abs(told("tvm", "shuffled") - told("ovm", "shuffled")).max() > 3e-4
+
+
+def test_values_training_learns_and_judges(toy, paths):
+    before = state(toy.model).clone()
+    run = values.train_verifier(toy, paths, "prm_soft", steps=2, epochs=6, lr=1e-2, batch_size=16, loss="bce", eval_data=samples(8, seed=5))
+    assert run.log[-1]["loss"] < run.log[0]["loss"] and len(run.log) == 6 and run.counts["paths"] == len(paths)
+    assert {"eval_ece", "eval_brier", "eval_auc", "eval_correlation"} <= run.log[0].keys() and run.log[-1]["eval_auc"] > .7
+    assert torch.equal(before, state(toy.model)) and not run.model.training
+    assert values.value_quality(run.model, paths)["auc"] > .7
+
+
+def test_values_training_refuses_nonsense(toy, paths):
+    for options, message in ((dict(composition="all"), "question, shuffled"), (dict(loss="l1"), "mse or bce"), (dict(epochs=0), "epochs = 0"),
+                             (dict(resume=True), "give output_dir"), (dict(kind="vm"), "must be one of")):
+        with pytest.raises(ValueError, match=message): values.train_verifier(toy, paths, **dict(kind="tvm") | options)
+    long = [dataclasses.replace(paths[0], response_ids=[2]*127 + [7], logprobs=[0.]*128)]
+    with pytest.raises(values.ValueDataError, match="context of 128"): values.train_verifier(toy, long, "tvm")
+    broken = copy.deepcopy(toy.model)
+    with torch.no_grad(): broken.model.embed_tokens.weight[2] = NAN
+    with pytest.raises(values.TrainingError, match="step 1 of"): values.train_verifier(broken, paths, "tvm", epochs=1)
+
+
+def test_values_lora_is_merged(toy, paths):
+    from peft import LoraConfig
+    run = values.train_verifier(toy, paths, "tvm", peft_config=LoraConfig(r=2, target_modules="all-linear"), epochs=1, batch_size=24)
+    assert isinstance(run.model, values.TokenValueModel) and not any("lora" in n for n, _ in run.model.named_parameters())
+    assert not torch.equal(state(run.model.lm), state(toy.model)) and len(values.score_paths(run.model, paths[:2])) == 2
+
+
+# quality
+
+@given(st.lists(st.tuples(st.sampled_from([0, .1, .5, .9]), st.booleans()), min_size=2, max_size=12))
+def test_values_area_under_curve_counts_pairs(rows):
+    v, y = zip(*rows)
+    pairs = [(a > b) + .5*(a == b) for a, ya in rows if ya for b, yb in rows if not yb]
+    told = values.area_under_curve(v, y)
+    assert told is None if not pairs else told == pytest.approx(np.mean(pairs))
+
+
+def test_values_quality_of_the_truth_and_of_nonsense():
+    some = [made("abz", 1), made("acz", 0), made("acdz", 1), made("h", 0, problem="q")]
+    truth = [x for g in (some[:3], some[3:]) for x in values.label_paths(g, "tvm")]
+    best = values.value_quality(truth, some)
+    assert best["correlation"] == pytest.approx(1) and best["ece"] == pytest.approx(0, abs=1e-6) and best["rmse"] == 0 and best["tokens"] == 11
+    flat = values.value_quality([np.full(len(t.response_ids), .5) for t in some], some)
+    assert flat["correlation"] is None and flat["auc"] == .5 and flat["brier"] == .25
+    a, b, n = values.calibration([.05, .05, .95, 1.], [0, .2, 1, 1])
+    assert np.allclose(a, [.05, .975]) and np.allclose(b, [.1, 1]) and n.tolist() == [2, 2]
+    with pytest.raises(values.ValueDataError, match="no trajectories"): values.value_quality([], [])
+    assert json.dumps(core.plain(best))
+
+
+def test_values_delimiters_are_found_inside_tokens():
+    class Fake:
+        words = ["a", "\n", ".\n", "b."]
+        def __len__(self): return 4
+        def batch_decode(self, rows): return [self.words[i] for i, in rows]
+    assert values.delimiter_ids(Fake()) == {1, 2} and values.delimiter_ids(Fake(), ".") == {2, 3}
+    with pytest.raises(values.ValueDataError, match="no token"): values.delimiter_ids(Fake(), "§")

@@ -1553,7 +1553,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'tokenstudy.tvm.search._Writer': ('tvm/search.html#_writer', 'tokenstudy/tvm/search.py'),
                                        'tokenstudy.tvm.search._Writer.__init__': ( 'tvm/search.html#_writer.__init__',
                                                                                    'tokenstudy/tvm/search.py'),
-                                       'tokenstudy.tvm.search._Writer._last': ('tvm/search.html#_writer._last', 'tokenstudy/tvm/search.py'),
                                        'tokenstudy.tvm.search._Writer._owners': ( 'tvm/search.html#_writer._owners',
                                                                                   'tokenstudy/tvm/search.py'),
                                        'tokenstudy.tvm.search._Writer._start': ( 'tvm/search.html#_writer._start',

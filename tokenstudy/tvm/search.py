@@ -110,26 +110,24 @@ def best_at_n(
 @functools.cache
 def _wins(N, n): return np.array([math.comb(N - 1 - i, n - 1) / math.comb(N, n) for i in range(N)])
 
-# %% ../../nbs/tvm/02_search.ipynb #c4e889c4
-def _vote_curve(answers, right, weights, Ns, orders, rng, ways=("sum", "mean")):
-    "Whether each vote is right, mean over orders: {how: [len(Ns)]}."
+# %% ../../nbs/tvm/02_search.ipynb #2f9ba4b7
+def _vote_curve(answers, right, weights, Ns, orders, ways=("sum", "mean")):
+    "Whether each vote is right, mean over `orders` [O, N] of the samples: {how: [len(Ns)]}."
     kinds, N = dict.fromkeys(a for a in answers if a is not None), len(answers)
     codes = {a: i for i, a in enumerate(kinds)}
     if not codes: return {how: np.zeros(len(Ns)) for how in ways}
     code = np.array([codes.get(a, -1) for a in answers])
     truth = np.array([any(r for c, r in zip(code, right) if c == i) for i in range(len(codes))])
-    at, total = np.array(Ns) - 1, {how: np.zeros(len(Ns)) for how in ways}
-    for order in range(orders):
-        p = np.arange(N) if order == 0 else rng.permutation(N)
-        one = code[p, None] == np.arange(len(codes))                                # [N, answers]
-        seen, first = one.cumsum(0)[at], np.where(one.any(0), one.argmax(0), N)
-        sums = (one * np.asarray(weights, float)[p, None]).cumsum(0)[at]
-        for how in ways:
-            x = np.where(seen > 0, sums / (np.maximum(seen, 1) if how == "mean" else 1), -np.inf)
-            tied = (x >= x.max(1, keepdims=True) - 1e-12) & (seen > 0)
-            winner = np.where(tied, first, N + 1).argmin(1)
-            total[how] += truth[winner] & tied.any(1)
-    return {how: x / orders for how, x in total.items()}
+    one = code[orders][..., None] == np.arange(len(codes))    # [O, N, answers]
+    at, found = np.array(Ns) - 1, {}
+    seen, first = one.cumsum(1)[:, at], np.where(one.any(1), one.argmax(1), N)
+    sums = (one * np.asarray(weights, float)[orders][..., None]).cumsum(1)[:, at]
+    for how in ways:
+        x = np.where(seen > 0, sums / (np.maximum(seen, 1) if how == "mean" else 1), -np.inf)
+        tied = (x >= x.max(-1, keepdims=True) - 1e-12) & (seen > 0)
+        winner = np.where(tied, first[:, None], N + 1).argmin(-1)
+        found[how] = (truth[winner] & tied.any(-1)).mean(0)
+    return found
 
 def accuracy_curves(
     samples,                 # for each question its N samples: `reasoning.Trajectory`, or anything with
@@ -154,16 +152,17 @@ def accuracy_curves(
     lengths = np.mean([[len(s.response_ids) for s in some] for some in samples])
     for q, (a, r) in enumerate(zip(answers, right)):
         rng = np.random.default_rng([seed, q])
+        places = np.stack([np.arange(N), *(rng.permutation(N) for _ in range(orders - 1))])
         def note(method, name, values): found.setdefault((method, name), []).append(values)
         note("pass@N", None, [pass_at_k(N, sum(r), n) for n in Ns])
-        note("majority", None, _vote_curve(a, r, np.ones(N), Ns, orders, rng, ("sum",))["sum"])
+        note("majority", None, _vote_curve(a, r, np.ones(N), Ns, places, ("sum",))["sum"])
         for name, of in scores.items():
             if len(of) != len(samples) or len(of[q]) != N:
                 raise ValueError(f"scores[{name!r}]: {N} numbers for each of {len(samples)} questions")
             x = _finite(of[q], f"scores[{name!r}][{q}]")
             last = np.where([one is None for one in a], -1e300, x)
             note("best-of-N", name, [best_at_n(r, last, n) for n in Ns])
-            for how, values in _vote_curve(a, r, x, Ns, orders, rng).items():
+            for how, values in _vote_curve(a, r, x, Ns, places).items():
                 note(f"weighted vote ({how})", name, values)
     rows = []
     for (method, name), values in found.items():
@@ -212,7 +211,7 @@ class StepEnds:
     @property
     def plain(self): return self.block or (sorted(self.ids) if self.ids else self.text)
 
-# %% ../../nbs/tvm/02_search.ipynb #0fe96606
+# %% ../../nbs/tvm/02_search.ipynb #a2d49426
 @functools.cache
 def _cache_class():
     from transformers.cache_utils import Cache, DynamicLayer
@@ -252,25 +251,24 @@ class _Rows:
     @classmethod
     def of(cls, model, texts, **options):
         "Rows of texts (id lists) and the model's output after them."
-        empty = torch.zeros(len(texts), 0, dtype=torch.bool, device=model.device)
+        empty = torch.zeros(len(texts), 0, dtype=torch.bool, device=next(model.parameters()).device)
         rows = cls(model, _cache_class()(), empty)
         return rows, rows.read(texts, **options)
 
     def read(self, texts, **options):
-        "Every row reads its list of ids (it may be empty); the last slot is each list's last token."
+        "Every row reads its list of ids; the last slot is each list's last token."
         ids, real = lms.pad(texts, "left", device=self.mask.device)
         return self.feed(ids, real, **options)
 
     def feed(self, ids, real, **options):
         "`ids`, `real` [B, n]: new tokens, and which of them are there."
-        self.mask = torch.cat([self.mask, real], 1)
-        if _takes_positions(self.model): options["position_ids"] = self.positions(ids.shape[1])
-        out = self.model(input_ids=ids, attention_mask=self.mask.long(), past_key_values=self.cache,
-                         use_cache=True, **options)
         if self.cache.get_seq_length() != self.mask.shape[1]:
             raise ValueError(f"{type(self.model).__name__} did not use the cache that it was given; "
                              "search with recompute=True")
-        return out
+        self.mask = torch.cat([self.mask, real], 1)
+        if _takes_positions(self.model): options["position_ids"] = self.positions(ids.shape[1])
+        return self.model(input_ids=ids, attention_mask=self.mask.long(), past_key_values=self.cache,
+                          use_cache=True, **options)
 
     def positions(self, n):
         "Position ids of the last n slots: holes do not count."
@@ -336,7 +334,7 @@ def _merge(pieces):
     mask = torch.arange(longest, device=lengths.device) >= longest - lengths[:, None]
     return _Rows(model, _cache_class()().put(pairs), mask)
 
-# %% ../../nbs/tvm/02_search.ipynb #e255f723
+# %% ../../nbs/tvm/02_search.ipynb #7dd4ce6e
 @dataclass
 class Candidate:
     "One step of a path: a node of the search tree."
@@ -376,6 +374,7 @@ class SearchResult:
     @property
     def answer(self):
         "Answer of the best-valued final path that has one."
+        if self.answers is None: raise ValueError("there are no answers: search with `answer`")
         at = best_of_n(self.answers, self.scores())
         return None if at is None else self.answers[at]
     def plain(self):
@@ -410,7 +409,7 @@ class _Question:
                 out.append((self, parent, numbers))
         return out
 
-# %% ../../nbs/tvm/02_search.ipynb #94c77787
+# %% ../../nbs/tvm/02_search.ipynb #c82dfb1d
 class _Writer:
     "The generator's side: writes one step of many candidates."
     def __init__(self, lm, ends, warping, most, step_tokens, recompute):
@@ -418,15 +417,13 @@ class _Writer:
         self.step_tokens, self.recompute = step_tokens, recompute
         self.eos, self.bank = lms.eos_ids(lm), {}
 
-    def _last(self, out): return out.logits[:, -1]
-
     def _start(self, jobs):
         "Rows that have read the texts of (question, node) pairs; their logits, and each pair's row."
         texts = [q.prompt_ids + q.responses[node] for q, node in jobs]
         if self.recompute:
             rows, out = _Rows.of(self.lm.model, texts, logits_to_keep=1)
             for (q, _), text in zip(jobs, texts): q.counts["generator"] += len(text)
-            return rows, self._last(out), list(range(len(jobs))), [q for q, _ in jobs]
+            return rows, out.logits[:, -1], list(range(len(jobs))), [q for q, _ in jobs]
         first, place = {}, []
         for (q, node), text in zip(jobs, texts):
             place.append(first.setdefault((q.number, *text), (len(first), q, node))[0])
@@ -440,7 +437,7 @@ class _Writer:
             rows = _merge([self.bank[q.number, node] for q, node in pairs])
             out = rows.read(new, logits_to_keep=1)
         for q, ids in zip(owners, new): q.counts["generator"] += len(ids)
-        return rows, self._last(out), place, owners
+        return rows, out.logits[:, -1], place, owners
 
     def write(self, jobs, greedy=None):
         """One step for each of (question, parent, numbers). Returns its tokens, and a place (rows, row)
@@ -478,7 +475,7 @@ class _Writer:
             ids = torch.zeros(len(rows.mask), 1, dtype=torch.long, device=device)
             real = torch.zeros_like(ids, dtype=torch.bool)
             ids[places, 0], real[places] = wanted % V, True
-            logits, row = self._last(rows.feed(ids, real, logits_to_keep=1)), places[which]
+            logits, row = rows.feed(ids, real, logits_to_keep=1).logits[:, -1], places[which]
 
     @staticmethod
     def _owners(owners, parents, places, size):
@@ -550,7 +547,7 @@ class _Scorer:
         for (q, node, _), text in zip(jobs, texts): bank[q.number, node] = seat[text]
         return known, bank
 
-# %% ../../nbs/tvm/02_search.ipynb #e26108d1
+# %% ../../nbs/tvm/02_search.ipynb #7f1cebbd
 def _questions(lm, problems, chat, streams, K):
     "`_Question`s out of a data set, or a list of prompts (texts or ids)."
     if hasattr(problems, "column_names"):
@@ -564,6 +561,8 @@ def _questions(lm, problems, chat, streams, K):
         if len(streams) != len(prompts):
             raise ValueError(f"streams: {len(streams)} for {len(prompts)} questions")
         keys = [(int(i), 0) for i in streams]
+        if not all(0 <= i < 2**32 // K for i, _ in keys):
+            raise ValueError(f"streams must lie in [0, 2**32/{K})")
     ids = lms.encode(lm, prompts, chat)
     return [_Question(i, *one, K) for i, one in enumerate(zip(names, ids, keys))]
 
@@ -572,8 +571,8 @@ def _check_verifier(lm, verifier, recompute):
         if verifier is None or callable(verifier): return
         raise ValueError(f"verifier: a model, a function or None, not {type(verifier).__name__}")
     if not recompute and not _takes_positions(verifier):
-        raise ValueError(f"{type(verifier).__name__} takes no position_ids, which reused caches need; search "
-                         "with recompute=True")
+        raise ValueError(f"{type(verifier).__name__} takes no position_ids, which reused caches need; "
+                         "search with recompute=True")
     own = getattr(getattr(verifier, "get_input_embeddings", lambda: None)(), "num_embeddings", None)
     if own is not None and own != (V := lm.model.get_input_embeddings().num_embeddings):
         raise ValueError(f"the verifier reads a vocabulary of {own} tokens, the generator {lm.name} "
@@ -621,14 +620,17 @@ def tree_search(
     if not 0 <= seed < 2**32: raise ValueError(f"seed = {seed}: it must lie in [0, 2**32)")
     _check_verifier(lm, verifier, recompute)
     ends, questions = StepEnds(lm, delimiter, block), _questions(lm, problems, chat, streams, K)
+    readers = [lm] + [lms.LM(verifier, None, "the verifier")] * hasattr(verifier, "config")
     for q in questions:
-        try: lms.check_length(lm, len(q.prompt_ids) + max_new_tokens)
-        except ValueError as e: raise ValueError(f"question {q.problem}: {e}") from e
+        for model in readers:
+            try: lms.check_length(model, len(q.prompt_ids) + max_new_tokens)
+            except ValueError as e: raise ValueError(f"question {q.problem}: {e}") from e
     found, configs = {}, None
     if runs is not None:
         common = dict(ends=ends.plain, max_steps=max_steps, step_tokens=step_tokens, lookahead=lookahead,
                       max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                      seed=seed, K=K, policy=getattr(policy, "name", None), recompute=recompute, config=config or {},
+                      seed=seed, K=K, policy=getattr(policy, "name", None), recompute=recompute,
+                      config=config or {},
                       model=weights_key(lm.model), verifier=weights_key(verifier)
                       if hasattr(verifier, "state_dict") else getattr(verifier, "__name__", None))
         configs = [dict(common, problem=q.problem, prompt=q.prompt_ids, streams=[q.first, q.key])
@@ -787,7 +789,7 @@ def rebase(lm, verifier, problems, K: int = 8, softmax_temperature: float = .2, 
     nothing is ranked. Returns a list of `SearchResult`; `options`: those of `tree_search`."""
     return tree_search(lm, verifier, problems, K, rebase_policy(K, softmax_temperature), **options)
 
-# %% ../../nbs/tvm/02_search.ipynb #f832da89
+# %% ../../nbs/tvm/02_search.ipynb #6da86434
 def _step_text(result, node, tokenizer, most=26):
     "The text of a candidate's step, cut in the middle."
     tokens = result.nodes[node].tokens
@@ -822,13 +824,14 @@ def draw_search(
     for s in range(rounds):
         here = sorted((place[n.parent][1], i) for i, n in enumerate(nodes) if n.step == s)
         for at, (_, i) in enumerate(here): place[i] = (s, at - (len(here) - 1) / 2)
-    fig, ax = show.figure(width=2.35 * rounds + .6, height=max(2.2, .36 * tallest + .7))
+    fig, ax = show.figure(width=1.95 * rounds + .6, height=max(2.2, .36 * tallest + .7))
     for i, n in enumerate(nodes):
         (x0, y0), (x, y) = place[n.parent], place[i]
         colour, wide = ("#D55E00", 2.) if i in best else ("#0072B2", 1.2) if n.kept else ("#B8B8B8", .7)
-        start = x0 + (.4 if n.parent >= 0 else .08)
-        ax.plot([start, x - .4], [y0, y], color=colour, lw=wide, ls="-" if n.kept else "--", zorder=1)
-        shade = (0, .45, .70, .06 + .5 * min(1., max(0., n.value))) if n.kept else (.5, .5, .5, .07)
+        ax.plot([x0 + .25 * (n.parent >= 0), x - .25], [y0, y], color=colour, lw=wide,
+                ls="-" if n.kept else "--", zorder=1)
+        deep = (.06 + .5 * min(1., max(0., n.value))) * n.kept    # opaque: it hides the lines below
+        shade = tuple(1 - deep * (1 - c) for c in (0, .45, .70)) if n.kept else "#F6F6F6"
         text = f"{n.value:.2f}  {_step_text(result, i, tokenizer, 22)}".replace("$", r"\$")
         ax.text(x, y, text, ha="center", va="center", fontsize=7, zorder=2,
                 color="black" if n.kept else "#6E6E6E",

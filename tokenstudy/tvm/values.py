@@ -9,7 +9,7 @@ __all__ = ['LABELS', 'DOUBTS', 'COMPOSITIONS', 'ValueDataError', 'step_ends', 'l
            'micro_batches', 'tensors', 'step_losses', 'denominators', 'TrainingError', 'VerifierRun', 'train_verifier',
            'calibration', 'area_under_curve', 'value_quality']
 
-# %% ../../nbs/tvm/01_values.ipynb #1a68741a
+# %% ../../nbs/tvm/01_values.ipynb #855a2f59
 import contextlib
 import copy
 import dataclasses
@@ -20,7 +20,6 @@ import math
 import os
 import shutil
 import time
-import tracemalloc
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.modeling_outputs import ModelOutput
 
-from .. import core, lm as lms, reasoning, show
+from .. import core, lm as lms, reasoning, teaching
 
 # %% ../../nbs/tvm/01_values.ipynb #c1b71627
 LABELS = ("tvm", "ovm", "orm", "prm_hard", "prm_soft")
@@ -477,7 +476,7 @@ def denominators(data, rows):
     labelled = sum(data.weights[i]*float(data.confidence[i][np.isfinite(data.labels[i])].sum()) for i in rows)
     return labelled, sum(data.weights[i]*(len(data.ids[i]) - data.lead[i]) for i in rows)
 
-# %% ../../nbs/tvm/01_values.ipynb #0fd08cfd
+# %% ../../nbs/tvm/01_values.ipynb #d212ecbe
 class TrainingError(core.TokenStudyError):
     "A training that cannot go on."
 
@@ -549,7 +548,7 @@ def train_verifier(
                              f"context of {most} tokens; leave them out or sample shorter ones")
     name = kind if isinstance(kind, str) else "given"
     settings = dict(kind=name, epochs=epochs, lr=lr, batch_size=batch_size, loss=loss, lm_weight=lm_weight,
-                    composition=composition, seed=seed, peft=str(peft_config) if peft_config else None,
+                    composition=composition, seed=seed, peft=teaching.described(peft_config),
                     data=_fingerprint(model, data))
     folder = None if output_dir is None else Path(output_dir)
     if folder is not None and not resume:
@@ -650,14 +649,17 @@ def _notes(checkpoint):
     with safe_open(checkpoint, "pt") as f: return json.loads(f.metadata()["notes"])
 
 def _finished(folder, settings, data):
-    notes = json.loads((folder/"run.json").read_text())
+    try: notes = json.loads((folder/"run.json").read_text())
+    except ValueError as e:
+        raise core.CorruptFileError(f"{folder}/run.json is not readable ({e}); delete {folder} to train "
+                                    "anew") from e
     if notes["settings"] != core.plain(settings):
         raise ValueError(f"{folder} holds a verifier of other settings; choose another output_dir, or resume=False")
     model = TokenValueModel.from_pretrained(folder).requires_grad_(False).train(False)
     return VerifierRun(model.to(core.device()), settings["kind"], notes["log"], notes["counts"], settings,
                        notes["tokens"], notes["seconds"])
 
-# %% ../../nbs/tvm/01_values.ipynb #b447116d
+# %% ../../nbs/tvm/01_values.ipynb #c7da158e
 def calibration(
     values, truth,  # flat arrays; truth: outcomes or true probabilities
     bins: int = 10
@@ -690,6 +692,7 @@ def value_quality(
     """How well values of tokens tell how solutions end. `correlation`, `rmse`, `ece` (10 bins): against the
     truth; `brier`, `auc`: against the paths' outcomes. An entry is None where it makes no sense."""
     trajectories = list(trajectories)
+    if not trajectories: raise ValueDataError("there are no trajectories to judge")
     values = model if isinstance(model, (list, tuple)) else score_paths(model, trajectories, batch_size)
     if truth is None:
         truth = [None]*len(trajectories)
