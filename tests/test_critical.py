@@ -10,6 +10,7 @@ from scipy import stats
 
 from tokenstudy import lm as lms
 from tokenstudy.cdpo import critical
+from tokenstudy.tvm import values
 
 RULE = dict(later=.05, before=0., screen=16, checks=2)
 FREE = dict(max_total=8, temperature=1.5)
@@ -292,7 +293,10 @@ def test_critical_contrast_models_learn_their_samples(toy, lora):
 
 def test_critical_signals_belong_to_their_tokens(toy, wrong):
     one, other = wrong[0], lms.tiny_lm("llama", vocab=8, seed=1)
-    signals = critical.token_signals(toy, other, toy, one)
+    verifier = values.TokenValueModel.from_causal_lm(other)
+    signals = critical.token_signals(toy, other, toy, one, verifier=verifier)
+    told = values.score_paths(verifier, [one])[0]
+    assert np.allclose(signals["drop"], [0, *(told[:-1] - told[1:])], atol=1e-6) and "drop" not in critical.token_signals(toy, other, toy, one)
     assert set(signals) == set(critical.SIGNALS) and all(x.shape == (len(one.response_ids),) for x in signals.values())
     read = lms.token_logprobs(toy, [one.prompt_ids + one.response_ids])[0][0, len(one.prompt_ids):].numpy()
     assert np.allclose(signals["probability"], read, atol=1e-4) and np.allclose(signals["ratio"], signals["positive"] - signals["probability"])

@@ -356,18 +356,20 @@ def contrast_model(
     if not samples: raise ValueError("samples: the list is empty; a contrast needs right and wrong ones")
     return teaching.fine_tune(lm, samples, epochs, lr, batch, lora, seed)
 
-# %% ../../nbs/cdpo/01_critical.ipynb #0a312f10
-SIGNALS = dict(contrast=-1, ratio=-1, positive=-1, probability=-1, entropy=1) # +1: high is suspicious, -1: low is
+# %% ../../nbs/cdpo/01_critical.ipynb #8bed8e4e
+SIGNALS = dict(contrast=-1, ratio=-1, positive=-1, probability=-1, entropy=1, drop=1) # +1: high is suspicious, -1: low is
 
 @torch.no_grad()
 def token_signals(
     base, positive, negative, # `tokenstudy.lm.LM`s
     trajectory,               # a (prompt_ids, response_ids) pair, or a thing with these attributes
-    ce_beta: float = 1.
+    ce_beta: float = 1.,
+    verifier=None             # `tokenstudy.tvm.values.TokenValueModel`
 ) -> dict: # name -> [T] float64 array, for the names of `SIGNALS`
-    """Signals of a response's tokens, in logarithms but for the entropy (nats): `contrast` log s_t,
+    """Signals of a response's tokens, in logarithms but for the last two: `contrast` log s_t,
     `ratio` log P_p − log P_n, `positive` log P_p, `probability` log P of the base model, its
-    `entropy`."""
+    `entropy` (nats), and with a verifier by how much each token lowers the value, its `drop` (0 at the
+    first token: a verifier has learned nothing of prompts)."""
     prompt, response = _ids(trajectory)
     if not prompt or not response: raise TrajectoryError("a trajectory needs a prompt and a response")
     at = torch.tensor(response)
@@ -376,7 +378,12 @@ def token_signals(
     own, p, q = (law.gather(-1, at[:, None])[:, 0] for law in laws)
     made = dict(contrast=contrastive_scores(laws[1], laws[2], at, ce_beta, log=True), ratio=p - q,
                 positive=p, probability=own, entropy=-(laws[0].exp() * laws[0].clamp(min=-1e9)).sum(-1))
-    return {name: x.numpy() for name, x in made.items()}
+    made = {name: x.numpy() for name, x in made.items()}
+    if verifier is not None:
+        ids = torch.tensor([prompt + response], device=verifier.device)
+        values = verifier(input_ids=ids).values[0, len(prompt):].double().cpu().numpy()
+        made["drop"] = -np.diff(values, prepend=values[0])
+    return made
 
 def pointing(
     suspicion, # [T] numbers, high where the critical token is thought to be
