@@ -65,6 +65,6 @@ def test_tvm_records_are_read_by_seed_and_setting():
     assert ordering.accuracies(records, ("curves", "c", 8), kind="ovm") is None and ordering.accuracies(records, ("searches", "t")) is None
 
 
-def test_tvm_gsm8k_arena_says_what_is_missing(tmp_path, monkeypatch):
-    with pytest.raises(core.MissingModelError, match="needs about 100000 GB"): ordering.gsm8k_arena("mistralai/Mistral-7B-v0.1", gigabytes=100_000)
-    with pytest.raises(core.MissingModelError, match="no gsm8k"): ordering.gsm8k_arena(source=tmp_path)
+def test_tvm_text_arena_says_what_is_missing(tmp_path, monkeypatch):
+    with pytest.raises(core.MissingModelError, match="needs about 100000 GB"): ordering.text_arena("mistralai/Mistral-7B-v0.1", gigabytes=100_000)
+    with pytest.raises(core.MissingModelError, match="no gsm8k"): ordering.text_arena(source=tmp_path)

@@ -6,10 +6,11 @@
 __all__ = ['MISREADINGS', 'LARGEST', 'NOTATIONS', 'NAMES', 'SPLITS', 'VOCABULARY', 'CONTEXT', 'GENERATOR', 'BUDGET', 'apply',
            'misread_chance', 'Problem', 'random_problem', 'prompt_of', 'solution_of', 'read_problem', 'words', 'teach',
            'first_mistake', 'split_of', 'draw_problems', 'arithmetic', 'taught', 'arithmetic_tokenizer',
-           'teacher_values', 'read_jsonl', 'load_gsm8k', 'load_math500', 'arithmetic_answer', 'extract_answer', 'Grade',
-           'grade_arithmetic', 'close_graders', 'grade', 'new_generator', 'lesson', 'train_generator',
-           'embed_generator', 'load_generator', 'Trajectory', 'trajectories_dataset', 'trajectories_of',
-           'TrajectoryFile', 'text_of', 'sample_trajectories', 'first_mistakes', 'Trie', 'trie_of', 'misread_there']
+           'teacher_values', 'read_jsonl', 'load_gsm8k', 'load_math500', 'arithmetic_answer', 'extract_answer',
+           'load_math', 'Grade', 'grade_arithmetic', 'close_graders', 'grade', 'new_generator', 'lesson',
+           'train_generator', 'embed_generator', 'load_generator', 'Trajectory', 'trajectories_dataset',
+           'trajectories_of', 'TrajectoryFile', 'text_of', 'sample_trajectories', 'first_mistakes', 'Trie', 'trie_of',
+           'misread_there']
 
 # %% ../nbs/03_reasoning.ipynb #7ffe00a6
 import contextlib
@@ -307,9 +308,11 @@ def teacher_values(
             else math.prod(1 - c for place, c in places if place >= k)
             for k in range(len(given) + 1)]
 
-# %% ../nbs/03_reasoning.ipynb #b8f8dc36
+# %% ../nbs/03_reasoning.ipynb #0bed720c
 _SIZES = {("gsm8k", "train"): 7473, ("gsm8k", "test"): 1319, ("math500", "test"): 500}
-_HUB = dict(gsm8k=("openai/gsm8k", "main"), math500=("HuggingFaceH4/MATH-500", None))
+_HUB = dict(gsm8k=("openai/gsm8k", "main"), math500=("HuggingFaceH4/MATH-500", None),
+            math=("EleutherAI/hendrycks_math", "algebra", "counting_and_probability", "geometry",
+                  "intermediate_algebra", "number_theory", "prealgebra", "precalculus"))
 
 def read_jsonl(
     path # a file with a JSON object on each line
@@ -338,13 +341,14 @@ def _rows(name, split, source):
                                          "file there, or unset TOKENSTUDY_DATA to load it from the hub")
         return [(f"{path}, line {number}", row) for number, row in read_jsonl(path)]
     from datasets import load_dataset
-    try: rows = load_dataset(*_HUB[name], split=split)
+    place, *parts = _HUB[name]
+    try: rows = [row for part in parts for row in load_dataset(place, part, split=split)]
     except Exception as e:
         why = str(e).strip().splitlines()[0][:200]
         raise core.MissingModelError(f"could not load {name} from the hub ({why}); check the network, "
                                      f"or name a folder with {name}/{split}.jsonl as `source` or in "
                                      "TOKENSTUDY_DATA") from e
-    return [(f"{_HUB[name][0]}, row {i}", row) for i, row in enumerate(rows)]
+    return [(f"{place}, row {i}", row) for i, row in enumerate(rows)]
 
 def _field(row, key, where):
     if not isinstance(row.get(key), str) or not row[key].strip():
@@ -433,6 +437,25 @@ def extract_answer(
         numbers = re.findall(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?", text)
         found = numbers[-1] if numbers else None
     return _clean(found) or None if found else None
+
+# %% ../nbs/03_reasoning.ipynb #49fa43d2
+def load_math(
+    split: str = "train", # or "test", of which MATH-500 is a part
+    source=None           # as for `load_gsm8k`
+): # datasets.Dataset: id, prompt, answer (what the solution's box holds), solution
+    """MATH (arXiv 2103.03874), to learn from what is tested on MATH-500. Rows whose solution has no
+    answer are left out, with a warning."""
+    from datasets import Dataset
+    if split not in ("train", "test"): raise ValueError(f"split {split!r}: MATH has train and test")
+    rows, out = _rows("math", split, source), []
+    for i, (where, row) in enumerate(rows):
+        solution = _field(row, "solution", where)
+        if (answer := extract_answer(solution)) is None: continue
+        out.append(dict(id=f"math-{split}-{i}", prompt=_field(row, "problem", where), answer=answer,
+                        solution=solution))
+    if len(out) < len(rows):
+        warnings.warn(f"MATH, {split}: {len(rows) - len(out)} of {len(rows)} solutions have no answer and are left out")
+    return Dataset.from_list(out)
 
 # %% ../nbs/03_reasoning.ipynb #a2ab1f5e
 @dataclass(frozen=True)

@@ -476,7 +476,7 @@ def denominators(data, rows):
     labelled = sum(data.weights[i]*float(data.confidence[i][np.isfinite(data.labels[i])].sum()) for i in rows)
     return labelled, sum(data.weights[i]*(len(data.ids[i]) - data.lead[i]) for i in rows)
 
-# %% ../../nbs/tvm/01_values.ipynb #d212ecbe
+# %% ../../nbs/tvm/01_values.ipynb #090518b9
 class TrainingError(core.TokenStudyError):
     "A training that cannot go on."
 
@@ -613,7 +613,7 @@ def train_verifier(
     model = model.to(kept_dtype).requires_grad_(False).train(False)
     run = VerifierRun(model, name, state["log"], data.counts, settings, state["tokens"], state["seconds"])
     if folder is not None and accelerator.is_main_process:
-        with core.atomic_folder(folder/"model") as partial:
+        with core.atomic_folder(folder/"model") as partial, lms._quiet():
             model.save_pretrained(partial)
             notes = {k: getattr(run, k) for k in ("log", "counts", "settings", "tokens", "seconds")}
             (partial/"run.json").write_text(json.dumps(core.plain(notes)))
