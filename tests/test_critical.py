@@ -331,3 +331,24 @@ def test_critical_views_are_static_and_escaped(toy, wrong):
     assert "<script" not in made and "<b>" not in made and made.count("<details") == 4 and made.count(" open") == 1 and "outline" in made
     assert repr(views).count("»") == 4 and "[rollouts]" in repr(views)
     with pytest.raises(ValueError): critical.TokenViews({})
+
+
+# found by a reviewer who wrote it all again
+
+def test_critical_refuses_what_leaves_no_room_for_rollouts(toy, wrong):
+    one, never = max(wrong, key=lambda s: len(s.response_ids)), lambda ids: False
+    T = len(one.response_ids)
+    for search in ("full", "sequential"):
+        with pytest.raises(critical.TrajectoryError, match="more than max_total"): critical.identify_many(toy, [one], [never], 4, search, max_total=T - 1)
+        critical.identify_many(toy, [one], [never], 4, search, max_total=T)
+    with pytest.raises(ValueError, match="behind max_total"): critical.intervene(toy, [one], [never], [T - 1], 4, max_total=T - 1)
+
+
+def test_critical_bounds_and_shares_are_exact():
+    for later in (0, float("nan"), -1, 2):
+        with pytest.raises(ValueError, match="later"): critical.critical_token([.5, 0, 0], later)
+    with pytest.raises(ValueError, match="before"): critical.critical_token([.5, 0, 0], before=2.)
+    rng = np.random.default_rng(0)
+    answers = ["a"] * 7 + [f"b{i}" for i in range(43)]
+    assert critical.select_negative(answers, [False] * 50, rng, .14)[0] < 7 and len(critical.select_negative(answers, [False] * 50, rng, .14)) == 1
+    with pytest.raises(ValueError, match="vocabulary"): critical.contrastive_scores(torch.zeros(1, 4), torch.zeros(1, 4), [4])

@@ -1,4 +1,5 @@
 "Notebooks run, are clean, hold no machine's paths, and everything generated from them is in step."
+import ast
 import json
 import re
 import sys
@@ -100,3 +101,39 @@ def test_the_runner_sees_what_fails(tmp_path, code, report):
     (tmp_path/"nbs/broken.ipynb").write_text(json.dumps(nb), encoding="utf-8")
     found = execute("nbs/broken.ipynb", tmp_path)
     assert (report in found) if report else found == ""
+
+
+EXCEPTIONS = {("cdpo/01_critical", "tokenstudy.tvm.values")} # a rival of the contrast: the drop of a verifier's value
+
+
+def imports(source: str) -> set:
+    "Modules of this package that a piece of Python imports."
+    found = set()
+    for node in ast.walk(ast.parse(re.sub(r"^[%!].*$", "pass", source, flags=re.MULTILINE))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tokenstudy":
+            found |= {f"{node.module}.{name.name}" for name in node.names} | {node.module}
+        elif isinstance(node, ast.Import): found |= {name.name for name in node.names}
+    return found
+
+
+def misplaced(order: list, sources: dict) -> list:
+    "Imports that go down the reading order, or sideways to another paper; the command line alone sees all."
+    wrong = []
+    for place, (name, module) in enumerate(order):
+        if name == "91_cli": continue
+        later = {m for _, m in order[place + 1:]} | {m for n, m in order if "/" in name and "/" in n and n.split("/")[0] != name.split("/")[0]}
+        wrong += sorted((name, m) for m in imports(sources[name]) & later if (name, m) not in EXCEPTIONS)
+    return wrong
+
+
+def test_imports_go_up_the_reading_order():
+    index = json.loads((ROOT/"nbs/index.ipynb").read_text(encoding="utf-8"))
+    table = "".join("".join(c["source"]) + "\n" for c in index["cells"] if c["cell_type"] == "markdown")
+    order = re.findall(r"^\| \[(\S+)\]\(\S+\.ipynb\) \| `(\S+)`", table, flags=re.MULTILINE)
+    there = {str(p.relative_to(ROOT/"nbs").with_suffix("")) for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    assert {name for name, _ in order} == there - {"index"}
+    def code(name): return "\n".join("".join(c["source"]) for c in json.loads((ROOT/f"nbs/{name}.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code")
+    assert misplaced(order, {name: code(name) for name, _ in order}) == []
+    toy = [("00_a", "tokenstudy.a"), ("x/01_b", "tokenstudy.x.b"), ("y/01_c", "tokenstudy.y.c"), ("91_cli", "tokenstudy.cli")]
+    sources = {"00_a": "from tokenstudy.x import b", "x/01_b": "from tokenstudy import a", "y/01_c": "import tokenstudy.x.b\n%load x", "91_cli": "from tokenstudy.y.c import z"}
+    assert misplaced(toy, sources) == [("00_a", "tokenstudy.x.b"), ("y/01_c", "tokenstudy.x.b")]

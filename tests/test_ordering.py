@@ -41,10 +41,10 @@ def test_tvm_unit_of_the_study(arena, tmp_path):
     assert found["curves"]["best-of-N last"]["1"] == pytest.approx(np.mean(right, 1), abs=1e-3)
     assert set(found["searches"]) == {"step_beam 4 2", "rebase 4"} and all(len(s["right"]) == 5 and s["tokens"] > 0 for s in found["searches"].values())
     again = values.TokenValueModel.from_pretrained(tmp_path/"v")
-    for a, b in zip(ordering.scored(again, arena.samples), arena.samples):
+    for a, b in zip(values.score_samples(again, arena.samples), arena.samples):
         for v, t in zip(a, b): assert v == pytest.approx(values.score_paths(again, [t])[0], abs=1e-5)
     best = found["curves"]["best-of-N last"]["4"]
-    by_hand = [some[int(np.argmax([v[-1] for v in vs]))].correct for some, vs in zip(arena.samples, ordering.scored(again, arena.samples))]
+    by_hand = [some[int(np.argmax([v[-1] for v in vs]))].correct for some, vs in zip(arena.samples, values.score_samples(again, arena.samples))]
     assert best == [float(x) for x in by_hand]
 
 

@@ -480,3 +480,50 @@ def test_search_views():
         assert len(ax.lines) >= 5 and "beam" in [t.get_text() for t in ax.get_legend().get_texts()]
     with pytest.raises(ValueError, match="'N' or 'tokens'"): search.draw_accuracy(rows, "time")
     plt.close("all")
+
+
+# found by a reviewer who wrote it all again
+
+def test_search_records_depend_on_end_tokens_and_on_what_has_a_name(tmp_path):
+    model, runs, options = tiny("llama"), core.Runs("s", tmp_path), dict(block=2, max_steps=4, max_new_tokens=8)
+    first = search.step_beam(model, None, PROMPTS, 4, 2, runs=runs, **options)
+    more = lm.LM(tiny("llama").model, None, "ends sooner")
+    kept = more.model.generation_config.eos_token_id
+    more.model.generation_config.eos_token_id = [EOS, 4, 5, 6]
+    try:
+        again = search.step_beam(more, None, PROMPTS, 4, 2, runs=runs, **options)
+        fresh = search.step_beam(more, None, PROMPTS, 4, 2, **options)
+    finally: more.model.generation_config.eos_token_id = kept
+    assert [r.plain() for r in again] == [r.plain() for r in fresh] != [r.plain() for r in first]
+    def judge(sign, prompt, response): return sign * len(response)
+    for unnamed in (functools.partial(judge, 1), lambda prompt, response: 0.):
+        with pytest.raises(ValueError, match="nothing tells this verifier"): search.step_beam(model, unnamed, PROMPTS, 4, 2, runs=runs, **options)
+        search.step_beam(model, unnamed, PROMPTS[:1], 4, 2, runs=runs, config=dict(sign=1), **options)
+    with pytest.raises(ValueError, match="nothing tells this policy"):
+        search.tree_search(model, None, PROMPTS, 4, lambda nodes, open, done: [(open[0], 4)], runs=runs, **options)
+
+
+def test_search_delimiter_of_several_tokens():
+    class Bytes:
+        "A token for each byte."
+        def __call__(self, text, add_special_tokens=False): return dict(input_ids=list(text.encode()))
+        def decode(self, ids): return bytes(ids).decode(errors="replace")
+    for text in ("∎", "\n\n", "x"):
+        ends = search.StepEnds(SimpleNamespace(tokenizer=Bytes(), name="bytes"), text)
+        for before in ("", "abc", "é"):
+            ids = list((before + text).encode())
+            assert [ends(ids[:i + 1]) for i in range(len(ids))] == [False] * (len(ids) - 1) + [True]
+
+
+def test_votes_and_curves_break_ties_alike():
+    answers, scores = ["a", "b", "b", "b"], [.3, .1, .1, .1]
+    assert search.weighted_vote(answers, scores) == "a" == search.weighted_vote(answers, scores[:1] + [.1 + 1e-15] * 3)
+    assert search.weighted_vote(["b", "b", "b", "a"], [.1, .1, .1, .3]) == "b"
+    with pytest.raises(ValueError, match="as many scores"): search.best_at_n([True, False], [.1], 1)
+
+
+def test_search_says_what_a_wrong_setting_is():
+    with pytest.raises(ValueError, match="whole number"): search.rebase(tiny("llama"), None, PROMPTS, 4., block=2, max_new_tokens=8)
+    with pytest.raises(ValueError, match="no text to read an answer"): search.rebase(tiny("llama"), None, PROMPTS, 4, block=2, max_new_tokens=8, answer=str)
+    policy, node = search.rebase_policy(4, 1e-320), lambda v: search.Candidate(0, -1, [1], v)
+    assert policy([node(1.), node(-1e308), node(.5)], [0, 1, 2], []) == [(0, 4)]

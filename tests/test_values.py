@@ -435,4 +435,39 @@ def test_values_delimiters_are_found_inside_tokens():
         def __len__(self): return 4
         def batch_decode(self, rows): return [self.words[i] for i, in rows]
     assert values.delimiter_ids(Fake()) == {1, 2} and values.delimiter_ids(Fake(), ".") == {2, 3}
-    with pytest.raises(values.ValueDataError, match="no token"): values.delimiter_ids(Fake(), "§")
+    with pytest.raises(ValueError, match="no token"): values.delimiter_ids(Fake(), "§")
+
+
+# found by a reviewer who wrote it all again
+
+def test_values_rollouts_need_room(toy, paths):
+    long = max(paths, key=lambda t: len(t.response_ids))
+    with pytest.raises(ValueError, match="behind max_total"): values.prm_rollouts(toy, [long], lambda ids: True, 1, n=2, max_total=len(long.response_ids) - 1)
+
+
+def test_values_steps_are_read_once_and_checked():
+    twice = [made([3, 4, 9], 1), made([3, 4, 9], 1, problem="q")]
+    for x in values.value_data(twice, "prm_hard", steps=iter([3])).labels: assert same([x], [[1, NAN, 1]])
+    for bad in (True, (), 0, 1.5):
+        with pytest.raises(ValueError, match="steps"): values.label_paths(twice[:1], "prm_hard", bad)
+    assert same(values.label_paths(twice[:1], "prm_soft", np.int64(2)), [[NAN, 1, 1]])
+    assert len(values.value_data([made([3, 4, 5], 1)], "prm_soft", steps={5})) == 1         # a delimiter at the very end is one
+
+
+def test_values_data_know_their_labels(toy, paths):
+    data = values.value_data(paths, "ovm")
+    with pytest.raises(values.ValueDataError, match="labels of this data are ovm"): values.train_verifier(toy, data, "tvm")
+    assert values.train_verifier(toy, data, epochs=1).kind == "ovm" and values.train_verifier(toy, paths, epochs=1).kind == "tvm"
+
+
+def test_values_scores_do_not_depend_on_dropout(paths):
+    model = values.TokenValueModel.from_causal_lm(lms.tiny_lm("gpt2", vocab=8)).train()
+    assert same(values.score_paths(model, paths[:4]), values.score_paths(model.train(False), paths[:4]))
+    assert all(m.training for m in model.train().modules()) and values.score_paths(model, paths[:1]) and model.training
+
+
+def test_values_quality_refuses_what_does_not_fit(paths):
+    two = paths[:2]
+    with pytest.raises(values.ValueDataError, match="path 0"): values.value_quality([[.5]*(len(t.response_ids) + 1) for t in two], two)
+    with pytest.raises(values.ValueDataError, match="in \\[0, 1\\]"): values.value_quality([[NAN]*len(t.response_ids) for t in two], two)
+    with pytest.raises(ValueError, match="empty"): values.delimiter_ids(reasoning.arithmetic_tokenizer(), "")

@@ -37,7 +37,7 @@ def wilson(
     low, high = (np.clip((middle + sign * half) / (1 + z**2 / m), 0, 1) for sign in (-1, 1))
     return np.where((n == 0) | (right == 0), 0., low), np.where((n == 0) | (right == n), 1., high)
 
-# %% ../../nbs/cdpo/01_critical.ipynb #75bcaaf2
+# %% ../../nbs/cdpo/01_critical.ipynb #be823007
 @dataclass(frozen=True)
 class Critical:
     "What the rule says of a trajectory."
@@ -52,7 +52,9 @@ def critical_token(
     start: float | None = None # the prompt's own score, which stands before token 0
 ) -> Critical:
     """The first token with score 0 of which all later ones have scores below `later`. ValueError for
-    scores outside [0, 1] or NaN."""
+    scores or bounds outside [0, 1] or NaN."""
+    if not 0 < later <= 1: raise ValueError(f"later = {later}: it must lie in (0, 1]")
+    if not 0 <= before <= 1: raise ValueError(f"before = {before}: it must lie in [0, 1]")
     x = np.asarray(scores, dtype=float)
     if x.ndim != 1 or not ((x >= 0) & (x <= 1)).all():
         raise ValueError("scores must be a list of numbers in [0, 1]")
@@ -128,7 +130,7 @@ def pass_at_k(
     if n - right < k: return 1.
     return float(1 - np.prod(1 - k / np.arange(n - right + 1, n + 1)))
 
-# %% ../../nbs/cdpo/01_critical.ipynb #f061a174
+# %% ../../nbs/cdpo/01_critical.ipynb #3ce79259
 def contrastive_law(
     positive,            # [..., V] log-probabilities, or logits: constants cancel; -inf allowed
     negative,            # [..., V]
@@ -160,6 +162,8 @@ def contrastive_scores(
     "Contrastive scores of a text's tokens; low is critical."
     law = contrastive_law(logp_positive, logp_negative, ce_beta)
     tokens = torch.as_tensor(tokens, device=law.device)
+    if ((tokens < 0) | (tokens >= law.shape[-1])).any():
+        raise ValueError(f"tokens must lie in [0, {law.shape[-1]}), the vocabulary of the laws")
     if law.ndim != 2 or tokens.shape != law.shape[:1]:
         raise ValueError(f"{tuple(tokens.shape)} tokens do not fit laws of shape {tuple(law.shape)}")
     found = law.gather(-1, tokens[:, None])[:, 0]
@@ -210,7 +214,7 @@ def _follows(rolled, a):
     same = tokens[:, :width] == np.array(rest[:width], int)
     return np.where(same.all(1), width, same.argmin(1)) if width else np.zeros(len(tokens), int)
 
-# %% ../../nbs/cdpo/01_critical.ipynb #24ca4e29
+# %% ../../nbs/cdpo/01_critical.ipynb #a9bb097a
 def identify_many(
     lm,                   # `tokenstudy.lm.LM`
     trajectories,         # (prompt_ids, response_ids) pairs, or things with these attributes; wrong ones
@@ -224,7 +228,8 @@ def identify_many(
     streams=None,         # a number for each trajectory; 0, 1, … if None
     **options             # temperature, top_k, top_p, seed, batch_rows, engine of `rollouts_many`
 ) -> list: # of `Identified`
-    """Critical tokens by rollout. `TrajectoryError` for a trajectory that is empty or right."""
+    """Critical tokens by rollout. `TrajectoryError` for a trajectory that is empty, right, or longer than
+    `max_total`."""
     if search not in SEARCHES:
         raise ValueError(f"search {search!r}: it must be one of {', '.join(SEARCHES)}")
     if n < 1 or screen < 1 or checks < 0:
@@ -236,6 +241,9 @@ def identify_many(
                          f"{len(graders)} and {len(streams)}")
     for i, (_, response) in enumerate(pairs):
         if not response: raise TrajectoryError(f"trajectory {i} has no tokens")
+        if len(response) > max_total:
+            raise TrajectoryError(f"trajectory {i} has {len(response)} tokens, more than max_total = {max_total}, which "
+                                  "leaves no room for rollouts; raise it to the sampler's limit, or leave the trajectory out")
         if graders[i](response) and response[-1] in lms.eos_ids(lm):
             raise TrajectoryError(f"trajectory {i} is right; only wrong ones have a critical token")
     known, tokens, read = [{} for _ in pairs], np.zeros(len(pairs), int), np.zeros(len(pairs), int)
@@ -268,7 +276,8 @@ def identify(lm, trajectory, grader, n=64, **options):
     return identify_many(lm, [trajectory], [grader], n, **options)[0]
 
 def identify_sequential(lm, trajectory, grader, n=64, **options):
-    "The same token by fewer rollouts."
+    """The token by fewer rollouts: the same one where scores do not rise again behind it, which is checked at
+    `checks` places only."""
     return identify_many(lm, [trajectory], [grader], n, "sequential", **options)[0]
 
 # %% ../../nbs/cdpo/01_critical.ipynb #2ebf20a6
@@ -297,7 +306,7 @@ def intervene(
         rows.append(dict(without=free, kept=bound, tokens=a.new_tokens + b.new_tokens))
     return rows
 
-# %% ../../nbs/cdpo/01_critical.ipynb #67f9ca2b
+# %% ../../nbs/cdpo/01_critical.ipynb #bf3dc4f8
 def select_positive(
     correct, # flags of a problem's samples
     rng      # numpy Generator
@@ -322,7 +331,7 @@ def select_negative(
         if not ok and a is not None: places.setdefault(a, []).append(i)
     chosen, covered, wrong = [], 0, sum(map(len, places.values()))
     for some in sorted(places.values(), key=lambda s: (-len(s), s[0])):
-        if covered >= share * wrong: break
+        if covered >= share * wrong - 1e-9: break
         chosen.append(int(rng.choice(some)))
         covered += len(some)
     return chosen

@@ -8,13 +8,13 @@ __all__ = ['AGGREGATES', 'VOTES', 'pass_at_k', 'ScoreError', 'path_score', 'best
            'beam_policy', 'dvts_policy', 'rebase_policy', 'step_beam', 'dvts', 'rebase', 'search_text', 'draw_search',
            'draw_accuracy']
 
-# %% ../../nbs/tvm/02_search.ipynb #93b57948
-import contextlib
+# %% ../../nbs/tvm/02_search.ipynb #ae5e7632
 import dataclasses
 import functools
 import hashlib
 import inspect
 import math
+import numbers
 import time
 import zlib
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def path_score(
     if x.ndim != 1 or not len(x): raise ValueError("a path needs at least one value")
     return float(AGGREGATES[how](x))
 
-# %% ../../nbs/tvm/02_search.ipynb #49d2271b
+# %% ../../nbs/tvm/02_search.ipynb #c343d052
 VOTES = ("sum", "mean", "max")
 
 def _asked(answers, scores):
@@ -88,7 +88,8 @@ def weighted_vote(
     there, x = _asked(answers, scores)
     of = {}
     for i in there: of.setdefault(answers[i], []).append(x[i])
-    return max(of, key=lambda a: getattr(np, how)(of[a]), default=None)
+    total = {a: getattr(np, how)(x) for a, x in of.items()}
+    return next((a for a in total if total[a] >= max(total.values()) - 1e-12), None) # the first of equals
 
 def majority_vote(
     answers # N answers, None where there is none
@@ -96,7 +97,7 @@ def majority_vote(
     "The most frequent answer (self-consistency, arXiv 2203.11171)."
     return weighted_vote(answers, np.ones(len(answers)))
 
-# %% ../../nbs/tvm/02_search.ipynb #a0fb7dc4
+# %% ../../nbs/tvm/02_search.ipynb #696fa87e
 def best_at_n(
     right,   # N booleans in the order of the samples
     scores,  # N numbers
@@ -104,6 +105,7 @@ def best_at_n(
 ) -> float:
     "The chance that the best-scored of n samples, drawn without replacement, is right; first of equals."
     right, x, N = np.asarray(right, float), _finite(scores), len(right)
+    if x.shape != (N,): raise ValueError(f"{N} samples need as many scores; their shape is {x.shape}")
     if not 1 <= n <= N: raise ValueError(f"n = {n}: it must lie between 1 and N = {N}")
     return float(_wins(N, n) @ right[np.argsort(-x, kind="stable")])
 
@@ -173,7 +175,7 @@ def accuracy_curves(
             if per_question: rows[-1]["questions"] = of.tolist()
     return rows
 
-# %% ../../nbs/tvm/02_search.ipynb #cdfa685c
+# %% ../../nbs/tvm/02_search.ipynb #cbf0d6f7
 class StepEnds:
     """Says whether a step is over. `delimiter`: text that a step ends with (a newline unless a block is
     given), or a token id, or several; `block`: a number of tokens instead. ValueError for a delimiter
@@ -189,7 +191,8 @@ class StepEnds:
                 raise ValueError(f"{lm.name} has no tokenizer: give the delimiter as token ids, or a "
                                  "block")
             made = self.tokenizer(self.text, add_special_tokens=False)["input_ids"] if self.text else []
-            if not self.text or self.text not in self.tokenizer.decode(made):
+            self.reach = len(self.text.encode())       # in how many tokens it may stand: one for each byte
+            if not self.text or not self(made):
                 raise ValueError(f"delimiter {self.text!r}: the tokenizer of {lm.name} cannot write it, "
                                  "so no step would end; give another one, or token ids, or a block")
         else:
@@ -198,15 +201,13 @@ class StepEnds:
             if not self.ids or not all(0 <= i < most for i in self.ids):
                 raise ValueError(f"delimiter {sorted(self.ids)}: token ids must lie below {most}")
 
-    def _of(self, token):
-        if token not in self._texts: self._texts[token] = self.tokenizer.decode([token])
-        return self._texts[token]
-
     def __call__(self, tokens):
         "Whether a step with these tokens (a list) is over."
         if self.block: return len(tokens) >= self.block
         if self.ids is not None: return tokens[-1] in self.ids
-        return self.text in "".join(map(self._of, tokens[-len(self.text):]))
+        tail = tuple(tokens[-self.reach:])
+        if tail not in self._texts: self._texts[tail] = self.text in self.tokenizer.decode(list(tail))
+        return self._texts[tail]
 
     @property
     def plain(self): return self.block or (sorted(self.ids) if self.ids else self.text)
@@ -547,7 +548,7 @@ class _Scorer:
         for (q, node, _), text in zip(jobs, texts): bank[q.number, node] = seat[text]
         return known, bank
 
-# %% ../../nbs/tvm/02_search.ipynb #7f1cebbd
+# %% ../../nbs/tvm/02_search.ipynb #148433e5
 def _questions(lm, problems, chat, streams, K):
     "`_Question`s out of a data set, or a list of prompts (texts or ids)."
     if hasattr(problems, "column_names"):
@@ -578,6 +579,16 @@ def _check_verifier(lm, verifier, recompute):
         raise ValueError(f"the verifier reads a vocabulary of {own} tokens, the generator {lm.name} "
                          f"writes one of {V}: they must share a tokenizer")
 
+def _key_of(thing, what, config):
+    "What names a verifier or a policy in a record. ValueError if nothing does."
+    if thing is None: return None
+    if hasattr(thing, "state_dict"): return weights_key(thing)
+    name = getattr(thing, "name", None) or getattr(thing, "__name__", None)
+    if name in (None, "<lambda>") and not config:
+        raise ValueError(f"runs: nothing tells this {what} from another one in a record; give `config`, a dict "
+                         "with what it depends on, or search without runs")
+    return name
+
 def weights_key(model):
     "16 hex digits that name a model's weights."
     digest = hashlib.sha256()
@@ -606,7 +617,8 @@ def tree_search(
     chat: bool = False,       # wrap prompts in the model's chat template
     answer=None,              # text -> answer or None, for finished paths
     runs=None,                # `core.Runs`: questions that it holds are not searched again, others added
-    config: dict | None = None # with runs: what else the records depend on (a function as verifier, say)
+    config: dict | None = None # with runs: what else the records depend on (a policy or a verifier
+                              # that is a function, say)
 ) -> list[SearchResult]:      # in the order of the problems
     """Search by steps under a policy. The result does not depend on `batch_size` or `recompute` (up to
     the models' rounding). ValueError for settings out of range, a prompt that does not fit or a verifier
@@ -615,6 +627,8 @@ def tree_search(
     lms.check_attention(lm)
     for name, value in dict(K=K, max_steps=max_steps, step_tokens=step_tokens, lookahead=lookahead,
                             max_new_tokens=max_new_tokens, batch_size=batch_size).items():
+        if value is not None and not isinstance(value, numbers.Integral):
+            raise ValueError(f"{name} = {value!r}: it must be a whole number")
         if value is not None and value < (name != "lookahead"):
             raise ValueError(f"{name} = {value}: it must be ≥ {int(name != 'lookahead')}")
     if not 0 <= seed < 2**32: raise ValueError(f"seed = {seed}: it must lie in [0, 2**32)")
@@ -629,17 +643,16 @@ def tree_search(
     if runs is not None:
         common = dict(ends=ends.plain, max_steps=max_steps, step_tokens=step_tokens, lookahead=lookahead,
                       max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                      seed=seed, K=K, policy=getattr(policy, "name", None), recompute=recompute,
-                      config=config or {},
-                      model=weights_key(lm.model), verifier=weights_key(verifier)
-                      if hasattr(verifier, "state_dict") else getattr(verifier, "__name__", None))
+                      seed=seed, K=K, policy=_key_of(policy, "policy", config), recompute=recompute,
+                      config=config or {}, stops=sorted(lms.eos_ids(lm)), model=weights_key(lm.model),
+                      verifier=_key_of(verifier, "verifier", config))
         configs = [dict(common, problem=q.problem, prompt=q.prompt_ids, streams=[q.first, q.key])
                    for q in questions]
         found = {i: SearchResult.of(r) for i, c in enumerate(configs) if (r := runs.get(c)) is not None}
     todo, on_gpu = [q for q in questions if q.number not in found], lm.model.device.type == "cuda"
     rows = lms._batch_rows(lm, max(len(q.prompt_ids) for q in questions) + max_new_tokens)
     size = batch_size or max(1, min(rows, 4096 if on_gpu else 512) // K)
-    with core.progress(total=len(todo), desc="search", unit="question") as bar, _resting(verifier):
+    with core.progress(total=len(todo), desc="search", unit="question") as bar, lms.resting(verifier):
         for part in range(0, len(todo), size):
             wave, start = todo[part:part + size], time.perf_counter()
             writer = _Writer(lm, ends, (temperature, top_k, top_p), max_new_tokens, step_tokens,
@@ -654,21 +667,12 @@ def tree_search(
                                    provenance=core.provenance(seed)) for q in wave])
             bar.update(len(wave))
     results = [found[q.number] for q in questions]
+    if answer is not None and lm.tokenizer is None:
+        raise ValueError(f"{lm.name} has no tokenizer, so there is no text to read an answer from; search without `answer`")
     for r in results if answer is not None else ():
         texts = [reasoning.text_of(lm.tokenizer, r.response(i)) for i in r.final]
         r.answers = [answer(text) if r.nodes[i].finished else None for i, text in zip(r.final, texts)]
     return results
-
-@contextlib.contextmanager
-def _resting(verifier):
-    "Inside, a verifier that is a torch module is not in training mode."
-    modules = list(verifier.modules()) if isinstance(verifier, torch.nn.Module) else []
-    before = [m.training for m in modules]
-    try:
-        for m in modules: m.training = False
-        yield
-    finally:
-        for m, training in zip(modules, before): m.training = training
 
 def _search_wave(questions, writer, scorer, policy, max_steps, lookahead, seed):
     "Search some questions together."
@@ -718,7 +722,7 @@ def _look(writer, made, lookahead):
     for text, (q, _) in texts.items(): q.counts["lookahead"] += len(ahead[text])
     return [ahead.get((q.number, *q.responses[node]), []) for q, node in made]
 
-# %% ../../nbs/tvm/02_search.ipynb #fb562726
+# %% ../../nbs/tvm/02_search.ipynb #50bf36ec
 def _named(name, choose):
     choose.name = name
     return choose
@@ -765,8 +769,8 @@ def rebase_policy(
     def choose(nodes, open, done):
         counts = dict.fromkeys(done, 0)
         if open and (budget := K - len(done)) > 0:
-            x = np.array([nodes[i].value for i in open]) / temperature
-            share = np.exp(x - x.max())
+            x = np.array([nodes[i].value for i in open])
+            with np.errstate(over="ignore"): share = np.exp((x - x.max())/temperature)
             share *= budget / share.sum()
             whole = np.floor(share + 1e-9).astype(int)
             whole[np.argsort(whole - share, kind="stable")[:budget - whole.sum()]] += 1

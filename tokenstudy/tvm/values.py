@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'DOUBTS', 'COMPOSITIONS', 'ValueDataError', 'step_ends', 'labels_flat', 'review', 'problem_trie',
-           'label_paths', 'delimiter_ids', 'beta_posterior', 'prm_rollouts', 'ValueData', 'value_data',
-           'TokenValueConfig', 'TokenValueOutput', 'value_loss', 'TokenValueModel', 'score_paths', 'batches',
+           'label_paths', 'beta_posterior', 'prm_rollouts', 'ValueData', 'value_data', 'TokenValueConfig',
+           'TokenValueOutput', 'value_loss', 'TokenValueModel', 'score_paths', 'score_samples', 'batches',
            'micro_batches', 'tensors', 'step_losses', 'denominators', 'TrainingError', 'VerifierRun', 'train_verifier',
            'calibration', 'area_under_curve', 'value_quality']
 
-# %% ../../nbs/tvm/01_values.ipynb #855a2f59
+# %% ../../nbs/tvm/01_values.ipynb #d2a19f3e
 import contextlib
 import copy
 import dataclasses
@@ -17,6 +17,7 @@ import hashlib
 import inspect
 import json
 import math
+import numbers
 import os
 import shutil
 import time
@@ -33,26 +34,40 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.modeling_outputs import ModelOutput
 
 from .. import core, lm as lms, reasoning, teaching
+from .arena import delimiter_ids # gives the `steps` of process labels
 
-# %% ../../nbs/tvm/01_values.ipynb #c1b71627
+# %% ../../nbs/tvm/01_values.ipynb #b024e57e
 LABELS = ("tvm", "ovm", "orm", "prm_hard", "prm_soft")
 
 class ValueDataError(ValueError):
     "Trajectories or labels that make no sense."
 
+def _steps(steps):
+    "Checked: a number of tokens, or a frozenset of token ids."
+    if isinstance(steps, numbers.Integral) and not isinstance(steps, bool):
+        if steps < 1: raise ValueError(f"steps = {steps}: it must be ≥ 1")
+        return int(steps)
+    if isinstance(steps, bool) or not hasattr(steps, "__iter__"):
+        raise ValueError(f"steps = {steps!r}: token ids that end a step, or the number of tokens in a step")
+    ids = frozenset(int(i) for i in steps)
+    if not ids: raise ValueError("steps: there are no token ids, so no step would end")
+    return ids
+
 def _check_kind(kind, steps):
+    "The steps that labels of this kind need, checked; None for kinds that need none."
     if kind not in LABELS: raise ValueError(f"kind {kind!r}: it must be one of {', '.join(LABELS)}")
-    if not kind.startswith("prm"): return
+    if not kind.startswith("prm"): return None
     if steps is None:
         raise ValueError(f"{kind} has labels where steps end: give `steps`, the token ids that end a step "
                          "(see `delimiter_ids`) or the number of tokens in a step")
-    if isinstance(steps, int) and steps < 1: raise ValueError(f"steps = {steps}: it must be ≥ 1")
+    return _steps(steps)
 
 def step_ends(
     trie: reasoning.Trie,
     steps # ids of the tokens that end a step, or the number of tokens in a step
 ) -> np.ndarray: # bool [all tokens], in the order of `trie.node_of`
     "Where steps end: at a delimiter or after each block, and at the last token of each path."
+    steps = _steps(steps)
     ends = (trie.depth % steps == 0 if isinstance(steps, int) else
             np.isin(trie.token, np.fromiter(steps, np.int64)))[trie.node_of]
     ends[(trie.starts[1:] - 1)[np.diff(trie.starts) > 0]] = True
@@ -65,8 +80,7 @@ def labels_flat(
 ) -> np.ndarray: # float32 [all tokens], in the order of `trie.node_of`
     """Labels of all tokens of one problem's paths, in linear time. Paths of the same tokens get the mean
     of their outcomes."""
-    _check_kind(kind, steps)
-    value = trie.value
+    steps, value = _check_kind(kind, steps), trie.value
     if kind == "tvm": return value.astype(np.float32)[trie.node_of]
     if kind in ("ovm", "orm"):
         ended = np.bincount(trie.leaf, trie.weights, len(trie))
@@ -144,19 +158,6 @@ def label_paths(
     return [np.concatenate([x, np.full(len(t.response_ids) - len(x), np.nan, np.float32)])
             for x, t in zip(parts, trajectories)]
 
-# %% ../../nbs/tvm/01_values.ipynb #70198f45
-def delimiter_ids(
-    tokenizer,
-    text: str = "\n" # what ends a step
-) -> set[int]:
-    "Ids of all tokens whose text holds a delimiter; `ValueDataError` if no token does."
-    size = len(tokenizer)
-    found = {i for i, s in enumerate(tokenizer.batch_decode([[i] for i in range(size)])) if text in s}
-    if not found:
-        raise ValueDataError(f"no token of this tokenizer holds {text!r}; choose another delimiter, or steps "
-                             "of a number of tokens")
-    return found
-
 # %% ../../nbs/tvm/01_values.ipynb #6e54aaa5
 def beta_posterior(
     right, count,            # array-like: right paths, of how many
@@ -174,7 +175,7 @@ def beta_posterior(
     low, high = (betaincinv(up, down, q) for q in ((1 - level)/2, (1 + level)/2))
     return up/(up + down), low, high, count/(count + a + b)
 
-# %% ../../nbs/tvm/01_values.ipynb #01e43563
+# %% ../../nbs/tvm/01_values.ipynb #b6239725
 def prm_rollouts(
     lm,                  # `tokenstudy.lm.LM`
     trajectories,        # as sampled
@@ -185,12 +186,13 @@ def prm_rollouts(
     max_total: int = 256, # the sampler's limit on a response
     **options            # of `lm.rollouts_many`
 ) -> list[np.ndarray]: # for each trajectory float32 [T], NaN where no step ends
-    "Process labels by rollouts. A rollout is right if it ended by itself and its grader says so."
+    """Process labels by rollouts. A rollout is right if it ended by itself and its grader says so.
+    ValueError for a trajectory that is longer than `max_total`."""
     trajectories = list(trajectories)
     graders = [graders]*len(trajectories) if callable(graders) else list(graders)
     if len(graders) != len(trajectories):
         raise ValueError(f"{len(graders)} graders for {len(trajectories)} trajectories")
-    _check_kind("prm_hard", steps)
+    steps = _check_kind("prm_hard", steps)
     out = [np.full(len(t.response_ids), np.nan, np.float32) for t in trajectories]
     full = [i for i, x in enumerate(out) if len(x)]
     places = [1 + np.flatnonzero(step_ends(reasoning.Trie([trajectories[i].response_ids]), steps))
@@ -209,7 +211,7 @@ def prm_rollouts(
             out[i][place - 1] = right > 0 if hard else right/n
     return out
 
-# %% ../../nbs/tvm/01_values.ipynb #d22fcca3
+# %% ../../nbs/tvm/01_values.ipynb #0a7ec637
 @dataclass
 class ValueData:
     "Labelled paths, as `train_verifier` reads them. n: paths after removing copies; T: response tokens."
@@ -220,6 +222,7 @@ class ValueData:
     weights: np.ndarray   # [n] how many samples a path stands for
     problem: np.ndarray   # [n] number of the problem
     counts: dict          # what `review` found, summed
+    kind: str = "given"   # one of `LABELS`; "given" if the labels were
 
     def __len__(self): return len(self.ids)
 
@@ -238,7 +241,7 @@ def value_data(
     """Labelled paths for training. `ValueDataError` if nothing is left, if no step ends at any of the
     given delimiters, or if given labels do not fit."""
     trajectories, given = list(trajectories), None
-    if isinstance(kind, str): _check_kind(kind, steps)
+    if isinstance(kind, str): steps = _check_kind(kind, steps)
     else: given = _given_labels(kind, trajectories)
     if prior is not None and (given is not None or kind in ("ovm", "orm")):
         raise ValueError("prior: only labels that are shares of paths (tvm, prm_soft, prm_hard) have counts")
@@ -248,7 +251,7 @@ def value_data(
         total = {k: total.get(k, 0) + v for k, v in counts.items()}
         if given is None:
             flat = labels_flat(trie, kind, steps)
-            inner += int(np.isfinite(flat).sum()) - counts["paths"] + counts["empty"]
+            inner += isinstance(steps, frozenset) and int(np.isin(trie.token, list(steps)).sum())
         else: flat = _copies_mean(trie, [given[i] for i in group])
         trust = np.ones(len(flat), np.float32) if prior is None else beta_posterior(
             trie.right, trie.count, prior)[3].astype(np.float32)[trie.node_of]
@@ -261,12 +264,13 @@ def value_data(
             labels.append(flat[part]); confidence.append(trust[part])
             lead.append(len(prompt)); weights.append(float(w)); problem.append(number)
     if not ids: raise ValueDataError("there are no tokens to learn from: no trajectories, or only empty ones")
-    if given is None and kind.startswith("prm") and not isinstance(steps, int) and inner <= 0:
+    if given is None and kind.startswith("prm") and not isinstance(steps, int) and not inner:
         raise ValueDataError(f"no step ends at the token ids {sorted(steps)[:8]} in any of {total['paths']} "
                              "paths; the delimiter tokenises differently here (see `delimiter_ids`)")
     if not any(np.isfinite(x).any() for x in labels): raise ValueDataError("no token has a label")
     _warn_of(total)
-    return ValueData(ids, np.array(lead), labels, confidence, np.array(weights), np.array(problem), total)
+    return ValueData(ids, np.array(lead), labels, confidence, np.array(weights), np.array(problem), total,
+                     "given" if given is not None else kind)
 
 def _given_labels(arrays, trajectories):
     arrays = [np.asarray(x, np.float32) for x in arrays]
@@ -394,7 +398,7 @@ class TokenValueModel(PreTrainedModel):
 AutoConfig.register(TokenValueConfig.model_type, TokenValueConfig, exist_ok=True)
 AutoModel.register(TokenValueConfig, TokenValueModel, exist_ok=True)
 
-# %% ../../nbs/tvm/01_values.ipynb #a6f2292d
+# %% ../../nbs/tvm/01_values.ipynb #45127ce0
 @torch.no_grad()
 def score_paths(
     model,               # `TokenValueModel`, or anything with its `forward`
@@ -409,12 +413,24 @@ def score_paths(
     device = next(model.parameters()).device
     out = [np.zeros(0, np.float32) for _ in pairs]
     order = sorted((i for i, p in enumerate(pairs) if len(p[1])), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
-    for start in core.progress(range(0, len(order), batch_size), desc="scoring", unit="batch"):
-        rows = order[start:start + batch_size]
-        ids, _ = lms.pad([[*pairs[i][0], *pairs[i][1]] for i in rows], "right", device=device)
-        values = model(input_ids=ids).values.float().cpu().numpy()   # a causal model: padding is not seen
-        for i, v in zip(rows, values): out[i] = v[len(pairs[i][0]):][:len(pairs[i][1])].copy()
+    with lms.resting(model):
+        for start in core.progress(range(0, len(order), batch_size), desc="scoring", unit="batch"):
+            rows = order[start:start + batch_size]
+            ids, _ = lms.pad([[*pairs[i][0], *pairs[i][1]] for i in rows], "right", device=device)
+            values = model(input_ids=ids).values.float().cpu().numpy()   # a causal model: padding is not seen
+            for i, v in zip(rows, values): out[i] = v[len(pairs[i][0]):][:len(pairs[i][1])].copy()
     return out
+
+def score_samples(
+    model,
+    samples,              # for each question its paths, as for `score_paths`
+    batch_size: int = 256
+) -> list[list[np.ndarray]]: # for each question and path the values [T]
+    "Values along the samples of several questions; a path that was sampled more than once is read once."
+    keys = [[(tuple(t.prompt_ids), tuple(t.response_ids)) for t in some] for some in samples]
+    paths = list(dict.fromkeys(k for row in keys for k in row))
+    found = dict(zip(paths, score_paths(model, paths, batch_size)))
+    return [[found[k] for k in row] for row in keys]
 
 # %% ../../nbs/tvm/01_values.ipynb #3000c09c
 COMPOSITIONS = ("question", "shuffled")
@@ -476,7 +492,7 @@ def denominators(data, rows):
     labelled = sum(data.weights[i]*float(data.confidence[i][np.isfinite(data.labels[i])].sum()) for i in rows)
     return labelled, sum(data.weights[i]*(len(data.ids[i]) - data.lead[i]) for i in rows)
 
-# %% ../../nbs/tvm/01_values.ipynb #090518b9
+# %% ../../nbs/tvm/01_values.ipynb #6cd7a2b0
 class TrainingError(core.TokenStudyError):
     "A training that cannot go on."
 
@@ -506,7 +522,8 @@ def _rate(step, steps):
 def train_verifier(
     base,                  # `tokenstudy.lm.LM`, a causal language model, or a `TokenValueModel`; it is copied
     trajectories,          # sampled solutions, or `ValueData`
-    kind="tvm",            # one of `LABELS`, or a float array [T] for each trajectory
+    kind=None,             # one of `LABELS`, or a float array [T] for each trajectory; tvm, or that of the
+                           # `ValueData`, if None
     *,
     steps=None, ends=None, # as for `label_paths`; ends of the generator if `base` is an `LM`
     epochs: int = 6, lr: float = 7e-4,
@@ -536,8 +553,10 @@ def train_verifier(
     if loss not in ("mse", "bce"): raise ValueError(f"loss {loss!r}: it must be mse or bce")
     if resume and output_dir is None: raise ValueError("resume: give output_dir, where the checkpoint is")
     if ends is None and isinstance(base, lms.LM): ends = lms.eos_ids(base)
-    data = trajectories if isinstance(trajectories, ValueData) else value_data(
-        trajectories, kind, steps, ends, unique, prior)
+    if isinstance(trajectories, ValueData):
+        data, kind = trajectories, trajectories.kind if kind is None else kind
+        if kind != data.kind: raise ValueDataError(f"kind = {kind!r}, but the labels of this data are {data.kind}")
+    else: data = value_data(trajectories, kind := "tvm" if kind is None else kind, steps, ends, unique, prior)
     source = base.model if isinstance(base, lms.LM) else base
     model = (copy.deepcopy(source).requires_grad_(True) if isinstance(source, TokenValueModel) else
              TokenValueModel.from_causal_lm(source, loss, seed))
@@ -659,13 +678,14 @@ def _finished(folder, settings, data):
     return VerifierRun(model.to(core.device()), settings["kind"], notes["log"], notes["counts"], settings,
                        notes["tokens"], notes["seconds"])
 
-# %% ../../nbs/tvm/01_values.ipynb #c7da158e
+# %% ../../nbs/tvm/01_values.ipynb #c63b9cc9
 def calibration(
     values, truth,  # flat arrays; truth: outcomes or true probabilities
     bins: int = 10
 ): # (mean value, mean truth, number) of each bin that is not empty
     "Values in bins of equal width."
     values, truth = np.asarray(values, float), np.asarray(truth, float)
+    if not ((values >= 0) & (values <= 1)).all(): raise ValueDataError("values must be numbers in [0, 1]")
     where = np.clip((values*bins).astype(int), 0, bins - 1)
     n = np.bincount(where, minlength=bins)
     means = [np.bincount(where, x, bins)[n > 0]/n[n > 0] for x in (values, truth)]
@@ -699,10 +719,14 @@ def value_quality(
         for group in _by_problem(trajectories):
             trie, _ = problem_trie([trajectories[i] for i in group], ends)
             for i, x in zip(group, np.split(labels_flat(trie, "tvm"), trie.starts[1:-1])): truth[i] = x
+    if len(values) != len(truth) or len(truth) != len(trajectories):
+        raise ValueDataError(f"{len(values)} lists of values, {len(truth)} of truth, {len(trajectories)} trajectories")
+    for i, (x, t, path) in enumerate(zip(values, truth, trajectories)):
+        if not len(t) <= len(x) <= len(path.response_ids):
+            raise ValueDataError(f"path {i} of {len(path.response_ids)} tokens has {len(x)} values and {len(t)} true ones")
     v = np.concatenate([x[:len(t)] for x, t in zip(values, truth)]).astype(float)
     p = np.concatenate([np.asarray(x, float) for x in truth])
     y = np.repeat([float(t.correct) for t in trajectories], [len(x) for x in truth])
-    if len(v) != len(p): raise ValueDataError(f"{len(v)} values for {len(p)} true ones")
     v, p, y = (x[np.isfinite(p)] for x in (v, p, y))
     if not len(v): raise ValueDataError("there are no tokens to judge")
     a, b, n = calibration(v, p)
