@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['LIMIT', 'wrong_solutions', 'generate_everywhere', 'step_contest', 'step_vs_trl', 'rows']
 
-# %% ../../nbs/cdpo/09_bench.ipynb #a40c0ba2
+# %% ../../nbs/cdpo/09_bench.ipynb #afd3399f
 import copy
 import tempfile
+import warnings
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from .. import core, lm as lms, reasoning
 from . import critical
 from .preference import TokenWeightedDPOConfig, TokenWeightedDPOTrainer, no_bars, tokenize_pairs, word_lm
 
-# %% ../../nbs/cdpo/09_bench.ipynb #9611d21a
+# %% ../../nbs/cdpo/09_bench.ipynb #a95fc1c8
 LIMIT = 100 # tokens of a response
 
 def wrong_solutions(
@@ -73,7 +74,7 @@ def step_contest(
     def stepper(make, config, data):
         with tempfile.TemporaryDirectory() as out, no_bars():
             args = config(out, report_to="none", disable_tqdm=True, save_strategy="no", max_steps=1,
-                          bf16=gpu, activation_checkpointing=False, per_device_train_batch_size=count)
+                          bf16=gpu, activation_checkpointing=False, dataloader_pin_memory=gpu, per_device_train_batch_size=count)
             trainer = make(copy.deepcopy(base.model), ref_model=copy.deepcopy(base.model), args=args,
                            train_dataset=data, processing_class=base.tokenizer)
             trainer.remove_callback(PrinterCallback)
@@ -92,7 +93,9 @@ def step_vs_trl(
     runs: int = 15 # timed steps of each
 ) -> dict: # a row of `tokenstudy bench`
     "The seconds of a training step against TRL's; the goal is at most 1.05 times as many."
-    ours, trls = core.race(*step_contest(), runs=runs, warmup=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)   # of names that TRL still calls in transformers
+        ours, trls = core.race(*step_contest(), runs=runs, warmup=3)
     return core.bench_row("step_vs_trl", ours, trls, "trl.DPOTrainer", "s/step", goal=1/1.05, runs=runs)
 
 def rows(
