@@ -7,7 +7,7 @@ __all__ = ['MISREADINGS', 'LARGEST', 'NOTATIONS', 'NAMES', 'SPLITS', 'VOCABULARY
            'misread_chance', 'Problem', 'random_problem', 'prompt_of', 'solution_of', 'read_problem', 'words', 'teach',
            'first_mistake', 'split_of', 'draw_problems', 'arithmetic', 'taught', 'arithmetic_tokenizer',
            'teacher_values', 'read_jsonl', 'load_gsm8k', 'load_math500', 'arithmetic_answer', 'extract_answer',
-           'load_math', 'Grade', 'grade_arithmetic', 'close_graders', 'grade', 'new_generator', 'lesson',
+           'load_math', 'Grade', 'grade_arithmetic', 'close_graders', 'grade', 'pass_at_k', 'new_generator', 'lesson',
            'train_generator', 'embed_generator', 'load_generator', 'Trajectory', 'trajectories_dataset',
            'trajectories_of', 'TrajectoryFile', 'text_of', 'sample_trajectories', 'first_mistakes', 'Trie', 'trie_of',
            'misread_there']
@@ -628,6 +628,17 @@ def _without_unit(gold, answer):
     "Where a number is asked for, the number of \"18 dollars\"."
     found = _UNIT.fullmatch(answer)
     return _clean(found[1]) if found and _NUMBER.fullmatch(gold) else answer
+
+# %% ../nbs/03_reasoning.ipynb #528d96df
+def pass_at_k(
+    n: int,     # samples
+    right: int, # how many of them are right
+    k: int      # 1 ≤ k ≤ n
+) -> float:
+    "The unbiased estimate of the chance that at least one of k samples is right (arXiv 2107.03374)."
+    if not 0 <= right <= n: raise ValueError(f"right = {right}: it must lie between 0 and n = {n}")
+    if not 1 <= k <= n: raise ValueError(f"k = {k}: it must lie between 1 and n = {n}")
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
 
 # %% ../nbs/03_reasoning.ipynb #e3323956
 GENERATOR = "arithmetic-generator.safetensors"
