@@ -341,7 +341,7 @@ def test_critical_refuses_what_leaves_no_room_for_rollouts(toy, wrong):
     for search in ("full", "sequential"):
         with pytest.raises(critical.TrajectoryError, match="more than max_total"): critical.identify_many(toy, [one], [never], 4, search, max_total=T - 1)
         critical.identify_many(toy, [one], [never], 4, search, max_total=T)
-    with pytest.raises(ValueError, match="behind max_total"): critical.intervene(toy, [one], [never], [T - 1], 4, max_total=T - 1)
+    with pytest.raises(ValueError, match="below max_total"): critical.intervene(toy, [one], [never], [T - 1], 4, max_total=T - 1)
 
 
 def test_critical_bounds_and_shares_are_exact():

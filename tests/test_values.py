@@ -442,7 +442,7 @@ def test_values_delimiters_are_found_inside_tokens():
 
 def test_values_rollouts_need_room(toy, paths):
     long = max(paths, key=lambda t: len(t.response_ids))
-    with pytest.raises(ValueError, match="behind max_total"): values.prm_rollouts(toy, [long], lambda ids: True, 1, n=2, max_total=len(long.response_ids) - 1)
+    with pytest.raises(ValueError, match="longer than max_total"): values.prm_rollouts(toy, [long], lambda ids: True, 1, n=2, max_total=len(long.response_ids) - 1)
 
 
 def test_values_steps_are_read_once_and_checked():

@@ -704,7 +704,7 @@ def _draw(log_laws, which, u):
     tokens = torch.cat([pick(log_laws[w].exp(), v) for w, v in zip(which.split(rows), u.split(rows))])
     return tokens, log_laws[which, tokens].float()
 
-# %% ../nbs/02_lm.ipynb #8366d788
+# %% ../nbs/02_lm.ipynb #236062f1
 @dataclass
 class Rollouts:
     """Continuations of m prefixes of one trajectory, n of each. Position t is the prefix of t response
@@ -750,9 +750,6 @@ def _requests(lm, trajectories, n, positions, max_new_tokens, max_total, streams
         if not where or min(where) < 0 or max(where) > len(response) or len(set(where)) < len(where):
             raise ValueError(f"trajectory {i}: positions must be different numbers from 0 to "
                              f"{len(response)} (the response's length), at least one; got {where}")
-        if max_total and max(where) > max_total:
-            raise ValueError(f"trajectory {i}: position {max(where)} lies behind max_total = {max_total}, "
-                             "the limit on a response; raise it to the sampler's")
         longest = max(max_total, len(response)) if max_total else max(where) + max_new_tokens
         check_length(lm, len(prompt) + longest)
         found.append((one, response, where, many, stream, no or {}))

@@ -269,7 +269,7 @@ def identify_sequential(lm, trajectory, grader, n=64, **options):
     `checks` places only."""
     return identify_many(lm, [trajectory], [grader], n, "sequential", **options)[0]
 
-# %% ../../nbs/cdpo/01_critical.ipynb #2ebf20a6
+# %% ../../nbs/cdpo/01_critical.ipynb #8844c449
 def intervene(
     lm, trajectories, graders,
     indices,              # of the critical tokens, from 0
@@ -286,6 +286,9 @@ def intervene(
     for i, ((_, response), c) in enumerate(zip(pairs, indices)):
         if c is None or not 0 <= c < len(response):
             raise ValueError(f"trajectory {i}: index {c} is not one of its {len(response)} tokens")
+        if c >= max_total:
+            raise ValueError(f"trajectory {i}: index {c} leaves no room for rollouts below max_total = {max_total}; raise it "
+                             "to the sampler's limit")
     common, rows = dict(max_total=max_total, streams=streams, **options), []
     without = lms.rollouts_many(lm, pairs, range(n, 2 * n), [[c] for c in indices],
                                 banned=[{c: [r[c]]} for (_, r), c in zip(pairs, indices)], **common)

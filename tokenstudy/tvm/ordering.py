@@ -12,7 +12,7 @@ from .. import core, lm as lms, reasoning, show
 from . import search, values
 from .arena import Arena, arithmetic_arena, text_arena
 
-# %% ../../nbs/tvm/03_ordering.ipynb #8c851497
+# %% ../../nbs/tvm/03_ordering.ipynb #e9dbdaed
 NS = (1, 2, 4, 8, 16, 32, 64)
 
 def judged(
@@ -62,7 +62,8 @@ def search_result(arena: Arena, found: list) -> dict:
     return dict(right=[int(bool(g) and d) for g, d in zip(grades, done)],
                 tokens=float(np.mean([r.counts["tokens"] for r in found])))
 
-def plain_votes(arena: Arena) -> dict: # what needs no verifier: pass@N and majority, per question
+def plain_votes(arena: Arena) -> dict: # {method: {N: accuracy of each question}}, tokens of a question by N
+    "What needs no verifier: pass@N and majority."
     rows = search.accuracy_curves(arena.samples, {}, NS, per_question=True)
     return {m: {str(r["N"]): [round(x, 3) for x in r["questions"]] for r in rows if r["method"] == m} for m in ("pass@N", "majority")} | \
         dict(tokens={str(r["N"]): r["tokens"] for r in rows})

@@ -175,7 +175,7 @@ def beta_posterior(
     low, high = (betaincinv(up, down, q) for q in ((1 - level)/2, (1 + level)/2))
     return up/(up + down), low, high, count/(count + a + b)
 
-# %% ../../nbs/tvm/01_values.ipynb #b6239725
+# %% ../../nbs/tvm/01_values.ipynb #b3077f16
 def prm_rollouts(
     lm,                  # `tokenstudy.lm.LM`
     trajectories,        # as sampled
@@ -193,6 +193,9 @@ def prm_rollouts(
     if len(graders) != len(trajectories):
         raise ValueError(f"{len(graders)} graders for {len(trajectories)} trajectories")
     steps = _check_kind("prm_hard", steps)
+    if long := [i for i, t in enumerate(trajectories) if len(t.response_ids) > max_total]:
+        raise ValueError(f"{len(long)} trajectories, the first of them {long[0]}, are longer than max_total = {max_total}, which "
+                         "leaves no room for rollouts; raise it to the sampler's limit, or leave them out")
     out = [np.full(len(t.response_ids), np.nan, np.float32) for t in trajectories]
     full = [i for i, x in enumerate(out) if len(x)]
     places = [1 + np.flatnonzero(step_ends(reasoning.Trie([trajectories[i].response_ids]), steps))
@@ -492,7 +495,7 @@ def denominators(data, rows):
     labelled = sum(data.weights[i]*float(data.confidence[i][np.isfinite(data.labels[i])].sum()) for i in rows)
     return labelled, sum(data.weights[i]*(len(data.ids[i]) - data.lead[i]) for i in rows)
 
-# %% ../../nbs/tvm/01_values.ipynb #6cd7a2b0
+# %% ../../nbs/tvm/01_values.ipynb #52212596
 class TrainingError(core.TokenStudyError):
     "A training that cannot go on."
 
@@ -580,8 +583,7 @@ def train_verifier(
         torch.manual_seed(seed)
         if peft_config is None: model.float()
         else:
-            from peft import get_peft_model
-            adapted = get_peft_model(model.lm, peft_config)
+            adapted = teaching.with_adapters(model.lm, peft_config)
             model.value_head.float()
         place = core.device()
         accelerator = Accelerator(cpu=place.type == "cpu", mixed_precision="bf16" if place.type == "cuda" else "no")
