@@ -352,3 +352,11 @@ def test_critical_bounds_and_shares_are_exact():
     answers = ["a"] * 7 + [f"b{i}" for i in range(43)]
     assert critical.select_negative(answers, [False] * 50, rng, .14)[0] < 7 and len(critical.select_negative(answers, [False] * 50, rng, .14)) == 1
     with pytest.raises(ValueError, match="vocabulary"): critical.contrastive_scores(torch.zeros(1, 4), torch.zeros(1, 4), [4])
+
+
+def test_critical_needs_a_prompt_that_can_come_right(toy, wrong):
+    assert critical.critical_token([0, 0, 0], start=0.) == critical.Critical(None, "no rollout from the prompt is right", 0)
+    assert critical.critical_token([0, 0, 0], start=.5).index == critical.critical_token([0, 0, 0]).index == 0
+    for search in critical.SEARCHES:
+        found = critical.identify_many(toy, wrong[:1], [lambda ids: False], 8, search, max_total=8)[0].critical
+        assert (found.index, found.reason) == (None, "no rollout from the prompt is right")

@@ -536,6 +536,8 @@ def test_preference_clean_pairs_warn_of_nothing(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         assert trainer(tmp_path).report["train"] == dict(rows=8, kept=8)
+    with pytest.warns(UserWarning, match="neither rejected_weights nor chosen_weights"):
+        trainer(tmp_path, trainer(tmp_path).train_dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]))
 
 
 @pytest.mark.parametrize("columns, message", [(["prompt_ids", "chosen_ids"], "no rejected_ids"), (["prompt"], "no column chosen")])

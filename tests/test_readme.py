@@ -22,5 +22,5 @@ def test_block_runs(number, capsys, tmp_path, monkeypatch):
         assert names["decode"].last.block_efficiency > 1
         assert re.search(r"\d\.\d+\s*$", capsys.readouterr().out)
     if "trainer.train()" in BLOCKS[number]: assert [e["step"] for e in names["trainer"].state.log_history if "train_runtime" in e] == [2]
-    if "step_beam" in BLOCKS[number]: assert len(names["found"]) == 20 and any(r.answer for r in names["found"])
+    if "step_beam" in BLOCKS[number]: assert int(re.search(r"(\d+) of 50", capsys.readouterr().out)[1]) >= 35 and (tmp_path/"verifier"/"config.json").is_file()
     if "identify_sequential" in BLOCKS[number]: assert capsys.readouterr().out.strip() in BLOCKS[number] and names["found"].critical.reason == "found"

@@ -527,3 +527,4 @@ def test_search_says_what_a_wrong_setting_is():
     with pytest.raises(ValueError, match="no text to read an answer"): search.rebase(tiny("llama"), None, PROMPTS, 4, block=2, max_new_tokens=8, answer=str)
     policy, node = search.rebase_policy(4, 1e-320), lambda v: search.Candidate(0, -1, [1], v)
     assert policy([node(1.), node(-1e308), node(.5)], [0, 1, 2], []) == [(0, 4)]
+    with pytest.raises(ValueError, match="one text"): search.rebase(tiny("llama"), None, "12", 4, block=2)

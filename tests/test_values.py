@@ -471,3 +471,12 @@ def test_values_quality_refuses_what_does_not_fit(paths):
     with pytest.raises(values.ValueDataError, match="path 0"): values.value_quality([[.5]*(len(t.response_ids) + 1) for t in two], two)
     with pytest.raises(values.ValueDataError, match="in \\[0, 1\\]"): values.value_quality([[NAN]*len(t.response_ids) for t in two], two)
     with pytest.raises(ValueError, match="empty"): values.delimiter_ids(reasoning.arithmetic_tokenizer(), "")
+
+
+def test_values_refuse_what_is_no_verifier(toy, paths, tmp_path):
+    toy.model.save_pretrained(tmp_path/"lm")
+    with pytest.raises(ValueError, match="type llama, not a verifier"): values.TokenValueModel.from_pretrained(tmp_path/"lm")
+    with pytest.raises(ValueError, match="type str"): values.TokenValueModel.from_causal_lm("lm")
+    small = values.TokenValueModel.from_causal_lm(lms.tiny_lm("llama", vocab=4))
+    with pytest.raises(values.ValueDataError, match="vocabulary of 4"): values.score_paths(small, paths)
+    with pytest.raises(values.ValueDataError, match="vocabulary of 4"): values.train_verifier(small, paths)

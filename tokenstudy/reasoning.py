@@ -976,7 +976,7 @@ class TrajectoryFile:
         "All trajectories as a `datasets.Dataset`."
         return trajectories_dataset(self)
 
-# %% ../nbs/03_reasoning.ipynb #3cc896fd
+# %% ../nbs/03_reasoning.ipynb #bfbdb2e8
 def text_of(tokenizer, response_ids) -> str:
     "A response's text, without special tokens."
     return tokenizer.decode([int(i) for i in response_ids], skip_special_tokens=True)
@@ -986,7 +986,8 @@ def sample_trajectories(
     problems,            # a data set with id, prompt, answer, such as `arithmetic`
     n: int = 32,         # samples for each problem
     path=None,           # a file to append to and to go on from; None keeps them in memory
-    # (texts, golds) -> things with `.answer` that are true if right; by the kind of problem if None
+    # (texts, golds) -> things with `.answer` that are true if right; `grade_arithmetic` if None for
+    # problems of `arithmetic` (with their column teacher_accuracy), else `grade`
     grader=None,
     seed: int = 0,
     max_new_tokens: int = 160,

@@ -38,7 +38,7 @@ def wilson(
     low, high = (np.clip((middle + sign * half) / (1 + z**2 / m), 0, 1) for sign in (-1, 1))
     return np.where((n == 0) | (right == 0), 0., low), np.where((n == 0) | (right == n), 1., high)
 
-# %% ../../nbs/cdpo/01_critical.ipynb #be823007
+# %% ../../nbs/cdpo/01_critical.ipynb #50404cf5
 @dataclass(frozen=True)
 class Critical:
     "What the rule says of a trajectory."
@@ -50,7 +50,7 @@ def critical_token(
     scores,               # T shares of right rollouts; scores[i]: of the prefix that ends with token i
     later: float = .05,   # scores after the token must stay below
     before: float = 0.,   # the score before the token must be at least this; 0 is the paper's rule
-    start: float | None = None # the prompt's own score, which stands before token 0
+    start: float | None = None # the prompt's own score, which stands before token 0; if it is 0 nothing is lost by a token
 ) -> Critical:
     """The first token with score 0 of which all later ones have scores below `later`. ValueError for
     scores or bounds outside [0, 1] or NaN."""
@@ -64,13 +64,14 @@ def critical_token(
         if score == 0 and candidate is None: candidate = last = i
         elif score >= later: candidate = None
     if last is None: return Critical(None, "no token has score 0")
+    if start == 0: return Critical(None, "no rollout from the prompt is right", last if candidate is None else candidate)
     if candidate is None: return Critical(None, "a later score is not below the bound", last)
     previous = x[candidate - 1] if candidate else start
     if before > 0 and previous is None: raise ValueError("token 0 is critical: give `start`")
     if before > 0 and previous < before: return Critical(None, "the score before is too low", candidate)
     return Critical(candidate, "found")
 
-# %% ../../nbs/cdpo/01_critical.ipynb #76c7c96e
+# %% ../../nbs/cdpo/01_critical.ipynb #62432440
 def _full_search(T, n, later, before, **_):
     "Ask for n rollouts of every position. Returns (right, counts, Critical)."
     right = (yield list(range(T + 1)), range(n))[0].sum(1)
@@ -113,6 +114,7 @@ def _sequential_search(T, n, later, before, screen, checks):
                 low, found = behind, None
                 break
     if found is None: return right, counts, Critical(None, "no token was found")
+    if not right[0]: return right, counts, Critical(None, "no rollout from the prompt is right", found - 1)
     if before > 0 and not (yield from at_least(found - 1, before, False)):
         return right, counts, Critical(None, "the score before is too low", found - 1)
     return right, counts, Critical(found - 1, "found")

@@ -397,7 +397,7 @@ class TokenWeightedDPOTrainer(DPOTrainer):
 
     def _send_telemetry(self): "Nothing is sent."
 
-# %% ../../nbs/cdpo/02_preference.ipynb #890990c2
+# %% ../../nbs/cdpo/02_preference.ipynb #62cd171e
 def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
     columns = set(next(iter(dataset)))
     if not set(IDS) <= columns:
@@ -411,6 +411,9 @@ def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         whole.max_length = None # `review_pairs` counts what does not fit
         dataset = DPOTrainer._prepare_dataset(self, dataset, processing_class, whole, dataset_name)
     weighted = columns & set(WEIGHTS) if args.use_token_weights else set()
+    if args.use_token_weights and not weighted and not args.needs_law:
+        warnings.warn(f"{dataset_name}: neither rejected_weights nor chosen_weights is a column, so every token weighs 1, as without "
+                      "token weights; set use_token_weights=False if that is meant", stacklevel=3)
     if weighted and args.needs_law:
         raise ValueError("TDPO has no token-weighted form; set use_token_weights=False")
     if unused := columns & set(WEIGHTS) - weighted: dataset = dataset.remove_columns(sorted(unused))

@@ -537,9 +537,10 @@ class _Scorer:
         for (q, node, _), text in zip(jobs, texts): bank[q.number, node] = seat[text]
         return known, bank
 
-# %% ../../nbs/tvm/02_search.ipynb #148433e5
+# %% ../../nbs/tvm/02_search.ipynb #8029f90f
 def _questions(lm, problems, chat, streams, K):
     "`_Question`s out of a data set, or a list of prompts (texts or ids)."
+    if isinstance(problems, str): raise ValueError("problems is one text: give a list of them, or a data set with id and prompt")
     if hasattr(problems, "column_names"):
         names, prompts = [str(i) for i in problems["id"]], list(problems["prompt"])
         if len(set(names)) < len(names): raise ValueError("problems: two of them share an id")

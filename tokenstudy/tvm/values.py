@@ -295,7 +295,7 @@ def _copies_mean(trie, arrays):
     n, s = np.bincount(where, there), np.bincount(where, np.where(there, flat, 0))
     return np.where(n > 0, s/np.maximum(n, 1), np.nan).astype(np.float32)[where]
 
-# %% ../../nbs/tvm/01_values.ipynb #9011da53
+# %% ../../nbs/tvm/01_values.ipynb #cc64f9e5
 class TokenValueConfig(PreTrainedConfig):
     "`base`: the config of a causal language model; `value_loss`: mse or bce."
     model_type = "token_value"
@@ -355,6 +355,8 @@ class TokenValueModel(PreTrainedModel):
     ):
         "A verifier that starts from a generator, with a new head whose values are near .5."
         model = model.model if isinstance(model, lms.LM) else model
+        if not isinstance(model, PreTrainedModel):
+            raise ValueError(f"base is of type {type(model).__name__}: it must be an LM or a transformers model (see `lm.load_lm`)")
         with torch.device("meta"):
             made = cls(TokenValueConfig(base=copy.deepcopy(model.config), value_loss=value_loss))
         made.lm = copy.deepcopy(model)
@@ -365,6 +367,17 @@ class TokenValueModel(PreTrainedModel):
             head.bias.zero_()
         made.value_head = head.to(model.device, model.dtype)
         return made.requires_grad_(True).train(False)
+
+    @classmethod
+    def from_pretrained(cls, name, *args, config=None, **kwargs):
+        "As in transformers; ValueError if it is a model of another kind."
+        if config is None:
+            asked = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+            kind = PreTrainedConfig.get_config_dict(name, **{k: kwargs[k] for k in asked if k in kwargs})[0].get("model_type")
+            if kind != cls.config_class.model_type:
+                raise ValueError(f"{name} holds a model of type {kind}, not a verifier; `TokenValueModel.from_causal_lm` makes one "
+                                 "from a language model")
+        return super().from_pretrained(name, *args, config=config, **kwargs)
 
     def get_input_embeddings(self): return self.lm.get_input_embeddings()
     def set_input_embeddings(self, value): self.lm.set_input_embeddings(value)
@@ -401,7 +414,14 @@ class TokenValueModel(PreTrainedModel):
 AutoConfig.register(TokenValueConfig.model_type, TokenValueConfig, exist_ok=True)
 AutoModel.register(TokenValueConfig, TokenValueModel, exist_ok=True)
 
-# %% ../../nbs/tvm/01_values.ipynb #45127ce0
+# %% ../../nbs/tvm/01_values.ipynb #12c2cb34
+def _check_vocabulary(model, ids):
+    "ValueDataError if there are ids that the model has no embedding for."
+    table = getattr(model, "get_input_embeddings", lambda: None)()
+    if table is not None and (most := max(ids, default=0)) >= table.num_embeddings:
+        raise ValueDataError(f"token id {most} is outside the model's vocabulary of {table.num_embeddings}; the verifier and the "
+                             "generator of these paths must share a tokenizer")
+
 @torch.no_grad()
 def score_paths(
     model,               # `TokenValueModel`, or anything with its `forward`
@@ -413,6 +433,7 @@ def score_paths(
     for i, (prompt, _) in enumerate(pairs):
         if not len(prompt): raise ValueDataError(f"path {i} has no prompt")
     if batch_size < 1: raise ValueError(f"batch_size = {batch_size}: it must be ≥ 1")
+    _check_vocabulary(model, (x for p in pairs for ids in p for x in ids))
     device = next(model.parameters()).device
     out = [np.zeros(0, np.float32) for _ in pairs]
     order = sorted((i for i, p in enumerate(pairs) if len(p[1])), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
@@ -495,7 +516,7 @@ def denominators(data, rows):
     labelled = sum(data.weights[i]*float(data.confidence[i][np.isfinite(data.labels[i])].sum()) for i in rows)
     return labelled, sum(data.weights[i]*(len(data.ids[i]) - data.lead[i]) for i in rows)
 
-# %% ../../nbs/tvm/01_values.ipynb #52212596
+# %% ../../nbs/tvm/01_values.ipynb #5438196f
 class TrainingError(core.TokenStudyError):
     "A training that cannot go on."
 
@@ -568,6 +589,7 @@ def train_verifier(
     if most and lengths.max() > most:
         raise ValueDataError(f"{(lengths > most).sum()} of {len(data)} paths are longer than the model's "
                              f"context of {most} tokens; leave them out or sample shorter ones")
+    _check_vocabulary(model, (int(x.max()) for x in data.ids))
     name = kind if isinstance(kind, str) else "given"
     settings = dict(kind=name, epochs=epochs, lr=lr, batch_size=batch_size, loss=loss, lm_weight=lm_weight,
                     composition=composition, seed=seed, peft=teaching.described(peft_config),
