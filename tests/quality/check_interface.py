@@ -154,6 +154,30 @@ def undocumented(names: list, lines: list, doc: str, notes: dict) -> list:
             and not (line in alone and (notes.get(line) or notes.get(line - 1, 0) is None))]
 
 
+def ancestry(sources: Sources) -> tuple:
+    "Class to the names of its bases, and class to the names of its methods that have a docstring."
+    bases, told = {}, {}
+    for module in sources.modules:
+        for node in module.tree.body:
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = [ast.unparse(b).split(".")[-1] for b in node.bases]
+                told.setdefault(node.name, set()).update(
+                    x.name for x in node.body if isinstance(x, ast.FunctionDef) and ast.get_docstring(x))
+            elif (owner := patched(node)) and ast.get_docstring(node): told.setdefault(owner, set()).add(node.name)
+    return bases, told
+
+
+def inherits(item: Public, bases: dict, told: dict) -> bool:
+    "Whether a method takes the place of one that a class further up documents."
+    todo, seen = list(bases.get(item.owner, [])), set()
+    while todo:
+        if (name := todo.pop()) in seen: continue
+        seen.add(name)
+        if item.node.name in told.get(name, ()): return True
+        todo += bases.get(name, [])
+    return False
+
+
 def fields(node: ast.ClassDef) -> list:
     "The public fields of a dataclass or named tuple."
     made = [ast.unparse(x) for x in (*node.bases, *node.decorator_list)]
@@ -163,14 +187,15 @@ def fields(node: ast.ClassDef) -> list:
 
 def check_docs(sources: Sources) -> list:
     "Missing docstrings, parameters that nothing explains, missing or long examples, examples that are skipped."
-    found = []
+    found, (bases, told) = [], ancestry(sources)
     for module in sources.modules:
         notes = commented(module)
         for item in public(module):
             node, doc = item.node, ast.get_docstring(item.node) or ""
             def say(text: str) -> None:
                 found.append(Finding(module.path, sources.where(module, node.lineno), item.name, f"{item.name}: {text}"))
-            special = node.name.startswith("__") or item.owner is not None and node.name in OVERRIDES
+            special = node.name.startswith("__") or item.owner is not None and (
+                node.name in OVERRIDES or not doc and inherits(item, bases, told))
             if not doc and not special: say("no docstring")
             if isinstance(node, ast.ClassDef):
                 parts = [(x.target.id, x.lineno) for x in fields(node)]
