@@ -8,7 +8,7 @@ from house import Finding, Notebook, Sources
 
 GLOSSARY = "nbs/glossary.ipynb"
 ACRONYMS = {  # what may stand beside an acronym, as words; ~ is s or z
-    "AUC": ["area under the curve", "area under the ROC curve", "area under the receiver operating characteristic curve"],
+    "AUC": ["area under the curve", "area under the receiver operating characteristic curve"],
     "BRAT": ["bonus orthogonal token"],
     "BT": ["Bradley-Terry"],
     "CE": ["cross-entropy"],
@@ -69,8 +69,9 @@ def spelled(acronym: str, text: str) -> bool:
     for words in ACRONYMS[acronym]:
         words = r"[\s\-–—/]+".join(re.escape(w).replace(r"\~", "[sz]") for w in re.split("[ -]", words)) + "s?"
         short = re.escape(acronym) + "(?:s|'s)?"
-        if re.search(rf"{words}['’s]*\W{{0,3}}\(?[^().;]{{0,25}}\b{short}\b", text, re.I): return True
-        if re.search(rf"\b{short}\b[\s,:=|(\[“\"]{{1,5}}(an? |the |for |is |short for )*[^().;|]{{0,25}}{words}", text, re.I): return True
+        before = rf"(?i:{words})['’s]*\W{{0,3}}\(?\[?(or |short )?{short}\b"
+        after = rf"\b{short}\b[\s,:=|(\[“\"]{{1,5}}(an? |the |for |is |short for )*[^().;|]{{0,25}}(?i:{words})"
+        if re.search(before, text) or re.search(after, text): return True
     return False
 
 

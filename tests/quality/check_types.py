@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import os
 import re
 import subprocess
@@ -17,7 +18,9 @@ ERROR = re.compile(r"^(?P<path>[^:\n]+):(?P<line>\d+): error: (?P<text>.*?)(?:  
 
 def run_mypy(root: Path, package: str = "tokenstudy") -> str:
     "What mypy says of a package that lies in `root`; RuntimeError if it did not get as far as checking."
-    cache = Path(tempfile.gettempdir())/f"tokenstudy-mypy-{os.getuid() if hasattr(os, 'getuid') else 0}"/root.name
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    place = hashlib.sha256(str(root).encode()).hexdigest()[:16]
+    cache = Path(tempfile.gettempdir())/f"tokenstudy-mypy-{user}"/place
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--config-file", str(HERE/"mypy.ini"), "--cache-dir", str(cache), "-p", package],
         cwd=root, env={**os.environ, "MYPYPATH": str(root)}, text=True, capture_output=True, timeout=600)

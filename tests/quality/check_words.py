@@ -23,7 +23,7 @@ WORDS = [
     (r"\bplainly:", "Result:", None),
     (r"\bpaths?\b(?!lib)", "sample, solution or response (a path is in a tree, or of a file)",
         lambda b, a: re.search(TREE, b[-120:] + " " + a[:120], I)),
-    (r"(?<![-/])\bright\b(?![-/])(?!\w)", "correct", lambda b, a: direction(b, a)),
+    (r"(?<![-/])\bright\b(?![-/])(?!\w)", "correct", lambda b, a: direction(b, a) or re.search(r"\bc(om|am)(e|es|ing)\s$", b, I)),
     (r"\b(alive|dead)\b", "solvable, unsolvable", lambda b, a: re.search(RUNS, b[-50:] + " " + a[:50], I)
         or re.match(r"\s(code|ends?|link)", a, I)),
     (r"\bsharp(er|est)?\b", "low-entropy", lambda b, a: re.match(
@@ -71,11 +71,12 @@ def plain(text: str) -> str:
 
 
 def strings(tree: ast.AST) -> Iterator[tuple]:
-    "(line, text) of strings of three or more words, and of every string in an exception, a help text, a title or a caption."
+    "(line, text) of strings of three or more words, and of every docstring and every string in an exception, a help text, a title or a caption."
     said = set()
     for node in ast.walk(tree):
         inside = []
         if isinstance(node, ast.Raise): inside = [node]
+        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node): inside = [node.body[0]]
         elif isinstance(node, ast.keyword) and node.arg and re.search(
                 "caption|note|title|help|description|epilog|label|alt|text|message|summary", node.arg): inside = [node.value]
         elif isinstance(node, ast.Call) and re.search("caption|title|label|print|warn|markdown|annotate", called(node), I):

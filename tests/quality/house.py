@@ -6,7 +6,19 @@
     python tests/quality/house.py all tvm             everything that is found in one folder
     python tests/quality/house.py --write-todo        write the counts of today to tests/quality/todo/
 
-A check is a pure function from `Sources` to a list of `Finding`. Nothing here imports the library."""
+A check is a pure function from `Sources` to a list of `Finding`. Nothing here imports the library. Findings in generated modules
+name the notebook's cell beside the line; run nbdev-export first.
+
+A finding may stay where tests/quality/allowed/<check>.txt says why, in lines of one of the forms
+
+    nbs/core/02_files.ipynb: reason
+    nbs/core/02_files.ipynb :: name: reason
+
+The path may hold *. The name is the function, `Class.method`, `function.parameter`, cell id (sizes), acronym, private name or mypy's
+code of the error; for words it may be any phrase of the text around the word. A line that allows nothing fails.
+
+Findings that are not yet mended are counted in tests/quality/todo/<check>.txt, `folder: count`; more fails, and so does fewer,
+so that the number is lowered."""
 from __future__ import annotations
 
 import ast

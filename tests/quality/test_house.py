@@ -57,7 +57,7 @@ FINE = ["the law of large numbers", "a scaling law", "the path of the file", "a 
 
 @pytest.mark.parametrize("text", FAULTY)
 def test_a_word_is_found(text):
-    assert check_words(notebook(f"md: We say {text} here.")), text
+    assert check_words(notebook(f"md: We say {text}, so.")), text
     assert [f.place for f in check_words(notebook("md:fine", f"x = 1\n# {text}"))] == [f"{NB}: cell 1 line 2"]
 
 
@@ -98,7 +98,8 @@ def test_an_acronym_that_is_spelled_out(text):
 
 
 @pytest.mark.parametrize("text", ["TVM wins", "TVM wins over value models\n\na token-supervised value model (TVM)",
-                                  "the TVMs' values", "| TVM | DPO's |"])
+                                  "the TVMs' values", "| TVM | DPO's |",
+                                  "a token-supervised value model tvm, TVM"])
 def test_an_acronym_that_is_not_spelled_out(text):
     assert "TVM" in names([f for f in acronyms(notebook("md:a", "md:" + text)) if f.path == NB])
 
@@ -107,7 +108,7 @@ def test_every_acronym_of_the_list_can_be_spelled_out():
     for acronym, ways in check_acronyms.ACRONYMS.items():
         for words in ways:
             text = f"md:the {words.replace('~', 's')} ({acronym})"
-            assert [f.path for f in acronyms(notebook(text))] == [check_acronyms.GLOSSARY], text
+            assert acronym not in names([f for f in acronyms(notebook(text)) if f.path == NB]), text
         assert acronym in names([f for f in acronyms(notebook(f"md:{acronym} alone")) if f.path == NB])
 
 
@@ -235,7 +236,7 @@ def test_blocks_that_stand_twice():
     one, two = f"import a\ndef f():\n{block}\n", f"import b\n\ndef g():\n    # why\n    if x:\n{block.replace('    ', '        ')}\n"
     found = check_duplicates(toy(core=one, lm=two))
     assert [(f.path, f.where) for f in found] == [("tokenstudy/lm.py", "line 6")] and "6 lines" in found[0].text
-    assert len(check_duplicates(toy(core=one + one.replace("import a", "").replace("f", "h")))) == 1
+    assert len(check_duplicates(toy(core=one + one.replace("import a", "").replace("f()", "h()")))) == 1
     assert check_duplicates(toy(core=one, lm=two.replace("compute(3)", "compute(4)"))) == []
     imports = "from x import (\n" + "".join(f"    name_{i},\n" for i in range(9)) + ")\n"
     assert check_duplicates(toy(core=imports, lm=imports)) == []
@@ -245,7 +246,7 @@ def test_sizes():
     found = check_sizes(Sources((toy_notebook(NB, "#| export\n" + "x = 1\n" * 41, "y = 1\n" * 41, "z = '" + "z" * 96 + "'"),),
                                 toy(core="x = 1\n" * 401).modules))
     assert [(f.where, f.name) for f in found] == [("module", "module"), ("cell 0", "c0"), ("cell 2 line 1", "c2")]
-    assert check_sizes(Sources((toy_notebook(NB, "#| export\n" + "x = 1\n" * 40, "z = '" + "z" * 95 + "'"),),
+    assert check_sizes(Sources((toy_notebook(NB, "#| export\n" + "x = 1\n" * 40, "z = '" + "z" * 94 + "'"),),
                                toy(core="x = 1\n" * 400).modules)) == []
 
 
