@@ -43,6 +43,7 @@ bench: $(STAMP)
 export: $(STAMP)
 	@.venv/bin/nbdev-clean
 	@.venv/bin/nbdev-export
+	@$(PY) docs/doors.py
 	@$(PY) docs/readme.py
 
 clean:

@@ -18,7 +18,7 @@ MACHINE_PATHS = re.compile(r"(?<![\w./-])/(?:work|tmp|root|home|Users|opt|var/fo
 def regenerated(tmp_path_factory) -> Path:
     "A copy of the project after nbdev-clean, nbdev-export and the README script."
     project = copy_project(tmp_path_factory.mktemp("regenerated")/"tokenstudy")
-    for command in (["nbdev-clean"], ["nbdev-export"], [sys.executable, "docs/readme.py"]):
+    for command in (["nbdev-clean"], ["nbdev-export"], [sys.executable, "docs/doors.py"], [sys.executable, "docs/readme.py"]):
         done = run(*command, cwd=project)
         assert done.returncode == 0, f"{command[0]} failed:\n{done.stdout[-4000:]}"
     return project
@@ -30,6 +30,7 @@ def files(root: Path, pattern: str) -> dict:
 
 @pytest.mark.parametrize("pattern, way_out", [
     ("tokenstudy/**/*.py", "these modules are not what their notebooks export: make export"),
+    ("tokenstudy/**/*.pyi", "these typed front doors are not those of the modules: make export"),
     ("nbs/**/*.ipynb", "these notebooks are not clean: make export"),
     ("nbs/images/index_*", "the pictures of README.md are not those of nbs/index.ipynb: make export"),
     ("README.md", "README.md is not what nbs/index.ipynb makes: make export")])

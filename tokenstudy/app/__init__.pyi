@@ -1,0 +1,14 @@
+# Made by docs/doors.py from __init__.py
+from .notebooks import PAPERS as PAPERS
+from .notebooks import checkout as checkout
+from .notebooks import find_studies as find_studies
+from .notebooks import execute as execute
+from .notebooks import CellFailed as CellFailed
+from .report import write_report as write_report
+from .study import run_study as run_study
+from .study import save_outputs as save_outputs
+from .study import keep_records as keep_records
+from .commands import BENCHES as BENCHES
+from .commands import main as main
+from .commands import run_bench as run_bench
+from .commands import run_models as run_models
