@@ -79,7 +79,7 @@ setup(
     ],
     python_requires=f">={settings['min_python']}",
     packages=find_packages(include=[settings["lib_path"], f"{settings['lib_path']}.*"]),
-    package_data={settings["lib_path"]: ["py.typed", "assets/*"], f"{settings['lib_path']}.*": ["*.pyi"]},
+    package_data={settings["lib_path"]: ["py.typed", "assets/*"], "": ["*.pyi"]},
     install_requires=lines("requirements"),
     extras_require={key.removesuffix("_requirements"): extra(key.removesuffix("_requirements"))
                     for key in settings if key.endswith("_requirements")},
