@@ -9,8 +9,10 @@ from pathlib import Path, PurePosixPath
 import yaml
 from fastcore.docments import DocmentText
 
-FOLDERS = {"multidraft": "Multi-draft sampling", "brat": "Bonus orthogonal tokens",
-           "cdpo": "Critical tokens", "tvm": "Token-supervised values"}   # the papers' folders in reading order
+FOLDERS = {"core": "Foundations", "lm": "Language models", "reasoning": "Reasoning",
+           "multidraft": "Multi-draft sampling", "brat": "Bonus orthogonal tokens",
+           "cdpo": "Critical tokens", "tvm": "Token-supervised values",
+           "app": "The application"}   # the papers' folders in reading order
 DIRECTIVE = re.compile(r"^#\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*?)[ \t]*(?:\n|\Z)", re.MULTILINE)
 CALLOUT = re.compile(r"^(:{3,})[ \t]*\{\.callout-(\w+)([^}\n]*)\}[ \t]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 VERBATIM = re.compile(r"(^```.*?^```|^~~~.*?^~~~|\$\$.*?\$\$)", re.MULTILINE | re.DOTALL)

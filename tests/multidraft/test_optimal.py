@@ -1,0 +1,519 @@
+"""Laws by enumeration, optima against linear programs and brute force, on degenerate instances; and a list of mutants, each of which must
+be caught by the very checks that pass for the real code."""
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings, strategies as st
+
+from tokenstudy import multidraft as canonical, multidraft as optimal
+from tokenstudy.multidraft.schemes import NaiveLookup, SingleDraft, SpecInfer, SpecTr, as_laws, exact_law
+from tokenstudy.multidraft.optimal import Optimal, is_lossless_acceptance_one, lorenz, optimal_acceptance, optimal_selection_law
+from tokenstudy.multidraft.canonical import TruncatedLP, acceptance_lp, compose, decompose, solve_lp, subset_minimum, truncation_bound
+from tokenstudy.multidraft import optimal as optimal_
+
+Q, P = [.05, .4, .1, .25, .2], [.5, .05, .2, .05, .2]
+WEIGHT = st.one_of(st.sampled_from([0.0, 0.0, 1.0, 1.0, 2.0, 1e-18, 1e-9, 1e-4]), st.floats(1e-3, 1))
+
+
+def normalised(weights):
+    weights = np.array(weights)
+    return weights / weights.sum() if weights.sum() > 0 else np.eye(len(weights))[0]
+
+
+def law(n): return st.lists(WEIGHT, min_size=n, max_size=n).map(normalised)
+
+
+@st.composite
+def instance(draw, most_n=5, most_K=3, different=False):
+    "(q, K laws): zeros, ties, point masses, tiny masses, disjoint supports, and now and then q = p."
+    n, K = draw(st.integers(1, most_n)), draw(st.integers(1, most_K))
+    q, p = draw(law(n)), draw(law(n))
+    if draw(st.integers(0, 7)) == 0: q = p.copy()
+    return q, ([draw(law(n)) for _ in range(K)] if different else [p] * K)
+
+
+def every_scheme(different=False):
+    found = [SingleDraft(), NaiveLookup(), SpecInfer(), TruncatedLP(), TruncatedLP(1, 2), TruncatedLP(2, 3, skip=False), TruncatedLP(None, None)]
+    return found if different else found + [SpecTr(), Optimal()]
+
+
+def check_exact(scheme, q, ps):
+    "The output law is q to 1e-12, and the closed form of the acceptance is what the enumeration finds."
+    found, bound = exact_law(scheme, q, ps), scheme.prepare(q, ps)
+    assert np.abs(found.law - bound.q).max() < 1e-12
+    assert abs(found.acceptance - bound.acceptance()) < 1e-11
+    assert found.in_drafts >= found.acceptance - 1e-12
+
+
+def check_optimal(scheme, q, ps):
+    check_exact(scheme, q, ps)
+    assert abs(exact_law(scheme, q, ps).acceptance - subset_minimum(q, ps)[0]) < 1e-11
+
+
+# --- laws ---------------------------------------------------------------------------------------------------------------------------------
+
+@given(instance())
+@settings(max_examples=60)
+def test_every_scheme_keeps_the_law_identical_drafts(case):
+    for scheme in every_scheme(): check_exact(scheme, *case)
+
+
+@given(instance(most_n=4, different=True))
+@settings(max_examples=60)
+def test_every_scheme_keeps_the_law_different_drafts(case):
+    for scheme in every_scheme(different=True): check_exact(scheme, *case)
+
+
+@given(instance(most_n=4, most_K=4))
+@settings(max_examples=60)
+def test_without_replacement_keeps_the_law(case):
+    assert np.abs(exact_law(SpecInfer(replacement=False), *case).law - as_laws(*case)[0]).max() < 1e-12
+
+
+@given(instance(most_n=6, most_K=4))
+@settings(max_examples=80)
+def test_optimal_rule_is_optimal(case): check_optimal(Optimal(), *case)
+
+
+@given(instance(most_n=5, most_K=3, different=True))
+@settings(max_examples=60)
+def test_nothing_beats_the_optimum(case):
+    q, ps = case
+    best = optimal_acceptance(q, ps)
+    assert all(scheme.prepare(q, ps).acceptance() <= best + 1e-9 for scheme in every_scheme(different=True))
+    assert all(scheme.prepare(q, ps[:1] * 3).acceptance() <= optimal_acceptance(q, ps[:1] * 3) + 1e-9 for scheme in every_scheme())
+
+
+@given(instance(most_n=6, most_K=6))
+def test_spectr_guarantee(case):
+    q, ps = case
+    K = len(ps)
+    assert SpecTr().prepare(q, ps).acceptance() >= (1 - (1 - 1 / K) ** K) * optimal_acceptance(q, ps) - 1e-9
+
+
+def test_spectr_rho_is_the_root():
+    scheme = SpecTr().prepare(Q, [P] * 3)
+    beta = np.minimum(scheme.ps[0], scheme.q / scheme.rho_).sum()
+    assert abs(1 - (1 - beta) ** 3 - scheme.rho_ * beta) < 1e-12
+    assert np.abs(exact_law(SpecTr(rho=2.5), Q, [P] * 3).law - Q).max() < 1e-12
+    with pytest.raises(ValueError, match="rho"): SpecTr(rho=1.0).prepare(Q, [P] * 3)
+
+
+def test_closed_forms_of_the_baselines():
+    q, p = np.array(Q), np.array(P)
+    assert abs(NaiveLookup().prepare(q, [p] * 3).acceptance() - (q * (1 - (1 - p) ** 3)).sum()) < 1e-15
+    rest, reached = q, 1.0
+    for _ in range(3):
+        reached *= 1 - np.minimum(rest, p).sum()
+        rest = np.maximum(rest - p, 0) / np.maximum(rest - p, 0).sum()
+    assert abs(SpecInfer().prepare(q, [p] * 3).acceptance() - (1 - reached)) < 1e-12
+
+
+# --- optima -------------------------------------------------------------------------------------------------------------------------------
+
+@given(instance(most_n=8, most_K=6))
+@settings(max_examples=200)
+def test_sorting_equals_all_subsets(case):
+    assert abs(optimal_acceptance(*case) - subset_minimum(*case)[0]) < 1e-12
+
+
+@given(instance(most_n=7, most_K=4, different=True))
+@settings(max_examples=200)
+def test_branch_and_bound_equals_all_subsets(case):
+    assert abs(optimal_acceptance(*case) - subset_minimum(*case)[0]) < 1e-12
+
+
+@given(instance(most_n=4, most_K=3, different=True))
+@settings(max_examples=40)
+def test_optimum_equals_the_full_program(case):
+    assert abs(optimal_acceptance(*case) - acceptance_lp(*case)) < 1e-7
+
+
+@given(instance(most_n=4, most_K=3))
+@settings(max_examples=40)
+def test_optimum_equals_the_full_program_identical(case):
+    assert abs(optimal_acceptance(*case) - acceptance_lp(*case)) < 1e-7
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_reduced_program_equals_the_full_one(data):
+    n = data.draw(st.integers(1, 6))
+    q, p1, p2 = (data.draw(law(n)) for _ in range(3))
+    for ps in ([p1, p2], [p1, p1]): assert abs(acceptance_lp(q, ps, "reduced") - acceptance_lp(q, ps)) < 1e-6
+
+
+@given(st.data())
+@settings(max_examples=30)
+def test_min_cut_for_correlated_drafts(data):
+    n = data.draw(st.integers(2, 4))
+    q, joint = data.draw(law(n)), data.draw(law(n * n))
+    tuples = list(itertools.product(range(n), repeat=2))
+    cut = min(q[list(H)].sum() - sum(m for x, m in zip(tuples, joint) if set(x) <= set(H)) for r in range(n + 1) for H in itertools.combinations(range(n), r))
+    assert abs(solve_lp(q, [np.full(n, 1 / n)] * 2, joint).acceptance - min(1, 1 + cut)) < 1e-7
+
+
+@given(instance(most_n=4, most_K=3, different=True))
+@settings(max_examples=40)
+def test_decomposition_both_ways(case):
+    q, ps = as_laws(*case)
+    plan = solve_lp(q, ps)
+    beta, p_I = decompose(plan)
+    assert np.abs(beta.sum(1) - 1).max() < 1e-9 and beta.min() >= 0
+    assert beta[~canonical.membership(plan.tuples, len(q))].max(initial=0) == 0
+    assert abs(np.minimum(q, p_I).sum() - plan.acceptance) < 1e-6
+    back = compose(beta, plan.tuples, plan.probabilities, q)
+    assert np.abs(back.joint.sum(0) - q).max() < 1e-12 and np.abs(back.joint.sum(1) - plan.probabilities).max() < 1e-9
+
+
+@given(instance(most_n=6, most_K=5, different=True))
+def test_theorem_2_for_any_drafts(case):
+    q, ps = as_laws(*case)
+    core = all(q[list(H)].sum() >= np.prod([p[list(H)].sum() for p in ps]) - 1e-12 for r in range(len(q) + 1) for H in itertools.combinations(range(len(q)), r))
+    assert is_lossless_acceptance_one(q, ps) == core or abs(optimal_acceptance(q, ps) - 1) < 1e-11
+
+
+@given(st.data())
+def test_theorem_3_in_the_papers_form(data):
+    n = data.draw(st.integers(1, 6))
+    q, p = data.draw(law(n)), data.draw(law(n))
+    sets = [list(S) for r in range(n + 1) for S in itertools.combinations(range(n), r)]
+    value = min(q[S].sum() + (1 - p[S].sum()) ** 2 + 2 * p[S].sum() * (1 - p[S].sum()) for S in sets)
+    assert abs(optimal_acceptance(q, [p, p]) - value) < 1e-12
+
+
+@given(instance(most_n=6, most_K=4, different=True), st.data())
+def test_more_drafts_never_hurt(case, data):
+    q, ps = case
+    more = ps + [data.draw(law(len(q)))]
+    assert optimal_acceptance(q, more) >= optimal_acceptance(q, ps) - 1e-12
+
+
+def test_named_numbers():
+    assert optimal_acceptance(Q, [P] * 3) == .621
+    q, ps = [.04, .08, 0, .88], [[.1, 0, .9, 0], [0, .1, .2, .7]]
+    assert abs(optimal_acceptance(q, ps) - .81) < 1e-12 and abs(acceptance_lp(q, ps) - .81) < 1e-7
+    third = np.full(3, 1 / 3)
+    for q1, low, high in ((1 / 3, 1 / 9, 5 / 9), (1 / 6, 5 / 18, 5 / 9)):
+        at = lambda b: optimal_acceptance([q1, b, 1 - q1 - b], [third] * 2)
+        assert at(low) > 1 - 1e-12 and at(high) > 1 - 1e-12 and at(low - 1e-6) < 1 - 1e-7 and at(high + 1e-6) < 1 - 1e-7
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_truncation_bound(data):
+    n = data.draw(st.integers(2, 8))
+    q, p, s = data.draw(law(n)), data.draw(law(n)), data.draw(st.integers(1, n))
+    loss = optimal_acceptance(q, [p, p]) - TruncatedLP(s, None).prepare(q, [p, p]).acceptance()
+    assert -1e-7 <= loss <= truncation_bound(q, p, p, s) + 1e-7
+
+
+def test_untruncated_program_is_optimal_for_two_and_not_for_more():
+    rng, worst = np.random.default_rng(0), 0
+    for q, p in rng.dirichlet(np.full(5, .6), (60, 2)):
+        assert abs(TruncatedLP(None, None).prepare(q, [p] * 2).acceptance() - optimal_acceptance(q, [p] * 2)) < 1e-7
+        worst = max(worst, optimal_acceptance(q, [p] * 3) - TruncatedLP(None, None).prepare(q, [p] * 3).acceptance())
+    assert worst > 1e-3
+
+
+@given(instance(most_n=7, most_K=6))
+def test_truncated_acceptance_grows_with_the_drafts(case):
+    q, ps = case
+    values = [TruncatedLP(2, 3).prepare(q, ps[:k]).acceptance() for k in range(1, len(ps) + 1)]
+    assert all(b >= a - 1e-12 for a, b in zip(values, values[1:]))
+
+
+# --- selection law and tickets --------------------------------------------------------------------------------------------------------------
+
+@given(instance(most_n=7, most_K=6))
+@settings(max_examples=150)
+def test_selection_law(case):
+    (q, ps), K = as_laws(*case), len(case[1])
+    p_I = optimal_selection_law(q, ps[0], K)
+    assert abs(p_I.sum() - 1) < 1e-12 and (p_I[ps[0] == 0] == 0).all()
+    assert abs(np.minimum(q, p_I).sum() - subset_minimum(q, ps)[0]) < 1e-12
+    subsets = (np.arange(2 ** len(q))[:, None] >> np.arange(len(q))) & 1
+    assert (subsets @ p_I >= (subsets @ ps[0]) ** K - 1e-12).all()
+    if K == 1: assert np.abs(p_I - ps[0]).max() < 1e-12
+    if subset_minimum(q, ps)[0] == 1: assert np.abs(p_I - q).max() < 1e-12
+
+
+@given(instance(most_n=12, most_K=8))
+@settings(max_examples=150)
+def test_tickets_tile_the_interval(case):
+    (q, ps), K = as_laws(*case), len(case[1])
+    _, lengths, moments, _, _ = optimal_._clipped(q, ps[0], K)
+    group, start, size = optimal.left_curtain(lengths, moments, K)
+    assert len(group) <= 2 * len(lengths) and (size > 0).all()
+    assert np.abs(np.bincount(group, size, len(lengths)) - lengths).max() < 1e-12
+    place = np.argsort(start, kind="stable")
+    gaps = np.abs(np.r_[0, np.cumsum(size[place])][:-1] - start[place])
+    assert gaps[size[place] > 1e-12].max() < 1e-9                  # pieces smaller than the spacing of floats may swap places
+    law = np.bincount(group, size * optimal_._slope_array(start, np.minimum(start + size, 1), K), len(lengths))
+    assert np.abs(law - moments).max() < 1e-10
+
+
+@pytest.mark.parametrize("close", [False, True])
+@pytest.mark.parametrize("K", [2, 4, 8])
+def test_large_vocabulary(K, close):
+    "At 50,000 tokens: optimal to 1e-10, a law that sums to one, and the winner's law recomputed from the table of pieces."
+    from tokenstudy.multidraft.bench import made_laws
+    q, p = made_laws(50_000, close)
+    rule = Optimal().prepare(q, [p] * K)
+    assert abs(rule.acceptance() - optimal_acceptance(q, [p] * K)) < 1e-10
+    group = rule._group
+    mass = np.bincount(group, p)[np.repeat(np.arange(len(rule._first) - 1), np.diff(rule._first))] * rule._size
+    top = np.cumsum(mass[np.argsort(rule._rank)])
+    won = (top ** K - np.r_[0, top[:-1]] ** K)[rule._rank]
+    by_group = np.bincount(np.repeat(np.arange(len(rule._first) - 1), np.diff(rule._first)), won)
+    assert np.abs(by_group[group] * p / np.bincount(group, p)[group] - rule.selection_law()).max() < 1e-12
+
+
+def softmax(logits): return np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+
+
+@pytest.mark.parametrize("n", [100, 1000, 20_000])
+@pytest.mark.parametrize("K", [2, 3])
+def test_different_drafts_at_real_vocabularies(n, K):
+    "Never above the value of any set that sorting by a mixture of the drafts finds, and never below a scheme that attains its value."
+    rng = np.random.default_rng(n + K)
+    for _ in range(6):
+        logits = rng.normal(0, 3, n)
+        q, ps = softmax(logits), [softmax(logits / T + rng.normal(0, .5, n)) for T in rng.uniform(1, 2.5, K)]
+        value = optimal_acceptance(q, ps)
+        for weights in rng.dirichlet(np.ones(K), 20):
+            order = np.argsort(q / (weights @ np.stack(ps)))
+            assert value <= 1 + (np.cumsum(q[order]) - np.prod([np.cumsum(p[order]) for p in ps], axis=0)).min() + 1e-11
+        assert value >= TruncatedLP().prepare(q, ps).acceptance() - 1e-9 and value >= SpecInfer().prepare(q, ps).acceptance() - 1e-9
+    assert abs(optimal_acceptance(q, [ps[0], ps[0] + 0]) - optimal_acceptance(q, [ps[0]] * 2)) < 1e-12
+    nearly = ps[0] * (1 + 1e-9 * rng.random(n))
+    assert abs(optimal_acceptance(q, [ps[0], nearly / nearly.sum()]) - optimal_acceptance(q, [ps[0]] * 2)) < 1e-8
+
+
+def test_different_drafts_with_sums_that_round():
+    "Zipf laws of 20,000 tokens: boxes must not be dropped because two sums differ in the fifteenth digit (found in review)."
+    z = 1 / np.arange(1, 20_001)
+    q, p1, p2 = (z ** power / (z ** power).sum() for power in (1.3, 1.3 / 1.2, 1.3 / 2.4))
+    order = np.argsort(q / (.62 * p1 + .38 * p2))
+    assert optimal_acceptance(q, [p1, p2]) <= 1 + (np.cumsum(q[order]) - np.cumsum(p1[order]) * np.cumsum(p2[order])).min() + 1e-11
+
+
+@pytest.mark.parametrize("n, K, steep", [(14, 4, (8, 24)), (14, 2, (1, 2)), (40, 3, (5, 9)), (300, 8, (2, 12)), (5000, 4, (8, 24))])
+def test_smooth_pairs_on_the_edge_of_acceptance_one(n, K, steep):
+    "Pairs whose Lorenz curve is nearly t^K: many gaps are closed by tokens that fit them to the last digit (found in review)."
+    t = np.linspace(0, 1, n + 1)
+    p, q = np.diff(t ** steep[0]), np.diff(t ** steep[1])
+    rule = Optimal().prepare(q, [p] * K)
+    assert abs(rule.acceptance() - optimal_acceptance(q, [p] * K)) < 1e-10
+    order, lengths, moments, _, _ = optimal_._clipped(q / q.sum(), p / p.sum(), K)
+    group, start, size = optimal.left_curtain(lengths, moments, K)
+    assert len(group) <= 2 * len(lengths) and np.abs(np.bincount(group, size) - lengths).max() < 1e-12
+
+
+def test_memory_is_linear():
+    "Twice the vocabulary, about twice the memory: nothing of size n² is made on the way."
+    from tokenstudy.multidraft.bench import made_laws
+    peaks = []
+    for n in (20_000, 40_000, 80_000):
+        q, p = made_laws(n, close=True)
+        tracemalloc.start()
+        Optimal().prepare(q, [p] * 4)
+        optimal_acceptance(q, [p] * 4)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 2.2 * peaks[1] < 2.2 ** 2 * peaks[0] and peaks[2] < 80_000 * 400
+
+
+def test_lorenz_curve_is_convex_and_ends_at_one():
+    t, L, order = lorenz(np.array(Q), np.array(P))
+    slopes = np.diff(L) / np.diff(t)
+    assert (np.diff(slopes) >= -1e-12).all() and t[0] == L[0] == 0 and abs(t[-1] - 1) < 1e-15 and abs(L[-1] - 1) < 1e-12
+
+
+# --- the interface ----------------------------------------------------------------------------------------------------------------------------
+
+def test_numpy_torch_and_batches():
+    q, p = torch.tensor(Q), torch.tensor(P)
+    assert abs(optimal_acceptance(q, [p] * 3) - .621) < 1e-6
+    assert abs(optimal_acceptance(torch.tensor(Q, dtype=torch.float64), torch.tensor([P] * 3, dtype=torch.float64)) - .621) < 1e-12
+    assert abs(optimal_acceptance(q.bfloat16(), [p.bfloat16()] * 3) - .621) < 5e-3
+    batch = optimal_acceptance(np.array([Q, P]), [np.array([P, Q])] * 2)
+    assert batch.shape == (2,) and abs(batch[0] - optimal_acceptance(Q, [P] * 2)) < 1e-15
+    assert Optimal().prepare(q, [p] * 2).select([0, 1], np.random.default_rng(0))[0] in range(5)
+
+
+def test_equal_arrays_count_as_identical_drafts():
+    assert canonical.identical(as_laws(Q, [list(P), np.array(P), P])[1])
+    assert not canonical.identical(as_laws(Q, [P, Q])[1])
+
+
+@pytest.mark.parametrize("q, ps, message", [
+    ([.5, .6, -.1], [[1, 0, 0]], "q: negative probability -0.1 at token 2"), ([.5, .4], [[1, 0]], "q: sums to 0.9"), ([.5, .5], [[1, 0], [.5, .6]], r"ps\[1\]: sums to 1.1"),
+    ([.5, .5], [[1, 0, 0]], r"ps\[0\]: has 3 tokens but q has 2"), ([.5, np.nan], [[1, 0]], "q: nan at token 1"), ([.5, .5], [[1, 0], [np.inf, 0]], r"ps\[1\]: inf at token 0"),
+    ([.5, .5], [], "K = 0"), ([.5, .5], [.5, .5], "for one draft"), ([], [[]], "n ≥ 1"), ([[.5, .5]], [[.5, .5]], r"shape \[1, 2\]"), (["a", "b"], [[1, 0]], "real numbers"),
+    ([.5, .5], [[1j, 0]], r"ps\[0\]: probabilities must be real")])
+def test_bad_laws_are_named(q, ps, message):
+    with pytest.raises(ValueError, match=message): as_laws(q, ps)
+    with pytest.raises(ValueError): Optimal().prepare(q, ps)
+
+
+def test_a_refused_prepare_changes_nothing():
+    scheme = Optimal().prepare(Q, [P] * 2)
+    before = scheme.acceptance()
+    with pytest.raises(ValueError, match="identical drafts"): scheme.prepare(P, [Q, P])
+    assert scheme.acceptance() == before and np.allclose(scheme.q, Q)
+    with pytest.raises(AttributeError, match="prepare"): Optimal().acceptance()
+    with pytest.raises(AttributeError, match="prepare"): Optimal().select((0, 1), np.random.default_rng(0))
+
+
+def test_a_token_that_the_target_forbids_never_comes_out():
+    rule = TruncatedLP(1, 1).prepare([1, 0, 0], [[1, 1e-18, 1e-18]] * 2)
+    assert rule.select((1, 2), np.random.default_rng(0)) == (0, False)
+
+
+def test_low_precision_softmaxes_are_laws():
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for _ in range(40): canonical.as_law((6 * torch.randn(49_152, generator=generator)).to(dtype).softmax(-1))
+
+
+def test_more_bad_input_is_named():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="same shape"): optimal_acceptance(np.array([Q, P]), [np.array([P, Q, Q])])
+    with pytest.raises(ValueError, match="got None"): optimal_acceptance(Q, None)
+    with pytest.raises(ValueError, match="has 3 tokens but q has 2"): as_laws([.5, .5], [[.5, .5], [.2, .3, .6]])
+    with pytest.raises(ValueError, match="whole numbers"): Optimal().prepare(Q, [P] * 2).select([.9, 1.7], rng)
+    with pytest.raises(ValueError, match="K = 2.5"): optimal_selection_law(Q, P, 2.5)
+    with pytest.raises(ValueError, match="s = 2.5"): TruncatedLP(2.5)
+    with pytest.raises(ValueError, match="prepared for K = 2"): SpecInfer(replacement=False).prepare(Q, [P] * 2).select([0, 1, 2], rng)
+
+
+def test_bad_drafts_are_named():
+    rng, rule = np.random.default_rng(0), Optimal().prepare([.5, .5, 0], [[.5, .5, 0]] * 2)
+    with pytest.raises(ValueError, match="1 drafted tokens, but the scheme was prepared for K = 2"): rule.select([0], rng)
+    with pytest.raises(ValueError, match="outside the vocabulary"): rule.select([0, 3], rng)
+    with pytest.raises(ValueError, match="probability 0 under its own law"): rule.select([0, 2], rng)
+    with pytest.raises(ValueError, match="identical drafts"): Optimal().prepare(Q, [P, Q])
+    with pytest.raises(ValueError, match="identical drafts"): SpecTr().prepare(Q, [P, Q])
+    with pytest.raises(ValueError, match="without replacement"): SpecInfer(replacement=False).prepare(Q, [P] * 2).select([1, 1], rng)
+    with pytest.raises(ValueError, match="s = 0"): TruncatedLP(s=0)
+    with pytest.raises(ValueError, match="too many"): acceptance_lp(np.full(100, .01), [np.full(100, .01)] * 3)
+    with pytest.raises(ValueError, match="K = 2"): acceptance_lp(Q, [P] * 3, "reduced")
+
+
+def test_seeds_do_something():
+    rule = Optimal().prepare(Q, [P] * 2)
+    tokens = lambda seed: [rule.select((0, 2), rng)[0] for rng in [np.random.default_rng(seed)] for _ in range(50)]
+    assert tokens(0) == tokens(0) != tokens(1)
+
+
+def test_sampled_select_follows_the_enumerated_law():
+    "The one Monte-Carlo test: select driven by numpy's generator, against the enumeration that proves the rest (chi-square, 1e-4 level)."
+    from scipy.stats import chisquare
+    rng = np.random.default_rng(0)
+    for scheme in every_scheme():
+        rule = scheme.prepare(Q, [P] * 3)
+        tokens = [rule.select(rule.draft(rng), rng)[0] for _ in range(4000)]
+        assert chisquare(np.bincount(tokens, minlength=5), 4000 * np.array(Q)).pvalue > 1e-4, scheme
+
+
+# --- mutants: each must be caught by a check that the real code passes ---------------------------------------------------------------------------
+
+class AlwaysAccept(SingleDraft):
+    def select(self, drafts, rng): return drafts[0], True
+
+class RedrawsFromTheTarget(Optimal):
+    def redraw(self, rng): return canonical.draw(rng, self.q)
+
+class ResidualOfTheDraft(Optimal):
+    def redraw(self, rng): return canonical.draw(rng, np.maximum(self.q - self.ps[0], 0) + 1e-12)
+
+class RejectsNothing(Optimal):
+    def select(self, drafts, rng): return self.choose(drafts, rng), True
+
+class LowestPieceWins(Optimal):
+    def choose(self, drafts, rng):
+        self._rank = self._rank.max() - self._rank
+        winner = super().choose(drafts, rng)
+        self._rank = self._rank.max() - self._rank
+        return winner
+
+class ForgetsMultiplicity(Optimal):
+    def choose(self, drafts, rng):
+        drafts = tuple(dict.fromkeys(drafts))
+        return drafts[0] if len(drafts) == 1 else super().choose(drafts, rng)
+
+class FirstPieceOnly(Optimal):
+    def _prepare(self):
+        super()._prepare()
+        self._size = np.where(np.arange(len(self._size)) == np.repeat(self._first[:-1], np.diff(self._first)), 1.0, 0.0)
+
+class RhoOne(SpecTr):
+    def _prepare(self):
+        super()._prepare()
+        self.rho_ = 1.0
+
+class SameTargetEveryTry(SpecInfer):
+    def _prepare(self): self._residuals = [self.q] * (self.K + 1)
+
+class TransposedWeights(TruncatedLP):
+    def _prepare(self):
+        super()._prepare()
+        self._rounds = [(rank, weights.T) for rank, weights in self._rounds]
+
+class ChallengerStays(TruncatedLP):
+    def choose(self, drafts, rng): return super().choose(drafts[::-1], rng)
+
+
+MUTANT_LAWS = [(np.array(Q), [np.array(P)] * 2), (np.array(Q), [np.array(P)] * 3), (np.array([.3, .25, .2, .15, .1]), [np.array([.1, .15, .2, .25, .3])] * 3),
+               (np.array([.42, .3, .28]), [np.array([.5, .3, .2])] * 2), (np.array([.05, .3, .3, .35]), [np.array([.4, .25, .2, .15])] * 2)]
+
+
+@pytest.mark.parametrize("mutant, real", [(AlwaysAccept, SingleDraft), (RedrawsFromTheTarget, Optimal), (ResidualOfTheDraft, Optimal), (RejectsNothing, Optimal), (LowestPieceWins, Optimal),
+                                          (ForgetsMultiplicity, Optimal), (FirstPieceOnly, Optimal), (RhoOne, SpecTr), (SameTargetEveryTry, SpecInfer),
+                                          (TransposedWeights, TruncatedLP), (lambda: ChallengerStays(1, 2), lambda: TruncatedLP(1, 2))])
+def test_mutants_are_caught(mutant, real):
+    different = [(q, [ps[0], q[::-1]]) for q, ps in MUTANT_LAWS] if isinstance(real(), TruncatedLP) else []
+    for q, ps in MUTANT_LAWS + different: check_exact(real(), q, ps)
+    caught = 0
+    for q, ps in MUTANT_LAWS + different:
+        try: check_exact(mutant(), q, ps)
+        except (AssertionError, ValueError): caught += 1
+    assert caught
+
+
+def test_mutant_moments_by_subtraction(monkeypatch):
+    "b^K - a^K by subtraction loses a token of mass 1e-18 next to one of mass ½."
+    q, p = np.array([.4, .35, .25]), normalised([1, 1, 1e-18])
+    check_optimal(Optimal(), q, [p] * 3)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        monkeypatch.setattr(optimal, "_slope_array", lambda a, b, K: (b ** K - a ** K) / (b - a))
+        with pytest.raises((AssertionError, ValueError)): check_optimal(Optimal(), q, [p] * 3)
+
+
+def test_mutant_mean_ratio_sort():
+    "Sorting by q / mean p is wrong on the counter-example and right nearly everywhere else, which is why it needs a named test."
+    def mean_ratio(q, ps):
+        order = np.argsort(np.divide(q, np.mean(ps, axis=0), out=np.full(len(q), np.inf), where=np.mean(ps, axis=0) > 0))
+        return 1 + min(0, (np.cumsum(q[order]) - np.prod([np.cumsum(p[order]) for p in ps], axis=0)).min())
+    q, ps = np.array([.04, .08, 0, .88]), [np.array([.1, 0, .9, 0]), np.array([0, .1, .2, .7])]
+    assert abs(optimal_acceptance(q, ps) - acceptance_lp(q, ps)) < 1e-7 < abs(mean_ratio(q, ps) - acceptance_lp(q, ps))
+
+
+@pytest.mark.parametrize("mutate", [lambda q, p, K: optimal_acceptance(q, [p] * (K - 1)), lambda q, p, K: 1 + min(0, (np.cumsum(np.sort(q)) - np.cumsum(p[np.argsort(q)]) ** K).min()),
+                                    lambda q, p, K: 1 + min(0, (np.cumsum(q[np.argsort(-q / p)]) - np.cumsum(p[np.argsort(-q / p)]) ** K).min())])
+def test_mutant_optima(mutate):
+    "Exponent K - 1, sorting by q alone, sorting the wrong way round."
+    q, p = np.array([.05, .1, .4, .25, .2]), np.array([.5, .05, .2, .05, .2])
+    assert abs(optimal_acceptance(q, [p] * 3) - subset_minimum(q, [p] * 3)[0]) < 1e-12
+    assert abs(mutate(q, p, 3) - subset_minimum(q, [p] * 3)[0]) > 1e-3
+
+
+def test_law_that_was_not_sampled_from_is_caught():
+    "The commonest silent error: the drafts came from a law that differs from the one given to the verifier."
+    class OtherDraftLaw(Optimal):
+        def draft(self, rng): return tuple(canonical.draw(rng, self.ps[0] ** 1.2) for _ in range(self.K))
+    assert np.abs(exact_law(OtherDraftLaw(), Q, [P] * 2).law - Q).max() > 1e-3
