@@ -35,7 +35,7 @@ def broken(text: str, root) -> list:
 def test_first_screen():
     assert missing(TEXT) == []
     assert missing(TEXT.replace("2411.19943", "2411")) == ["arXiv 2411.19943"]
-    assert missing("\n"*20 + TEXT) == ["example"]
+    assert missing("\n"*30 + TEXT) == ["example"]
 
 
 def test_no_slips():
@@ -86,4 +86,4 @@ def test_block_runs(number, capsys, tmp_path, monkeypatch):
     exec(BLOCKS[number], names)
     if "custom_generate" in BLOCKS[number]:
         assert names["decode"].last.block_efficiency > 1
-        assert re.search(r"\d\.\d+ tokens per call\s*$", capsys.readouterr().out)
+        assert re.search(r"\d\.\d+\s*$", capsys.readouterr().out)

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ARTICLES', 'BEAM', 'BEST_OF_8', 'SECOND_MACHINE', 'Found', 'Claim', 'verdict', 'signed', 'plus_minus', 'records_of',
-           'acceptance', 'acceptance_gain', 'multidraft_claims', 'blocks_claim', 'concept_scores', 'concept_mean',
-           'concept_gain', 'brat_claims', 'rollout_results', 'trained', 'accuracy_gain', 'cdpo_claims',
-           'verifier_accuracy', 'verifier_gain', 'tvm_claims', 'all_claims', 'headlines', 'Verdicts', 'speed_rows',
-           'packing_share', 'Speed']
+           'acceptance', 'acceptance_gain', 'multidraft_claims', 'concept_scores', 'concept_mean', 'brat_claims',
+           'rollout_results', 'trained', 'cdpo_claims', 'verifier_accuracy', 'tvm_claims', 'all_claims', 'headlines',
+           'Verdicts', 'speed_rows', 'packing_share', 'Speed']
 
 # %% ../../nbs/app/06_claims.ipynb #3755b97f
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,14 +31,22 @@ ARTICLES = {
         "Token-Supervised Value Models for Enhancing Mathematical Problem-Solving Capabilities of Large Language Models"))}
 
 class Found(NamedTuple):
-    "A number with its 95 % interval."
+    """A number with its 95 % interval.
+
+    >>> Found(.2, .1, .3).low
+    0.1
+    """
     mean: float
-    low: float
-    high: float
+    low: float  # end of the interval
+    high: float # end of the interval
 
 @dataclass(frozen=True)
 class Claim:
-    "One claim of a paper beside what the records say."
+    """One claim of a paper beside what the records say.
+
+    >>> headlines()[0].notebook
+    'multidraft/05_acceptance'
+    """
     paper: str    # a key of `ARTICLES`
     claim: str    # in a sentence
     theirs: str   # the paper's number, or a dash
@@ -50,7 +58,11 @@ class Claim:
 def verdict(
     *gains: Found # differences that the paper says are positive
 ) -> str: # holds, holds partly, reversed, or not seen here
-    "The rule by which a claim is judged; ValueError without a difference."
+    """The rule by which a claim is judged; ValueError without a difference.
+
+    >>> verdict(Found(.2, .1, .3), Found(0., -.1, .1))
+    'holds partly'
+    """
     if not gains: raise ValueError("a verdict needs at least one difference")
     above, below = [g.low > 0 for g in gains], [g.high < 0 for g in gains]
     if all(above): return "holds"
@@ -58,36 +70,52 @@ def verdict(
     return "reversed" if all(below) else "not seen here"
 
 def signed(
-    found: Found,
+    found: Found, # in its own unit
     digits: int = 3, # after the point
-    scale: float = 1.,
+    scale: float = 1., # what it is multiplied by
 ) -> str:
-    "A difference with its interval: +0.163 [+0.154, +0.175]."
+    """A difference with its interval: +0.163 [+0.154, +0.175].
+
+    >>> signed(Found(.2, .1, .3), 1).split()[0]
+    '+0.2'
+    """
     mean, low, high = (f"{scale*x:+.{digits}f}".replace("-", "−") for x in found)
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]".replace(", ", ",\u00a0").replace(" [", "\u00a0[")
 
 def plus_minus(
-    found: Found,
+    found: Found, # in its own unit
     digits: int = 3, # after the point
-    scale: float = 1.,
+    scale: float = 1., # what it is multiplied by
 ) -> str:
-    "A number with half the width of its interval: 0.660 ± 0.040."
+    """A number with half the width of its interval: 0.660 ± 0.040.
+
+    >>> plus_minus(Found(.2, .1, .3), 1)
+    '0.2 ± 0.1'
+    """
     return f"{scale*found.mean:.{digits}f} ± {scale*(found.high - found.low)/2:.{digits}f}"
 
 def records_of(
     study: str,
-    root=None # the project folder; `core.project_root()` if None
+    root: str | Path | None = None # the project folder; `core.project_root()` if None
 ) -> list:
-    "The committed records of a study at laptop scale; ValueError if there are none."
+    """The committed records of a study at laptop scale; ValueError if there are none.
+
+    >>> len(records_of("multidraft/decoding_bench"))
+    1
+    """
     found = core.published(study, "laptop", root)
     if not found: raise ValueError(f"results/{study}/laptop.jsonl holds no record")
     return found
 
-# %% ../../nbs/app/06_claims.ipynb #dcb21649
+# %% ../../nbs/app/06_claims.ipynb #ceaa71db
 def acceptance(
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> dict: # (draft, temperature, K) -> scheme -> mean acceptance of each text, float [texts]
-    "Recorded acceptances at top-p .95."
+    """Recorded acceptances at top-p .95.
+
+    >>> len(acceptance())
+    21
+    """
     found = {}
     for r in records_of("multidraft/acceptance", root):
         c = r["config"]
@@ -103,14 +131,22 @@ def acceptance_gain(
     schemes: dict,           # of one setting of `acceptance`
     first: str, second: str, # names of schemes
 ) -> Found:
-    "How much more often one scheme accepts than another, paired by text."
+    """How much more often one scheme accepts than another, paired by text.
+
+    >>> acceptance_gain(dict(a=np.array([.5, .7]), b=np.array([.25, .45])), "a", "b").mean.__round__(3)
+    0.25
+    """
     return Found(*core.bootstrap_interval(schemes[first] - schemes[second]))
 
 # %% ../../nbs/app/06_claims.ipynb #703d1833
 def multidraft_claims(
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> list: # of `Claim`
-    "The claims of arXiv 2410.18234."
+    """The claims of arXiv 2410.18234.
+
+    >>> len(multidraft_claims())
+    6
+    """
     found, out = acceptance(root), []
     for rival, theirs in (("SpecTr", .6348 - .6246), ("SpecInfer", .6348 - .6202)):
         gains = {s: acceptance_gain(v, "TruncatedLP", rival) for s, v in found.items()}
@@ -124,10 +160,10 @@ def multidraft_claims(
         near = [Found(.01 - g.mean, .01 - g.high, .01 - g.low) for g in mine]
         out.append(Claim("multidraft", f"with {K} drafts its scheme is within .01 of the optimum", f"{theirs:.4f} (Table 3)",
             f"{min(mine).mean:.3f} to {max(mine).mean:.3f} in {len(mine)} settings", verdict(*near), "multidraft/05_acceptance"))
-    return out + [blocks_claim(root)]
+    return out + [_blocks_claim(root)]
 
-def blocks_claim(
-    root=None # the project folder
+def _blocks_claim(
+    root: str | Path | None = None # the project folder
 ) -> Claim:
     "Tokens per call of the target with the distilled draft: the paper's Table 1."
     gains = []
@@ -142,58 +178,79 @@ def blocks_claim(
 # %% ../../nbs/app/06_claims.ipynb #41877832
 def concept_scores(
     base: str, strategy: str, score: str, # such as unet, default, fidelity
-    root=None # the project folder
+    *,
+    root: str | Path | None = None # the project folder
 ) -> dict: # (concept, seed) -> score
-    "Recorded scores of one way to learn a concept."
+    """Recorded scores of one way to learn a concept.
+
+    >>> len(concept_scores("unet", "default", "fidelity"))
+    18
+    """
     return {(c["concept"], c["seed"]): r["result"][score] for r in records_of("brat/fidelity", root)
             if (c := r["config"])["base"] == base and c["strategy"] == strategy}
 
 def concept_mean(
     scores: dict # of `concept_scores`, or differences of two of them
 ) -> Found:
-    "The mean over concepts, each the mean of its seeds."
+    """The mean over concepts, each the mean of its seeds.
+
+    >>> concept_mean({(0, 0): .5, (0, 1): .7, (1, 0): .6}).mean.__round__(3)
+    0.6
+    """
     concepts = {}
     for (concept, _), value in sorted(scores.items()): concepts.setdefault(concept, []).append(value)
     return Found(*core.bootstrap_interval([np.mean(v) for v in concepts.values()]))
 
-def concept_gain(
+def _concept_gain(
     first: tuple, second: tuple, # (base, strategy)
     score: str = "fidelity",
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> Found:
     "How much better the first way is than the second."
-    a, b = concept_scores(*first, score, root), concept_scores(*second, score, root)
+    a, b = concept_scores(*first, score, root=root), concept_scores(*second, score, root=root)
     return concept_mean({key: a[key] - b[key] for key in a.keys() & b.keys()})
 
-# %% ../../nbs/app/06_claims.ipynb #69d4b4a9
+# %% ../../nbs/app/06_claims.ipynb #04fc8110
 def brat_claims(
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> list: # of `Claim`
-    "The claims of arXiv 2408.04785."
+    """The claims of arXiv 2408.04785.
+
+    >>> len(brat_claims())
+    8
+    """
     out, bases = [], ("unet", "transformer")
     for base in bases:
         for text, first, second in (
                 ("a bonus token makes pictures more faithful", "bonus, λ=.01", "default"),
                 ("the control: a second token without orthogonality does", "two, λ=0", "default"),
                 ("orthogonality adds to that", "bonus, λ=.01", "two, λ=0")):
-            gain = concept_gain((base, first), (base, second), "fidelity", root)
+            gain = _concept_gain((base, first), (base, second), "fidelity", root)
             out.append(Claim("brat", f"{text} ({base})", "–", signed(gain), verdict(gain), "brat/11_fidelity"))
     for text, way in (("with a bonus token", "bonus, λ=.01"), ("without a learned token", "untouched")):
-        gain = concept_gain(("transformer", way), ("unet", way), "adherence", root)
+        gain = _concept_gain(("transformer", way), ("unet", way), "adherence", root)
         out.append(Claim("brat", f"a transformer follows prompts better than a UNet, {text}", "–", signed(gain), verdict(gain), "brat/11_fidelity"))
     return out
 
-# %% ../../nbs/app/06_claims.ipynb #c2de2f0b
+# %% ../../nbs/app/06_claims.ipynb #e33cb0c7
 def rollout_results(
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> list: # results, one for each incorrect solution
-    "The recorded searches for critical tokens."
+    """The recorded searches for critical tokens.
+
+    >>> len(rollout_results())
+    240
+    """
     return [r["result"] for r in records_of("cdpo/critical", root) if "response" in r["config"]]
 
 def trained(
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> dict: # name of a method -> {sampled, greedy}: float [seeds, problems]
-    "Recorded test accuracies of each method at its best setting, and of the model before (none)."
+    """Recorded test accuracies of each method at its best setting, and of the model before (none).
+
+    >>> trained()["DPO"]["greedy"].shape
+    (5, 400)
+    """
     from tokenstudy.cdpo.comparison import results_of
     records = records_of("cdpo/preference", root)
     base = next(r["result"]["base"] for r in records if r["config"].get("step") == "data")
@@ -201,17 +258,21 @@ def trained(
     return ({"none": {m: np.array([base[m]]) for m in measures}} |
             {r["name"]: {m: np.array(r[m]) for m in measures} for r in results_of(records)})
 
-def accuracy_gain(
-    first, second # float [seeds, problems], the same problems
+def _accuracy_gain(
+    first: np.ndarray, second: np.ndarray # [seeds, problems], the same problems
 ) -> Found:
     "A difference of accuracies, with seeds and problems in the interval."
     return Found(*core.two_way_interval(first, second))
 
-# %% ../../nbs/app/06_claims.ipynb #98d1035d
+# %% ../../nbs/app/06_claims.ipynb #ae601eea
 def cdpo_claims(
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> list: # of `Claim`
-    "The claims of arXiv 2411.19943."
+    """The claims of arXiv 2411.19943.
+
+    >>> len(cdpo_claims())
+    7
+    """
     units, methods = rollout_results(root), trained(root)
     there = [u for u in units if u["full"]["index"] is not None]
     share = Found(*core.bootstrap_interval([u["full"]["index"] is not None for u in units]))
@@ -225,7 +286,7 @@ def cdpo_claims(
              "control: shuffled": "the same weights, shuffled (control)", "control: same mass": "equal weights of the same sum (control)"}
     theirs = {"DPO": "+8.3", "RPO": "+0.4", "SFT": "+6.7"} # Table 3, Llama-3-8B on GSM8K, greedy
     for name, text in names.items():
-        gains = [accuracy_gain(methods["critical"][m], methods[name][m]) for m in ("sampled", "greedy")]
+        gains = [_accuracy_gain(methods["critical"][m], methods[name][m]) for m in ("sampled", "greedy")]
         ours = ", ".join(f"{signed(g, 1, 100)} {m}" for g, m in zip(gains, ("sampled", "greedy")))
         out.append(Claim("cdpo", f"weights on critical tokens beat {text}", theirs.get(name, "–"), ours, verdict(*gains), "cdpo/08_comparison"))
     return out
@@ -233,17 +294,21 @@ def cdpo_claims(
 # %% ../../nbs/app/06_claims.ipynb #32fe59f0
 def verifier_accuracy(
     kind: str,  # tvm, ovm, orm, prm_soft or prm_hard
-    *what,      # "curves", name, N; or "searches", name
+    *what: object, # "curves", name, N; or "searches", name
     root=None   # the project folder
 ) -> np.ndarray: # [seeds, questions]
-    "Recorded accuracies of one kind of verifier."
+    """Recorded accuracies of one kind of verifier.
+
+    >>> verifier_accuracy("tvm", *BEAM).shape
+    (3, 400)
+    """
     from tokenstudy.tvm.ordering import accuracies
     units = [r for r in records_of("tvm/ordering", root) if "kind" in r["config"]]
     return accuracies(units, what, kind=kind, composition="question", paths=32)
 
-def verifier_gain(
+def _verifier_gain(
     first: str, second: str, # kinds
-    *what,                   # as for `verifier_accuracy`
+    *what: object,           # as for `verifier_accuracy`
     root=None                # the project folder
 ) -> Found:
     "A difference of accuracies of verifiers trained with the same seeds, paired."
@@ -253,39 +318,51 @@ def verifier_gain(
 BEAM, BEST_OF_8 = ("searches", "step_beam 8 2"), ("curves", "best-of-N last", 8)
 
 def tvm_claims(
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> list: # of `Claim`
-    "The claims of arXiv 2407.12863."
+    """The claims of arXiv 2407.12863.
+
+    >>> len(tvm_claims())
+    7
+    """
     names = dict(tvm="TVM", ovm="OVM", orm="ORM (last token)", prm_soft="PRM (values)", prm_hard="PRM (yes or no)")
     out = []
     for first, second, how in (("tvm", "prm_soft", BEAM), ("tvm", "prm_hard", BEAM), ("tvm", "ovm", BEAM), ("tvm", "orm", BEAM),
                                ("prm_soft", "orm", BEAM), ("tvm", "prm_soft", BEST_OF_8), ("tvm", "orm", BEST_OF_8)):
-        gain = verifier_gain(first, second, *how, root=root)
+        gain = _verifier_gain(first, second, *how, root=root)
         way = "step beam" if how == BEAM else "best of 8"
         out.append(Claim("tvm", f"{names[first]} solves more than {names[second]}, {way}", "–", f"{signed(gain, 1, 100)} points",
                          verdict(gain), "tvm/09_searching"))
     return out
 
-# %% ../../nbs/app/06_claims.ipynb #f8cf5bbb
+# %% ../../nbs/app/06_claims.ipynb #5ae7e48c
 def all_claims(
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> list: # of `Claim`
-    "Every claim, in the order of the book."
+    """Every claim, in the order of the book.
+
+    >>> len(all_claims())
+    28
+    """
     return [*multidraft_claims(root), *brat_claims(root), *cdpo_claims(root), *tvm_claims(root)]
 
 def headlines(
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> list: # four of `Claim`
-    "What README says about each paper."
+    """What README says about each paper.
+
+    >>> [claim.paper for claim in headlines()]
+    ['multidraft', 'brat', 'cdpo', 'tvm']
+    """
     schemes = acceptance(root)
     gains = [acceptance_gain(v, "TruncatedLP", "SpecTr") for v in schemes.values()]
     rule = acceptance_gain(schemes["hotter", 1.4, 4], "Optimal", "TruncatedLP")
-    bonus = concept_gain(("unet", "bonus, λ=.01"), ("unet", "default"), "fidelity", root)
-    apart = concept_gain(("unet", "bonus, λ=.01"), ("unet", "two, λ=0"), "fidelity", root)
+    bonus = _concept_gain(("unet", "bonus, λ=.01"), ("unet", "default"), "fidelity", root)
+    apart = _concept_gain(("unet", "bonus, λ=.01"), ("unet", "two, λ=0"), "fidelity", root)
     units, methods = rollout_results(root), trained(root)
     free = Found(*core.bootstrap_interval([u["without"]/64 for u in units if u["full"]["index"] is not None]))
-    place = accuracy_gain(methods["critical"]["sampled"], methods["control: shuffled"]["sampled"])
-    step, outcome = (verifier_gain("tvm", kind, *BEAM, root=root) for kind in ("prm_soft", "ovm"))
+    place = _accuracy_gain(methods["critical"]["sampled"], methods["control: shuffled"]["sampled"])
+    step, outcome = (_verifier_gain("tvm", kind, *BEAM, root=root) for kind in ("prm_soft", "ovm"))
     return [
         Claim("multidraft", "Choosing among several drafts by importance weights is accepted more often than earlier schemes.", "–",
               f"Ahead of SpecTr in {sum(g.low > 0 for g in gains)} of {len(gains)} settings, behind in {sum(g.high < 0 for g in gains)}. "
@@ -299,10 +376,17 @@ def headlines(
               f"Against steps {signed(step, 1, 100)} points, against outcomes " +
               ("none: the same verifier, answer for answer." if outcome == (0, 0, 0) else f"{signed(outcome, 1, 100)} points."), verdict(step, outcome), "tvm/09_searching")]
 
-# %% ../../nbs/app/06_claims.ipynb #5ce644b3
+# %% ../../nbs/app/06_claims.ipynb #10e5f06f
 class Verdicts:
-    "Claims as a table with links, in Markdown and as text."
-    def __init__(self, claims: list, papers: bool = True): # `papers`: with the paper's title, else its number
+    """Claims as a table with links, in Markdown and as text.
+
+    >>> Verdicts(headlines())._repr_markdown_().count("arxiv.org")
+    4
+    """
+    def __init__(self,
+        claims: list,        # of `Claim`
+        papers: bool = True, # with the paper's title, else with its number
+    ):
         self.claims, self.papers = list(claims), papers
 
     def __repr__(self):
@@ -311,10 +395,13 @@ class Verdicts:
     def _repr_markdown_(self):
         def paper(c): return f"[{ARTICLES[c.paper]['title']}](https://arxiv.org/abs/{ARTICLES[c.paper]['arxiv']})"
         def notebook(c): return f"[{c.notebook.split('/')[1]}]({c.notebook}.ipynb)"
-        if self.papers: head, rows = ("paper", "claim", "what we find", "verdict", "notebook"), [
-            (paper(c), c.claim, c.ours, f"**{c.verdict}**", notebook(c)) for c in self.claims]
-        else: head, rows = ("claim", "paper", "ours", "verdict", "notebook"), [
-            (c.claim, c.theirs, c.ours, f"**{c.verdict}**", notebook(c)) for c in self.claims]
+        def judged(c): return f"**{c.verdict}**<br>{notebook(c)}"
+        if self.papers:
+            head = "paper", "its claim", "what we find", "verdict, notebook"
+            rows = [(paper(c), c.claim, c.ours, judged(c)) for c in self.claims]
+        else:
+            head = "claim", "paper", "ours", "verdict, notebook"
+            rows = [(c.claim, c.theirs, c.ours, judged(c)) for c in self.claims]
         return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"]*len(head), *rows))
 
 # %% ../../nbs/app/06_claims.ipynb #9cc2a8ce
@@ -322,9 +409,13 @@ class Verdicts:
 SECOND_MACHINE = {"vs_generate_T1": .89, "vs_generate_T0": .84, "packed_1_tokens": .76}
 
 def speed_rows(
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> list: # dicts: against, temperature, first machine, second machine
-    "Decoding speed as a ratio to what it is compared with, above 1 where ours is faster."
+    """Decoding speed as a ratio to what it is compared with, above 1 where ours is faster.
+
+    >>> speed_rows()[0]["first machine"]
+    '1.44'
+    """
     record, = records_of("multidraft/decoding_bench", root)
     rows = []
     for row in record["result"]:
@@ -338,9 +429,13 @@ def speed_rows(
 
 def packing_share(
     temperature: int, # 0 or 1
-    root=None # the project folder
+    root: str | Path | None = None # the project folder
 ) -> float: # share of the gain over plain generation
-    "How much of the recorded gain over `generate` the packed weights alone bring."
+    """How much of the recorded gain over `generate` the packed weights alone bring.
+
+    >>> round(packing_share(1), 2)
+    0.81
+    """
     record, = records_of("multidraft/decoding_bench", root)
     found = {row["name"]: row for row in record["result"]}
     plain, packed = found[f"vs_generate_T{temperature}"], found[f"vs_generate_packed_T{temperature}"]
@@ -348,8 +443,14 @@ def packing_share(
 
 # %% ../../nbs/app/06_claims.ipynb #2d5b27c1
 class Speed(show.Table):
-    "The ratio to plain generation on both machines, with the sentence that goes with it."
-    def __init__(self, root=None): # the project folder
+    """The ratio to plain generation on both machines, with the sentence that goes with it.
+
+    >>> len(Speed().cells)
+    2
+    """
+    def __init__(self,
+        root: str | Path | None = None, # the project folder
+    ):
         rows = speed_rows(root)
         one = next(r for r in rows if r["what"] == "packed weights, 1 tokens at once")
         shares = [f"{100*packing_share(t, root):.0f} % at {t}" for t in (1, 0)]
