@@ -80,13 +80,13 @@ def put(root, name, *cells):
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     "A toy checkout with one paper of one notebook, whose runs are counted by letters in the file `count`."
-    from tokenstudy import study
+    from tokenstudy.app import notebooks
     root = tmp_path/"checkout"
     (root/"nbs"/"multidraft").mkdir(parents=True)
     (root/"settings.ini").touch()
     (root/"count").touch()
     monkeypatch.setenv("TOKENSTUDY_HOME", str(root))
     monkeypatch.delenv("TOKENSTUDY_SEEDS", raising=False)
-    monkeypatch.setattr(study, "library_hash", lambda: "as it is")
+    monkeypatch.setattr(notebooks, "library_hash", lambda: "as it is")
     put(root, "multidraft/00_x", "# The toy\n\n## The question\n\nIs $6 \\cdot 7$ what we think?", COUNT.format("a"), "#| export\n6 * 7")
     return root

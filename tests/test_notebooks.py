@@ -1,4 +1,4 @@
-"Notebooks run, are clean, hold no machine's paths, and everything generated from them is in step."
+"Notebooks are clean, hold no machine's paths, and everything generated from them is in step; their runner sees what fails."
 import ast
 import json
 import re
@@ -8,48 +8,10 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, copy_project, run
+from runner import execute, fault, outputs, texts
+from tree import NOTEBOOKS
 
-NOTEBOOKS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT/"nbs").rglob("*.ipynb")
-                   if not any(part[0] in "._" for part in p.relative_to(ROOT).parts))
-RUNNABLE = [name for name in NOTEBOOKS if name != "nbs/index.ipynb"]
 MACHINE_PATHS = re.compile(r"(?<![\w./-])/(?:work|tmp|root|home|Users|opt|var/folders)/[\w.]|[A-Z]:\\\\Users")
-
-
-def outputs(notebook: Path):
-    "Cell source and output, for every stored output of a notebook."
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        for output in cell.get("outputs", []): yield "".join(cell["source"]), output
-
-
-def texts(output: dict):
-    "The texts of one output: streams, tracebacks and every textual representation."
-    yield "".join(output.get("text", []))
-    yield "\n".join(output.get("traceback", []))
-    for kind, data in output.get("data", {}).items():
-        if not kind.startswith("image/") or kind.endswith("xml"): yield data if isinstance(data, str) else "".join(map(str, data))
-
-
-def fault(output: dict) -> str:
-    """What an output tells of a failure that stops no runner, empty when all is well: errors while a figure or a rich output is drawn
-    end in a callback's message, in a figure without a picture, or in an object shown by its address."""
-    shown = "\n".join(texts(output))
-    if output["output_type"] == "error" or re.search(r"Traceback \(most recent call last\)|Error in callback", shown): return shown[-2000:]
-    if "<Figure size" in shown and not any(kind.startswith("image/") for kind in output.get("data", {})): return f"a figure that was not drawn: {shown[:200]}"
-    if found := re.search(r".* at 0x[0-9a-f]{6,}.*", shown): return f"an object without a representation: {found[0][:200]}"
-    return ""
-
-
-def execute(notebook: str, project: Path) -> str:
-    "Run a notebook with nbdev's runner, which knows the directives, storing its outputs; the report, empty when all is well."
-    done = run("nbdev-test", notebook, "--save", "--cell-timeout", "600", cwd=project, timeout=900)
-    if done.returncode: return done.stdout[-6000:]
-    return "\n".join(f"in the cell\n{source}\nthe output is\n{fault(output)}" for source, output in outputs(project/notebook) if fault(output))
-
-
-@pytest.mark.parametrize("notebook", RUNNABLE)
-def test_notebook_runs_at_smoke_scale(notebook, scratch):
-    report = execute(notebook, scratch)
-    assert not report, f"{notebook} failed at smoke scale:\n{report}"
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +53,8 @@ def test_no_stored_output_hides_a_failure(notebook):
     ("1/0", "ZeroDivisionError"),
     ("import matplotlib.pyplot as plt", ""),
     ("import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.set_title('$\\\\no{$');", "callback"),
+    ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "ended with -9"),
+    ("import sys\nsys.exit(3)", "SystemExit"),
     ("class Broken:\n    def _repr_html_(self): raise RuntimeError('no page')\nBroken()", "without a representation")])
 def test_the_runner_sees_what_fails(tmp_path, code, report):
     "Injected failures, those while drawing included, do not pass for a success."
@@ -103,37 +67,71 @@ def test_the_runner_sees_what_fails(tmp_path, code, report):
     assert (report in found) if report else found == ""
 
 
-EXCEPTIONS = {("cdpo/01_critical", "tokenstudy.tvm.values")} # a rival of the contrast: the drop of a verifier's value
+FOLDERS = ("core", "lm", "reasoning", "multidraft", "brat", "cdpo", "tvm", "together", "app")
+PAPERS = ("multidraft", "brat", "cdpo", "tvm")
 
 
-def imports(source: str) -> set:
-    "Modules of this package that a piece of Python imports."
-    found = set()
-    for node in ast.walk(ast.parse(re.sub(r"^[%!].*$", "pass", source, flags=re.MULTILINE))):
+def module_of(notebook: str) -> str:
+    "nbs/multidraft/04_optimal.ipynb -> multidraft.optimal"
+    return re.sub(r"\b\d+_", "", notebook.removeprefix("nbs/").removesuffix(".ipynb")).replace("/", ".")
+
+
+def imports(source: str, doors: dict) -> set:
+    "Modules of this package (without its name) that a piece of Python imports or reaches through a package's front door."
+    found, aliases = set(), {}
+    tree = ast.parse(re.sub(r"^[ \t]*[%!].*$", "pass", source, flags=re.MULTILINE))
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tokenstudy":
-            found |= {f"{node.module}.{name.name}" for name in node.names} | {node.module}
-        elif isinstance(node, ast.Import): found |= {name.name for name in node.names}
+            package = node.module.partition(".")[2]
+            for name in node.names:
+                if not package: aliases[name.asname or name.name] = name.name
+                found |= {package, ".".join(filter(None, (package, name.name))), doors.get(package, {}).get(name.name, package)}
+        elif isinstance(node, ast.Import): found |= {name.name.partition(".")[2] for name in node.names if name.name.startswith("tokenstudy.")}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+            package = aliases[node.value.id]
+            if node.attr in doors.get(package, {}): found.add(doors[package][node.attr])
     return found
 
 
-def misplaced(order: list, sources: dict) -> list:
-    "Imports that go down the reading order, or sideways to another paper; the command line alone sees all."
-    wrong = []
-    for place, (name, module) in enumerate(order):
-        if name == "91_cli": continue
-        later = {m for _, m in order[place + 1:]} | {m for n, m in order if "/" in name and "/" in n and n.split("/")[0] != name.split("/")[0]}
-        wrong += sorted((name, m) for m in imports(sources[name]) & later if (name, m) not in EXCEPTIONS)
+def front_doors(root: Path) -> dict:
+    "package -> name -> module, as the packages' `__init__` tell."
+    found = {}
+    for folder in FOLDERS:
+        file = root/"tokenstudy"/folder/"__init__.py"
+        if not file.exists(): continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "submod_attrs":
+                found[folder] = {name: f"{folder}.{module}" for module, names in ast.literal_eval(node.value).items() for name in names}
+    return found
+
+
+def misplaced(sources: dict, doors: dict) -> list:
+    "Imports that go down the reading order, or sideways to another paper. `sources` maps notebooks, in reading order, to their code."
+    wrong, order = [], [module_of(name) for name in sources]
+    for place, (name, source) in enumerate(sources.items()):
+        here = order[place].split(".")[0]
+        if here == "app": continue
+        later = set(order[place + 1:])
+        sideways = {m for m in order if m.split(".")[0] in PAPERS and m.split(".")[0] != here} if here in PAPERS else set()
+        wrong += sorted((name, m) for m in imports(source, doors) & (later | sideways))
     return wrong
 
 
+def code(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+
+
 def test_imports_go_up_the_reading_order():
-    index = json.loads((ROOT/"nbs/index.ipynb").read_text(encoding="utf-8"))
-    table = "".join("".join(c["source"]) + "\n" for c in index["cells"] if c["cell_type"] == "markdown")
-    order = re.findall(r"^\| \[(\S+)\]\(\S+\.ipynb\) \| `(\S+)`", table, flags=re.MULTILINE)
-    there = {str(p.relative_to(ROOT/"nbs").with_suffix("")) for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
-    assert {name for name, _ in order} == there - {"index"}
-    def code(name): return "\n".join("".join(c["source"]) for c in json.loads((ROOT/f"nbs/{name}.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code")
-    assert misplaced(order, {name: code(name) for name, _ in order}) == []
-    toy = [("00_a", "tokenstudy.a"), ("x/01_b", "tokenstudy.x.b"), ("y/01_c", "tokenstudy.y.c"), ("91_cli", "tokenstudy.cli")]
-    sources = {"00_a": "from tokenstudy.x import b", "x/01_b": "from tokenstudy import a", "y/01_c": "import tokenstudy.x.b\n%load x", "91_cli": "from tokenstudy.y.c import z"}
-    assert misplaced(toy, sources) == [("00_a", "tokenstudy.x.b"), ("y/01_c", "tokenstudy.x.b")]
+    order = sorted((name for name in NOTEBOOKS if name.count("/") == 2), key=lambda name: (FOLDERS.index(name.split("/")[1]), name))
+    lessons = [name for name in order if not name.endswith("00_overview.ipynb")]
+    assert misplaced({name: code(ROOT/name) for name in lessons}, front_doors(ROOT)) == []
+
+
+def test_an_import_down_or_sideways_is_found():
+    sources = {"nbs/core/01_a.ipynb": "from tokenstudy.core.b import x", "nbs/core/02_b.ipynb": "from tokenstudy.core import a\nfrom tokenstudy import lm as lms\nlms.load",
+               "nbs/lm/01_models.ipynb": "import tokenstudy.core.a\n%load x", "nbs/brat/01_c.ipynb": "from tokenstudy.cdpo.d import y", "nbs/cdpo/01_d.ipynb": "from tokenstudy.core import z",
+               "nbs/app/01_e.ipynb": "from tokenstudy.cdpo.d import y"}
+    doors = {"lm": {"load": "lm.models"}, "core": {"z": "core.a"}}
+    assert misplaced(sources, doors) == [("nbs/core/01_a.ipynb", "core.b"), ("nbs/core/02_b.ipynb", "lm.models"), ("nbs/brat/01_c.ipynb", "cdpo.d")]

@@ -8,8 +8,10 @@ import types
 import pytest
 
 import tokenstudy
-from tokenstudy import app as cli, core
+from tokenstudy import core
+from tokenstudy.app import commands
 from tokenstudy.app.commands import main
+from tokenstudy.core import files
 
 
 # ---- bench
@@ -19,7 +21,7 @@ def bench(monkeypatch):
     module = types.ModuleType("fake_bench")
     module.rows = lambda: iter([core.bench_row("good", 1, 3, "them", "ms", goal=2), core.bench_row("bad", 3, 1, "them", "ms", goal=2), core.bench_row("free", 1, 1, "them", "ms")])
     monkeypatch.setitem(sys.modules, "fake_bench", module)
-    monkeypatch.setattr(cli, "BENCHES", {"fake": "fake_bench"})
+    monkeypatch.setattr(commands, "BENCHES", {"fake": "fake_bench"})
     return module
 
 
@@ -47,7 +49,7 @@ def test_bench_without_its_model_says_so(bench, capsys):
 
 
 def test_registered_benches_exist():
-    for module in cli.BENCHES.values(): assert importlib.util.find_spec(module)
+    for module in commands.BENCHES.values(): assert importlib.util.find_spec(module)
 
 
 # ---- models
@@ -61,7 +63,7 @@ def models(tmp_path, monkeypatch):
     lm.prepare_lm, lm.verify_lm = lm.prepared.append, lambda name: None
     monkeypatch.setitem(sys.modules, "tokenstudy.lm", lm)
     monkeypatch.setattr(tokenstudy, "lm", lm, raising=False)
-    monkeypatch.setattr(core, "assets_dir", lambda: tmp_path)
+    monkeypatch.setattr(files, "assets_dir", lambda: tmp_path)
     (tmp_path/"draft.safetensors").write_bytes(b"12345")
     core.add_asset(tmp_path/"draft.safetensors", made_by="tests.make", seed=0)
     return types.SimpleNamespace(lm=lm, asset=tmp_path/"draft.safetensors")

@@ -12,7 +12,8 @@ import nbformat
 import pytest
 
 from conftest import COUNT, notebook, put
-from tokenstudy import core, app as study
+from tokenstudy import core
+from tokenstudy.app import notebooks, report as reports, study
 from tokenstudy.app.commands import main
 
 
@@ -49,43 +50,43 @@ def test_study_runs_then_resumes_then_starts_over(checkout, capsys):
 
 def test_what_changes_the_outputs_changes_the_key(checkout, monkeypatch):
     path = checkout/"nbs"/"multidraft"/"00_x.ipynb"
-    nb = study.source_notebook(path)
-    keys = [study.study_key(nb)]
+    nb = notebooks.source_notebook(path)
+    keys = [notebooks.study_key(nb)]
     nb.cells[2].outputs = [nbformat.v4.new_output("stream", text="stored")]
     nb.metadata["widgets"] = {}
-    assert study.study_key(nb) == keys[0]
+    assert notebooks.study_key(nb) == keys[0]
     nb.cells[0].source += " More prose."
-    keys.append(study.study_key(nb))
+    keys.append(notebooks.study_key(nb))
     for name, value in (("TOKENSTUDY_SCALE", "laptop"), ("TOKENSTUDY_SEEDS", "3")):
         monkeypatch.setenv(name, value)
-        keys.append(study.study_key(nb))
-    monkeypatch.setattr(study, "library_hash", lambda: "edited")
-    keys.append(study.study_key(nb))
+        keys.append(notebooks.study_key(nb))
+    monkeypatch.setattr(notebooks, "library_hash", lambda: "edited")
+    keys.append(notebooks.study_key(nb))
     assert len(set(keys)) == len(keys)
 
 
 def test_library_hash_sees_every_module(tmp_path, monkeypatch):
     (tmp_path/"sub").mkdir()
-    monkeypatch.setattr(study.importlib.resources, "files", lambda _: tmp_path)
-    seen = {study.library_hash()}
+    monkeypatch.setattr(notebooks.importlib.resources, "files", lambda _: tmp_path)
+    seen = {notebooks.library_hash()}
     for name, text in (("a.py", "1"), ("a.py", "2"), ("sub/b.py", "1")):
         (tmp_path/name).write_text(text)
-        seen.add(study.library_hash())
+        seen.add(notebooks.library_hash())
     assert len(seen) == 4
     (tmp_path/"notes.txt").touch()
-    assert study.library_hash() in seen
+    assert notebooks.library_hash() in seen
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:len(text)//2], lambda text: "", lambda text: "[]", lambda text: text.replace('"key"', '"kay"')], ids=["cut", "empty", "list", "no key"])
 def test_damaged_executed_copy_is_made_again(checkout, damage):
     copy = checkout/"runs"/"smoke"/"notebooks"/"multidraft"/"00_x.ipynb"
     path = checkout/"nbs"/"multidraft"/"00_x.ipynb"
-    nb = study.source_notebook(path)
-    nb.metadata["tokenstudy"] = dict(key=study.study_key(nb))
-    core.atomic_write(copy, study.notebook_bytes(nb))
-    assert study.finished_copy(checkout, path)
+    nb = notebooks.source_notebook(path)
+    nb.metadata["tokenstudy"] = dict(key=notebooks.study_key(nb))
+    core.atomic_write(copy, notebooks.notebook_bytes(nb))
+    assert notebooks.finished_copy(checkout, path)
     copy.write_text(damage(copy.read_text()))
-    assert study.finished_copy(checkout, path) is None
+    assert notebooks.finished_copy(checkout, path) is None
 
 
 def test_failing_notebook_is_said_and_the_others_run(checkout, capsys):
@@ -122,7 +123,7 @@ def test_report_is_there_after_the_first_notebook(checkout):
 def test_interrupt_keeps_what_is_done_and_ends_the_kernel(checkout):
     put(checkout, "multidraft/01_long", "# Long", "import os, time\nfrom pathlib import Path\nif not Path('../../go').exists():\n    Path('../../pid.part').write_text(str(os.getpid()))\n"
         "    Path('../../pid.part').rename('../../pid')\n    time.sleep(600)", "print('through')")
-    command = [sys.executable, "-m", "tokenstudy.cli", "study", "multidraft", "--scale", "smoke"]
+    command = [sys.executable, "-m", "tokenstudy.app.commands", "study", "multidraft", "--scale", "smoke"]
     # a shell that starts the tests in the background leaves SIGINT ignored: undo that in the child
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
@@ -158,12 +159,12 @@ def test_kernel_is_this_interpreter_with_our_settings(checkout):
 # ---- which notebooks
 
 def test_papers_come_in_reading_order(checkout):
-    for name in ("tvm/01_a", "cdpo/01_b", "multidraft/09_bench", "multidraft/_draft", "other/01_c", "90_together", "91_cli"): put(checkout, name, "1")
+    for name in ("tvm/01_a", "cdpo/01_b", "multidraft/09_bench", "multidraft/_draft", "other/01_c", "together/01_views", "11_x"): put(checkout, name, "1")
     (checkout/"nbs"/"brat").mkdir()
-    found = study.find_studies(checkout)
-    assert {p: [f.stem for f in files] for p, files in found.items()} == {"multidraft": ["00_x"], "cdpo": ["01_b"], "tvm": ["01_a"], "together": ["90_together"]}
+    found = notebooks.find_studies(checkout)
+    assert {p: [f.stem for f in files] for p, files in found.items()} == {"multidraft": ["00_x"], "cdpo": ["01_b"], "tvm": ["01_a"], "together": ["01_views"]}
     assert list(found) == ["multidraft", "cdpo", "tvm", "together"]
-    assert study.study_name(checkout, found["together"][0]) == "together/90_together"
+    assert notebooks.study_name(checkout, found["together"][0]) == "together/01_views"
 
 
 def test_only_the_asked_papers_run(checkout):
@@ -177,18 +178,18 @@ def test_only_the_asked_papers_run(checkout):
 def executed(root, name, *cells, **data):
     "Put a notebook and its executed copy, without running it."
     path = put(root, name, *cells)
-    nb = study.source_notebook(path)
+    nb = notebooks.source_notebook(path)
     for c in nb.cells:
         if c.cell_type == "code": c.outputs = [nbformat.v4.new_output("display_data", data=data)] if data else []
-    nb.metadata["tokenstudy"] = dict(key=study.study_key(nb), seconds=61.2, date="2026-01-01 00:00 UTC")
-    core.atomic_write(study.copy_path(root, path), study.notebook_bytes(nb))
+    nb.metadata["tokenstudy"] = dict(key=notebooks.study_key(nb), seconds=61.2, date="2026-01-01 00:00 UTC")
+    core.atomic_write(notebooks.copy_path(root, path), notebooks.notebook_bytes(nb))
     return path
 
 
 def test_report_needs_nothing_from_outside(checkout):
     executed(checkout, "multidraft/00_x", "# One\n\n![badge](https://img.shields.io/x.svg) <img src='http://example.org/x.png'> [paper](https://arxiv.org/abs/2410.18234) $x^2$", "1",
              **{"text/html": "<b>bold</b>", "application/vnd.jupyter.widget-view+json": {"model_id": "x", "version_major": 2, "version_minor": 0}})
-    page = study.write_report(checkout).read_text()
+    page = reports.write_report(checkout).read_text()
     assert "Content-Security-Policy" in page and "default-src 'none'" in page
     assert not re.search(r"""<(?:img|script|link|iframe|source|video)[^>]*(?:src|href)=["'](?:https?:)?//""", page)
     assert not re.search(r"@import|url\(\s*['\"]?(?:https?:)?//", page)
@@ -199,17 +200,17 @@ def test_report_needs_nothing_from_outside(checkout):
 
 
 def test_report_without_mathjax_is_still_one(checkout, monkeypatch):
-    def none(name): raise study.importlib.metadata.PackageNotFoundError(name)
-    monkeypatch.setattr(study.importlib.metadata, "files", none)
+    def none(name): raise reports.importlib.metadata.PackageNotFoundError(name)
+    monkeypatch.setattr(reports.importlib.metadata, "files", none)
     executed(checkout, "multidraft/00_x", "# One $x^2$")
-    page = study.write_report(checkout).read_text()
+    page = reports.write_report(checkout).read_text()
     assert "$x^2$" in page and "<script" not in page
 
 
 def test_anchors_are_unique_and_links_stay_inside(checkout):
     executed(checkout, "multidraft/00_x", "# One & only\n\n## The question\n\n[next](01_y.ipynb#The-question), [here](#The-question), [code](../00_core.ipynb)", "a = 1")
     executed(checkout, "multidraft/01_y", "# Two\n\n## The question\n\n[back](../multidraft/00_x.ipynb)", "a = 1")
-    page = study.write_report(checkout).read_text()
+    page = reports.write_report(checkout).read_text()
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids)) and {"multidraft-00_x-the-question", "multidraft-01_y-the-question"} <= set(ids)
     links = re.findall(r'href="#([^"]*)"', page)
@@ -221,7 +222,7 @@ def test_anchors_are_unique_and_links_stay_inside(checkout):
 
 def test_report_shows_what_is_meant_to_be_seen(checkout):
     executed(checkout, "multidraft/00_x", "# One", "#| default_exp x", "#| hide\nsecret = 1", "import os", "#| export\ndef f(x):\n    return x < 1", "#| echo: false\n#| fig-cap: \"What <it> shows\"\nunseen", **{"text/plain": "the output"})
-    page = study.write_report(checkout).read_text()
+    page = reports.write_report(checkout).read_text()
     assert "secret" not in page and "unseen" not in page and "default_exp" not in page and "#|" not in page
     assert "<summary><code>def f(x):</code></summary>" in page and page.count("the output") == 3
     assert "took 1:01" in page and '<p class="caption">What &lt;it&gt; shows</p>' in page
@@ -230,27 +231,27 @@ def test_report_shows_what_is_meant_to_be_seen(checkout):
 @pytest.mark.parametrize("source, found", [("#| export\n#| echo: false\nx = 1", dict(export="", echo="false")), ("#|eval:False", dict(eval="False")), ("#| export\n\nx: 1", dict(export="")),
                                            ("x = 1 # | y: 2", {}), ("#| fig-cap: \"a: b\"\n", {"fig-cap": '"a: b"'})])
 def test_directives_are_read_line_by_line(source, found):
-    assert study.directives(nbformat.v4.new_code_cell(source)) == found
-    assert study.directives(nbformat.v4.new_markdown_cell(source)) == {}
+    assert notebooks.directives(nbformat.v4.new_code_cell(source)) == found
+    assert notebooks.directives(nbformat.v4.new_markdown_cell(source)) == {}
 
 
 def test_report_says_what_is_out_of_date(checkout):
     path = executed(checkout, "multidraft/00_x", "# One", "1")
-    assert "has changed" not in study.write_report(checkout).read_text()
+    assert "has changed" not in reports.write_report(checkout).read_text()
     path.write_text(notebook("# One", "2"))
-    assert "has changed" in study.write_report(checkout).read_text()
+    assert "has changed" in reports.write_report(checkout).read_text()
 
 
 def test_hostile_text_is_escaped(checkout):
     from tokenstudy.core.show import against_paper
     executed(checkout, "multidraft/00_x", "# One", "x = '<script>alert(1)</script>'", **{"text/plain": "<script>alert(2)</script> \ud800"})
     against_paper([dict(quantity="<script>alert(3)</script>", paper=1, ours=2)], study="multidraft/<b>", note="<i>")
-    page = study.write_report(checkout).read_text()
+    page = reports.write_report(checkout).read_text()
     assert "<script>alert" not in page and "<b>" not in page and "<i>" not in page and "alert(3)" in page
 
 
 def test_tables_are_printed_at_the_end_and_a_broken_one_is_named(checkout, capsys):
-    put(checkout, "multidraft/00_x", "# One", "from tokenstudy.show import against_paper", "against_paper([dict(quantity='speed', paper=1.5, ours=1.4)], study='multidraft/x')")
+    put(checkout, "multidraft/00_x", "# One", "from tokenstudy.core.show import against_paper", "against_paper([dict(quantity='speed', paper=1.5, ours=1.4)], study='multidraft/x')")
     core.atomic_write(checkout/"runs"/"smoke"/"tables"/"tvm-bad.json", "{")
     assert main(["study"]) == 0
     said = capsys.readouterr()
@@ -298,19 +299,19 @@ def test_saved_records_are_published_and_never_shrink(checkout):
 
 def test_time_left_is_honest():
     known = dict(a=10., b=30.)
-    assert study.time_left([], known) == 0
-    assert study.time_left(["a", "b"], known, spent=4) == 36
-    assert study.time_left(["a", "b"], known, spent=400) == 30
-    assert study.time_left(["a", "x"], known) == 20
-    assert study.time_left(["a", "x", "y"], known) is None
-    assert [study.clock(s) for s in (0, 59.4, 61, 3599.6, 36000)] == ["0:00", "0:59", "1:01", "1:00:00", "10:00:00"]
+    assert notebooks.time_left([], known) == 0
+    assert notebooks.time_left(["a", "b"], known, spent=4) == 36
+    assert notebooks.time_left(["a", "b"], known, spent=400) == 30
+    assert notebooks.time_left(["a", "x"], known) == 20
+    assert notebooks.time_left(["a", "x", "y"], known) is None
+    assert [notebooks.clock(s) for s in (0, 59.4, 61, 3599.6, 36000)] == ["0:00", "0:59", "1:01", "1:00:00", "10:00:00"]
 
 
 def test_timings_are_kept_and_survive_damage(checkout):
-    assert study.load_timings() == {}
+    assert notebooks.load_timings() == {}
     assert main(["study"]) == 0
     file = checkout/"runs"/"smoke"/"timings.json"
-    assert len(study.load_timings()) == 2
+    assert len(notebooks.load_timings()) == 2
     for text in ("", "[]", '{"a": "x"}'):
         file.write_text(text)
-        assert study.load_timings() == {}
+        assert notebooks.load_timings() == {}

@@ -22,7 +22,7 @@ from .. import core
 from ..core.scales import TokenStudyError
 
 # %% ../../nbs/app/01_notebooks.ipynb #9933b012
-PAPERS = ("multidraft", "brat", "cdpo", "tvm")
+PAPERS = ("multidraft", "brat", "cdpo", "tvm", "together")
 
 def checkout() -> Path:
     "The cloned repository; TokenStudyError if we are not inside one."
@@ -35,7 +35,6 @@ def find_studies(
 ) -> dict: # paper -> notebooks, both in reading order
     "The notebooks that `tokenstudy study` runs."
     found = {p: sorted(f for f in (root/"nbs"/p).glob("*.ipynb") if not (f.stem.startswith("_") or f.stem.endswith("bench"))) for p in PAPERS}
-    found["together"] = list((root/"nbs").glob("90_together.ipynb"))
     return {p: files for p, files in found.items() if files}
 
 # %% ../../nbs/app/01_notebooks.ipynb #8d7413fc
@@ -74,8 +73,7 @@ def notebook_bytes(nb) -> bytes:
 
 def study_name(root, path):
     "What a notebook is called in messages and below `runs/<scale>/notebooks`: multidraft/01_optimal."
-    folder = path.parent.name if path.parent != root/"nbs" else "together"
-    return f"{folder}/{path.stem}"
+    return f"{path.parent.name}/{path.stem}"
 
 def copy_path(root, path, failed=False):
     "Where the executed copy of a notebook is kept, or what is left of a run that failed."
