@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from tokenstudy.app import charts, claims
+from tokenstudy.app import charts, claims, speed
 
 TEXT = (ROOT/"README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
@@ -61,10 +61,10 @@ def test_pictures_are_drawn_from_the_records():
 
 
 def test_speed_is_told_of_both_machines():
-    rows = [line for line in claims.Speed()._repr_markdown_().splitlines() if re.match(r"\| [01] ", line)]
+    rows = [line for line in speed.Speed()._repr_markdown_().splitlines() if re.match(r"\| [01] ", line)]
     assert len(rows) == 2 and all(row in TEXT for row in rows)
     assert "No speed-up is claimed until it holds on every machine tried." in TEXT
-    assert all(f"{100*claims.packing_share(t):.0f} % at {t}" in TEXT for t in (0, 1))
+    assert all(f"{100*speed.packing_share(t):.0f} % (temperature {t})" in TEXT for t in (0, 1))
 
 
 def test_numbers_in_sentences():

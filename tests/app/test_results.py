@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from tokenstudy.app import charts, claims, cover
+from tokenstudy.app import charts, claims, cover, speed
 
 MAKERS = dict(multidraft=claims.multidraft_claims, brat=claims.brat_claims, cdpo=claims.cdpo_claims, tvm=claims.tvm_claims)
 
@@ -63,7 +63,7 @@ def test_a_changed_record_changes_table_and_chart(project, number, paper, study,
 
 def test_the_page_shows_what_the_records_give():
     shown = ["".join(o.get("data", {}).get("text/markdown", [])) for cell in notebook("results") for o in cell.get("outputs", [])]
-    wanted = [claims.Verdicts(claims.headlines())] + [claims.Verdicts(make(), papers=False) for make in MAKERS.values()] + [claims.Speed()]
+    wanted = [claims.Verdicts(claims.headlines())] + [claims.Verdicts(make(), papers=False) for make in MAKERS.values()] + [speed.Speed()]
     assert [w for w in wanted if w._repr_markdown_() not in shown] == []
 
 

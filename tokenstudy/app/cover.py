@@ -175,7 +175,7 @@ MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monos
 SANS = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
 def tag(
-    name: str,
+    name: str,      # of the element
     *inside: str,   # tags or escaped text
     **attributes: object # fill_opacity is written fill-opacity; numbers keep two decimals
 ) -> str:
@@ -442,7 +442,9 @@ class Cover:
     >>> Cover(cover_records())._repr_markdown_().count("<source")
     3
     """
-    def __init__(self, records: dict): self.records = records
+    def __init__(self,
+        records: dict # of `cover_records`
+    ): self.records = records
     def __repr__(self): return ALT
     def _repr_html_(self):
         both = ((2, "@media(max-width:640px){.cover-wide{display:none}}", "wide"),
