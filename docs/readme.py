@@ -1,4 +1,4 @@
-"README.md from `nbs/index.ipynb`; its stored pictures become files in `nbs/images/`. Run `python docs/readme.py` in the root of the project."
+"README.md from `nbs/index.ipynb`; its pictures, drawn anew from the records in `results/`, become files in `nbs/images/`. Run `python docs/readme.py` in the root of the project."
 import posixpath
 import re
 from pathlib import Path
@@ -9,12 +9,18 @@ from nbdev.processors import clean_magics, hide_, hide_line, rm_export, strip_an
 import nbformat
 
 from convert import DIRECTIVE, LINK, options
+from tokenstudy.app.charts import picture_files
 
 
 def moved(link: re.Match) -> str:
     "A link of a notebook in `nbs/`, made relative to the root of the project."
     text, target = re.fullmatch(r"(!?\[[^\]]*\])\(([^)]*)\)", link[0]).groups()
     return link[0] if re.match(r"\w+:|#", target) else f"{text}({posixpath.normpath(posixpath.join('nbs', target))})"
+
+
+def moved_picture(source: re.Match) -> str:
+    "A picture of an HTML element of a notebook in `nbs/`, made relative to the root of the project."
+    return source[0] if re.match(r"\w+:|/", source[2]) else f'{source[1]}="{posixpath.normpath(posixpath.join("nbs", source[2]))}"'
 
 
 def readme(root: Path) -> tuple[str, dict]:
@@ -31,13 +37,15 @@ def readme(root: Path) -> tuple[str, dict]:
         outputs = [nbformat.from_dict(output) for output in cell.outputs] if found.get("output") != "false" else []
         for output in outputs:   # GitHub strips styles: the Markdown or text form of a table or strip is what can be read there
             if {"text/markdown", "text/plain"} & set(output.get("data", {})): output.data.pop("text/html", None)
+            if text := "".join(output.get("data", {}).get("text/markdown", [])):
+                output.data["text/markdown"] = re.sub(r'(src|srcset)="([^"]*)"', moved_picture, LINK.sub(moved, text))
         cells.append(nbformat.v4.new_code_cell("" if found.get("echo") == "false" else DIRECTIVE.sub("", source).strip(), outputs=outputs))
     exporter = MarkdownExporter(exclude_input_prompt=True, exclude_output_prompt=True)
     text, resources = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells), {"unique_key": "index", "output_files_dir": "nbs/images"})
     text = re.sub(r"^```\w*\n\s*```\n", "", text, flags=re.MULTILINE)                     # code that is not shown
     text = re.sub(r"^\s*!\[png\]\((\S+)\)\s*$", lambda picture: f"\n![{next(captions, 'figure')}]({picture[1]})\n", text, flags=re.MULTILINE)
     note = "<!-- Generated from nbs/index.ipynb by `make export`: edit that notebook, not this file. -->\n\n"
-    return note + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", resources["outputs"]
+    return note + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", resources["outputs"] | picture_files(root)
 
 
 if __name__ == "__main__":
