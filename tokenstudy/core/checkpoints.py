@@ -78,7 +78,7 @@ def join_state(
         return {k: walk(v) for k, v in value.items()}
     return walk(plain)
 
-# %% ../../nbs/core/05_checkpoints.ipynb #cacbdfba
+# %% ../../nbs/core/05_checkpoints.ipynb #2a09d17b
 MANIFEST, FORMAT = "manifest.json", "tokenstudy checkpoint 1"
 
 def _canonical(entries):
@@ -100,7 +100,9 @@ def _read_manifest(folder):
     path = folder/MANIFEST
     try: data = path.read_bytes()
     except FileNotFoundError:
-        if parts := _parts(folder): raise _damaged(folder, MANIFEST, f"missing beside {min(parts)}") from None
+        parts = _parts(folder)
+        if parts and path.exists(): return _read_manifest(folder) # a first save came between our looks
+        if parts: raise _damaged(folder, MANIFEST, f"missing beside {min(parts)}") from None
         return None
     except NotADirectoryError:
         raise CheckpointError(f"{folder} is a file, not a checkpoint folder; delete it, or choose another "
@@ -236,7 +238,7 @@ def check_identity(
     more = f"; and {len(differ) - 4} more" if differ[4:] else ""
     raise CheckpointError(f"{what} is of another training ({said}{more}); {way_out}")
 
-# %% ../../nbs/core/05_checkpoints.ipynb #15d2ee46
+# %% ../../nbs/core/05_checkpoints.ipynb #83154c48
 def load_checkpoint(
     folder, # as given to `save_checkpoint`
     *,
@@ -258,11 +260,11 @@ def load_checkpoint(
 def _read_parts(folder, files):
     "The state in checked files."
     for name, entry in files.items():
-        path = folder/name
-        if not path.is_file(): raise _damaged(folder, name, "missing")
-        if (size := path.stat().st_size) != entry["size"]:
-            raise _damaged(folder, name, f"{entry['size']} bytes expected, {size} found")
-        if (found := sha256(path)) != entry["sha256"]:
+        try: size, found = (folder/name).stat().st_size, sha256(folder/name)
+        except FileNotFoundError: raise _damaged(folder, name, "missing") from None
+        except OSError as e: raise _damaged(folder, name, e.strerror) from e
+        if size != entry["size"]: raise _damaged(folder, name, f"{entry['size']} bytes expected, {size} found")
+        if found != entry["sha256"]:
             raise _damaged(folder, name, f"sha256 {entry['sha256'][:12]}… expected, {found[:12]}… found")
     try:
         tensors = load_file(folder/next(n for n in files if n.startswith("tensors-")))

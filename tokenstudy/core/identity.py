@@ -227,7 +227,7 @@ def _reached_digest(module):
     "The digest of a module and all that it reaches."
     return hashlib.sha256(" ".join(f"{m} {_module_digest(m)}" for m in reachable(module)).encode()).hexdigest()[:16]
 
-# %% ../../nbs/core/03_identity.ipynb #5220986a
+# %% ../../nbs/core/03_identity.ipynb #9611c542
 def code_fingerprint(
     *things # functions, classes, modules of ours, or names of modules
 ) -> str: # 16 hex digits
@@ -275,6 +275,7 @@ def _foreign_lines(fn, seen):
         ours = getattr(value, "__module__", None) or ""
         if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] == PACKAGE:
             lines |= {f"{m} {_reached_digest(m)}" for m in _resolve(value.__name__, names)}
-        elif isinstance(value, (types.FunctionType, type)) and ours.split(".")[0] in (PACKAGE, "__main__"):
-            if not (isinstance(value, type) and ours == "__main__"): lines |= _code_lines(value, seen)
+        elif isinstance(value, (types.FunctionType, type)) and ours.split(".")[0] == PACKAGE:
+            lines |= _code_lines(value, seen)
+        elif isinstance(value, types.FunctionType) and ours == fn.__module__: lines |= _code_lines(value, seen)
     return lines

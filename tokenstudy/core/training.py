@@ -111,7 +111,7 @@ def torch_generators() -> list: # of torch.Generator
     gpus = torch.cuda.default_generators if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
     return [torch.default_generator, *gpus]
 
-# %% ../../nbs/core/06_training.ipynb #f3d865f4
+# %% ../../nbs/core/06_training.ipynb #30143af6
 class Training:
     """A training, step by step; `train` runs it to the end.
 
@@ -128,12 +128,12 @@ class Training:
         if not self.parameters:
             raise ValueError("parameters: none of them takes a gradient; call requires_grad_(True)")
         if steps < 0: raise ValueError(f"steps = {steps}: it must be at least 0")
+        if isinstance(lr, (int, float)): _check_rate(lr, 0)
         if optimizer is None:
             if isinstance(lr, torch.optim.lr_scheduler.LRScheduler):
                 raise ValueError("lr: a scheduler of torch belongs to an optimizer; give that one too")
             optimizer = torch.optim.AdamW(self.parameters, lr if isinstance(lr, float) else 1e-3)
             if lr is None: raise ValueError("lr: give a number, a function of the step, or an optimizer")
-        if isinstance(lr, (int, float)): _check_rate(lr, 0)
         self.loss_of, self.steps, self.lr, self.optimizer = loss, steps, lr, optimizer
         self.clip, self.clip_with = clip, clip_with or torch.nn.utils.clip_grad_norm_
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
