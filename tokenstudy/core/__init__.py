@@ -10,7 +10,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=['scales', 'files', 'records', 'statistics', 'show', 'bench'],
+    submodules=['scales', 'files', 'identity', 'record_files', 'records', 'statistics', 'show', 'bench'],
     submod_attrs={
         "scales": ["TokenStudyError", "MissingModelError", "CorruptFileError", "project_root",
             "cache_dir", "SCALES", "current_scale", "scale", "runs_dir", "results_dir", "seeds",
@@ -18,7 +18,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "device_name", "provenance", "Banner", "banner", "progress"],
         "files": ["atomic_write", "atomic_folder", "sha256", "assets_dir", "manifest", "asset",
             "add_asset"],
-        "records": ["plain", "config_key", "RecordFile", "Runs", "published"],
+        "record_files": ["RecordFile"],
+        "records": ["plain", "config_key", "Runs", "published", "made_by_other_code"],
         "statistics": ["bootstrap_interval", "two_way_interval", "wilson", "pass_at_k"],
         "show": ["OKABE_ITO", "COLOURS", "style", "figure", "finish", "visible", "number",
             "TokenStrip", "token_strip", "Table", "table", "PaperTable", "against_paper"],
