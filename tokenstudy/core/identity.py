@@ -290,15 +290,3 @@ def modules_behind(
     """
     lines = (line.split()[0] for line in _code_lines(fn, set()))
     return sorted({name for name in lines if name.split(".")[0] == PACKAGE})
-
-# %% ../../nbs/core/03_identity.ipynb #7ff8e0c1
-def modules_behind(
-    fn         # a function, a class, a module of ours
-) -> list[str]: # sorted; what they reach in turn is left out
-    """The modules of ours that a function names, for `code_fingerprint`.
-
-    >>> modules_behind(modules_behind), modules_behind(lambda: 1)
-    (['tokenstudy.core.identity'], [])
-    """
-    lines = (line.split()[0] for line in _code_lines(fn, set()))
-    return sorted({name for name in lines if name.split(".")[0] == PACKAGE})
