@@ -10,7 +10,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["scales", "files", "identity", "records", "checkpoints", "training", "statistics", "show", "bench"],
+    submodules=["scales", "files", "identity", "record_files", "records", "checkpoints", "training", "statistics", "show", "bench"],
     submod_attrs={
         "scales": ["TokenStudyError", "MissingModelError", "CorruptFileError", "CheckpointError",
             "TrainingError", "project_root",
@@ -19,8 +19,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "device_name", "provenance", "Banner", "banner", "progress"],
         "files": ["atomic_write", "atomic_folder", "sha256", "assets_dir", "manifest", "asset",
             "add_asset"],
-        "identity": ["fingerprint", "code_fingerprint", "reachable"],
-        "records": ["plain", "config_key", "RecordFile", "Runs", "published"],
+        "identity": ["fingerprint", "code_fingerprint", "modules_behind", "reachable"],
+        "records": ["plain", "config_key", "Runs", "published", "made_by_other_code"],
+        "record_files": ["RecordFile"],
         "checkpoints": ["Checkpoint", "save_checkpoint", "load_checkpoint", "delete_checkpoint", "check_identity",
             "split_state", "join_state"],
         "training": ["Training", "train", "trapezoid", "cosine", "state_of", "restore_state"],
