@@ -915,6 +915,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'tokenstudy.core.results': { 'tokenstudy.core.results.Committed': ('core/results.html#committed', 'tokenstudy/core/results.py'),
                                          'tokenstudy.core.results.Committed.__init__': ( 'core/results.html#committed.__init__',
                                                                                          'tokenstudy/core/results.py'),
+                                         'tokenstudy.core.results._made': ('core/results.html#_made', 'tokenstudy/core/results.py'),
                                          'tokenstudy.core.results.committed': ('core/results.html#committed', 'tokenstudy/core/results.py'),
                                          'tokenstudy.core.results.committed_bench': ( 'core/results.html#committed_bench',
                                                                                       'tokenstudy/core/results.py'),

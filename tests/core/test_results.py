@@ -33,7 +33,7 @@ def test_tables_say_where_they_come_from(runs):
     runs.publish()
     shown = committed("demo/toy", lambda K, some: dict(K=K, seeds=len(some)), group=lambda c: c["K"], caption="Two")
     assert shown.cells == [["1", "3"], ["2", "3"]] and shown.columns == ["K", "seeds"] and shown.caption == "Two"
-    assert "6 records, seeds 3; revision" in shown.note and "†" not in shown.note
+    assert "6 records, 3 seeds, revision" in shown.note and "†" not in shown.note
     assert [len(some) for some in shown.records] == [3, 3]
     assert committed("demo/toy", lambda r: r["config"], dict(K=1, seed=2)).cells == [["1", "2"]]
     with pytest.raises(core.TokenStudyError, match="demo/toy: no committed record fits"): committed("demo/toy", dict, dict(K=3))

@@ -243,7 +243,7 @@ def test_half_precision_may_skip_a_step():
 
 def test_arguments():
     x = torch.nn.Parameter(torch.tensor(1.))
-    for match, call in {"steps = -1": lambda: train([x], None, -1, lr=.1), "give a number": lambda: train([x], None, 1),
+    for match, call in {"num_steps = -1": lambda: train([x], None, -1, lr=.1), "give a number": lambda: train([x], None, 1),
                         "requires_grad_": lambda: train([x.detach()], None, 1, lr=.1),
                         "yielded nothing": lambda: train([x], lambda s: iter(()), 1, lr=.1),
                         "no parameter got a gradient": lambda: train([x], lambda s: torch.ones((), requires_grad=True)*2, 1, lr=.1),

@@ -102,9 +102,9 @@ def peak_memory() -> int: # bytes
 
 def alone(
     function: str, # module and name, such as "tokenstudy.tvm.bench:label_all"
-    *args,         # of the function, JSON-able
+    *args: object, # of the function, JSON-able
     threads: int = 1 # of numerical libraries
-): # what the function returns, JSON-able
+) -> object: # what the function returns, JSON-able
     """Call a function in a process of its own. `TokenStudyError` with the last line of its error if it fails.
 
     >>> alone("math:hypot", 3, 4)

@@ -27,7 +27,7 @@ from .scales import CorruptFileError, versions
 # %% ../../nbs/core/02_files.ipynb #b1f275ec
 def sync_folder(
     folder: str | Path # whose entries are flushed to the disk, where the system knows how
-):
+) -> None:
     """Make renames in a folder last.
 
     >>> sync_folder(".")
@@ -40,7 +40,7 @@ def sync_folder(
 def _partial(path): return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
 
 def _locked(fd):
-    "Whether we got the lock of an open file or folder, which ends with us; None where there are no such locks."
+    "Whether we got the lock of an open file or folder; None where there are no such locks."
     if fcntl is None: return None
     try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError: return False
@@ -49,7 +49,7 @@ def _locked(fd):
 
 def sweep_leftovers(
     path: str | Path # a file or folder that is written by `atomic_write` or `atomic_folder`
-):
+) -> None:
     """Delete what killed writers of a file or folder left beside it.
 
     >>> sweep_leftovers("no/such/file")
@@ -70,7 +70,8 @@ def sweep_leftovers(
 @contextlib.contextmanager
 def _held(partial, folder=False):
     "Make a neighbour and hold its lock; if a sweeper was faster, it is made again."
-    def remove(): shutil.rmtree(partial, ignore_errors=True) if folder else partial.unlink(missing_ok=True)
+    def remove():
+        shutil.rmtree(partial, ignore_errors=True) if folder else partial.unlink(missing_ok=True)
     fd = None
     try:
         for _ in range(100):
@@ -92,8 +93,8 @@ def atomic_write(
     path: str | Path, # the file; its folder is made if needed; of a link, the file it points to
     data: str | bytes # all of its content
 ) -> Path: # the file
-    """Write a whole file or nothing: after a crash the old content is still there. A file that was there keeps
-    its permissions.
+    """Write a whole file or nothing: after a crash the old content is still there. A file that was
+    there keeps its permissions.
 
     >>> import tempfile
     >>> atomic_write(Path(tempfile.mkdtemp())/"note.txt", "whole").read_text()
@@ -108,7 +109,8 @@ def atomic_write(
         with open(partial, "wb") as f:
             f.write(data)
             f.flush()
-            with contextlib.suppress(FileNotFoundError): os.chmod(partial, path.stat().st_mode & 0o7777)
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(partial, path.stat().st_mode & 0o7777)
             os.fsync(f.fileno())
         os.replace(partial, path)
     sync_folder(path.parent)
@@ -122,7 +124,8 @@ def atomic_folder(
     """Fill a folder completely or not at all.
 
     >>> import tempfile
-    >>> with atomic_folder(Path(tempfile.mkdtemp())/"model") as d: _ = (d/"weights").write_text("1 2 3")
+    >>> home = Path(tempfile.mkdtemp())
+    >>> with atomic_folder(home/"model") as d: _ = (d/"weights").write_text("1 2 3")
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,8 +147,8 @@ def sha256(
 ) -> str: # 64 hex digits
     """The sha256 of a file's bytes.
 
-    >>> sha256(assets_dir()/"MANIFEST.json") == hashlib.sha256((assets_dir()/"MANIFEST.json").read_bytes()).hexdigest()
-    True
+    >>> len(sha256(assets_dir()/"MANIFEST.json"))
+    64
     """
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -169,8 +172,8 @@ def manifest() -> dict[str, dict]: # file name -> {sha256, size, made_by, seed, 
     if not path.is_file(): return {}
     try:
         entries = json.loads(path.read_text("utf-8"))
-        sound = all(isinstance(e["sha256"], str) and isinstance(e["size"], int) for e in entries.values())
-        if sound: return entries
+        def sound(e): return isinstance(e["sha256"], str) and isinstance(e["size"], int)
+        if all(map(sound, entries.values())): return entries
         why = "an entry has no sha256 or size"
     except (ValueError, AttributeError, KeyError, TypeError) as e: why = str(e)
     raise CorruptFileError(f"tokenstudy/assets/MANIFEST.json is not readable ({why}); {_REINSTALL}")
@@ -189,11 +192,12 @@ def asset(
         raise CorruptFileError(f"{name!r} is not in tokenstudy/assets/MANIFEST.json, which names: "
                                f"{', '.join(entries) or 'nothing'}")
     want, what = entries[name], f"tokenstudy/assets/{name}"
+    def damaged(why): return CorruptFileError(f"{what} is damaged: {why}; {_REINSTALL}")
     if not path.is_file(): raise CorruptFileError(f"{what} is missing; {_REINSTALL}")
     if (size := path.stat().st_size) != want["size"]:
-        raise CorruptFileError(f"{what} is damaged: {want['size']} bytes expected, {size} found; {_REINSTALL}")
+        raise damaged(f"{want['size']} bytes expected, {size} found")
     if (found := sha256(path)) != want["sha256"]:
-        raise CorruptFileError(f"{what} is damaged: sha256 {want['sha256']} expected, {found} found; {_REINSTALL}")
+        raise damaged(f"sha256 {want['sha256']} expected, {found} found")
     return path
 
 # %% ../../nbs/core/02_files.ipynb #deaa5313
@@ -211,7 +215,8 @@ def add_asset(
     ValueError: elsewhere.bin must lie in tokenstudy/assets
     """
     path, folder = Path(path).resolve(), assets_dir().resolve()
-    if not path.is_relative_to(folder): raise ValueError(f"{path.name} must lie in tokenstudy/assets")
+    if not path.is_relative_to(folder):
+        raise ValueError(f"{path.name} must lie in tokenstudy/assets")
     entry = dict(sha256=sha256(path), size=path.stat().st_size, made_by=made_by, seed=seed,
                  versions=dict(versions()), licence=licence)
     entries = manifest() | {path.relative_to(folder).as_posix(): entry}

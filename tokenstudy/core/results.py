@@ -17,7 +17,7 @@ from .bench import bench_table
 # %% ../../nbs/core/10_results.ipynb #02fc6b43
 def fitting_records(
     study: str, # as given to `Runs`
-    where=None, # entries that the config must have, or a function of the config; None for all
+    where: dict | Callable | None = None, # entries of the config, or a function of it; None for all
     runs: Runs | None = None, # own records, which are taken if more of them fit
     *,
     scale: str = "laptop" # of the committed ones, one of `SCALES`
@@ -38,29 +38,45 @@ def fitting_records(
     return mine if len(mine) > len(kept) else kept
 
 class Committed(Table):
-    """A table of committed results; made by `committed`. records: those that it shows, as a list for each row."""
+    """A table of committed results; made by `committed`. records: those that it shows, as a list for
+    each row.
+
+    >>> Committed([dict(a=1)], [[]])
+    a
+    ─
+    1
+    0 records
+    """
     def __init__(self,
         rows: list[dict],            # as for `Table`
         records: list[list[dict]],   # that each row was made of
         caption: str = "",           # above the table
+        *,
         digits: int = 4              # significant digits of floats
     ):
         self.records = records
         flat = [r for some in records for r in some]
         other = [any(map(made_by_other_code, some)) for some in records]
         if any(other): rows = [dict(row) | {"†": "†" if mark else ""} for row, mark in zip(rows, other)]
-        revisions = {(r["provenance"]["git"]["revision"] or "unknown")[:7]: r["provenance"]["date"][:10] for r in flat}
-        seeds = {r["provenance"]["seed"] for r in flat} - {None}
-        said = ", ".join(f"{revision} of {date}" for revision, date in sorted(revisions.items(), key=lambda x: x[1]))
-        note = f"{len(flat)} record{'s'[:len(flat) > 1]}{f', seeds {len(seeds)}' if seeds else ''}; revision {said}"
-        if any(other): note += f" († {sum(other)} of {len(rows)} rows: made by other code than this library's, or by code that is not on record)"
+        note = _made(flat)
+        if any(other): note += f" († {sum(other)} of {len(rows)} rows: {_OTHER})"
         super().__init__(rows, caption, digits, note=note)
+
+_OTHER = "made by other code than this library's, or by code that is not on record"
+
+def _made(records):
+    "Where records come from, in a line."
+    made = [r["provenance"] for r in records]
+    seeds = {p["seed"] for p in made} - {None}
+    revisions = sorted({(p["date"][:10], (p["git"]["revision"] or "unknown")[:7]) for p in made})
+    said = [f"{len(made)} record{'s'[:len(made) != 1]}"] + [f"{len(seeds)} seeds"]*bool(seeds)
+    return ", ".join(said + [f"revision {revision} of {date}" for date, revision in revisions])
 
 # %% ../../nbs/core/10_results.ipynb #b8cf9014
 def committed(
     study: str,    # as given to `Runs`
     row: Callable, # record -> a row; with `group`, (group, its records) -> a row
-    where=None,    # as for `fitting_records`
+    where: dict | Callable | None = None, # as for `fitting_records`
     *,
     runs: Runs | None = None, # own records, which are shown if more of them fit
     group: Callable | None = None, # config -> what is put together in one row, such as all seeds
@@ -70,17 +86,19 @@ def committed(
 ) -> Committed: # shows itself
     """A table of committed records, with where they come from. `TokenStudyError` if none fit.
 
-    >>> committed("no/study", lambda record: record["result"])
-    Traceback (most recent call last):
-    tokenstudy.core.scales.TokenStudyError: no/study: no committed record fits; ...
+    >>> try: committed("no/study", lambda record: record["result"])
+    ... except TokenStudyError as e: print(e)
+    no/study: no committed record fits; ...
     """
     records = fitting_records(study, where, runs, scale=scale)
     if not records:
         raise TokenStudyError(f"{study}: no committed record fits; run it and publish it, or change `where`")
-    if group is None: return Committed([row(r) for r in records], [[r] for r in records], caption, digits)
+    if group is None:
+        return Committed(list(map(row, records)), [[r] for r in records], caption, digits=digits)
     groups = {}
     for r in records: groups.setdefault(group(r["config"]), []).append(r)
-    return Committed([row(key, some) for key, some in groups.items()], list(groups.values()), caption, digits)
+    rows = [row(key, some) for key, some in groups.items()]
+    return Committed(rows, list(groups.values()), caption, digits=digits)
 
 # %% ../../nbs/core/10_results.ipynb #5f0c7a21
 def committed_bench(
@@ -95,7 +113,8 @@ def committed_bench(
     def caption(record):
         made, mark = record["provenance"], "† "*made_by_other_code(record)
         revision = (made["git"]["revision"] or "unknown")[:7]
-        other = "; made by other code than this library's, or by code that is not on record" if mark else ""
-        return f"{mark}{made['device']}, {made['cpus']} cores, {made['date'][:10]}, revision {revision}{other}"
+        other = f"; {_OTHER}" if mark else ""
+        return (f"{mark}{made['device']}, {made['cpus']} cores, {made['date'][:10]}, "
+                f"revision {revision}{other}")
     records = fitting_records(study, scale=scale)
     return Tables(bench_table(r["result"], caption(r)) for r in records)

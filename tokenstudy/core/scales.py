@@ -57,8 +57,9 @@ def missing_package(
     tokenstudy.brat.inversion needs pillow: pip install 'tokenstudy[...]'
     """
     def plain(name): return re.sub(r"[-_.]+", "-", name).lower()
-    wanted, extras = plain({"PIL": "pillow", "yaml": "pyyaml"}.get(package, package)), {}
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError): # a checkout that was never installed
+    wanted = plain({"PIL": "pillow", "yaml": "pyyaml"}.get(package, package))
+    extras = {}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError): # never installed
         for line in importlib.metadata.requires("tokenstudy") or []:
             if found := re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)", line):
                 extras.setdefault(found[2], []).append(plain(found[1]))
@@ -66,7 +67,8 @@ def missing_package(
     if not bringing: return None
     folder = module.split(".")[1]
     extra = folder if wanted in extras.get(folder, []) else bringing[0][1]
-    return MissingPackageError(f"{module} needs {wanted}: pip install 'tokenstudy[{extra}]'", name=package)
+    way_out = f"pip install 'tokenstudy[{extra}]'"
+    return MissingPackageError(f"{module} needs {wanted}: {way_out}", name=package)
 
 # %% ../../nbs/core/01_scales.ipynb #6b812ab3
 def project_root() -> Path: # a folder
@@ -82,8 +84,8 @@ def project_root() -> Path: # a folder
 
 # %% ../../nbs/core/01_scales.ipynb #5066c72f
 def cache_dir() -> Path: # a folder that is there
-    """The folder for converted models, made on demand: `TOKENSTUDY_CACHE`, else the user's cache folder.
-    `TokenStudyError` if it cannot be made.
+    """The folder for converted models, made on demand: `TOKENSTUDY_CACHE`, else the user's cache
+    folder. `TokenStudyError` if it cannot be made.
 
     >>> cache_dir().is_dir()
     True
@@ -129,7 +131,8 @@ def scale(
     given = {k: v for k, v in given.items() if v is not None}
     name = current_scale()
     if name not in given:
-        raise ValueError(f"this study has no settings for scale {name!r}; it has: {', '.join(given) or 'none'}")
+        raise ValueError(f"this study has no settings for scale {name!r}; "
+                         f"it has: {', '.join(given) or 'none'}")
     return copy.deepcopy(given[name])
 
 # %% ../../nbs/core/01_scales.ipynb #d99e4021
@@ -160,7 +163,8 @@ def seeds(
     """
     text = os.environ.get("TOKENSTUDY_SEEDS") or str(default)
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10**6:
-        raise ValueError(f"the number of seeds must be a whole number of at least 1 and at most a million, not {text!r}")
+        raise ValueError("the number of seeds must be a whole number of at least 1 and at most "
+                         f"a million, not {text!r}")
     return list(range(int(text)))
 
 # %% ../../nbs/core/01_scales.ipynb #f7bfb62f
@@ -183,10 +187,10 @@ def seed_everything(
 
 # %% ../../nbs/core/01_scales.ipynb #05f9159c
 def device(
-    override=None # a name such as "cuda:1", or a torch.device
+    override: "str | torch.device | None" = None # such as "cuda:1"
 ) -> "torch.device": # one that is there
-    """The device to compute on: `override`, else `TOKENSTUDY_DEVICE`, else cuda if there is one, else cpu.
-    ValueError for one that is not there.
+    """The device to compute on: `override`, else `TOKENSTUDY_DEVICE`, else cuda if there is one, else
+    cpu. ValueError for one that is not there.
 
     >>> device("cpu")
     device(type='cpu')
@@ -196,11 +200,13 @@ def device(
     if not wanted: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     known = "use cpu, cuda, cuda:0 … or mps"
     try: d = torch.device(wanted)
-    except (RuntimeError, TypeError) as e: raise ValueError(f"device {wanted!r} is not a device; {known}") from e
+    except (RuntimeError, TypeError) as e:
+        raise ValueError(f"device {wanted!r} is not a device; {known}") from e
     there = dict(cpu=1, cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()))
     if d.type not in there: raise ValueError(f"device {wanted!r} is not supported; {known}")
     if (d.index or 0) >= there[d.type]:
-        raise ValueError(f"device {wanted!r} was asked for, but torch sees {there[d.type]} of that kind here")
+        raise ValueError(f"device {wanted!r} was asked for, but torch sees {there[d.type]} of that "
+                         "kind here")
     return d
 
 # %% ../../nbs/core/01_scales.ipynb #87e7e7c1
@@ -209,10 +215,10 @@ DTYPES = dict(float32="float32", fp32="float32", float64="float64", fp64="float6
               bfloat16="bfloat16", bf16="bfloat16", float16="float16", fp16="float16")
 
 def dtype(
-    override=None # a name such as "bf16", or a torch.dtype
+    override: "str | torch.dtype | None" = None # such as "bf16"
 ) -> "torch.dtype": # a floating type
-    """The floating type of models: `override`, else `TOKENSTUDY_DTYPE`, else bfloat16 on cuda and float32
-    elsewhere. ValueError for another name.
+    """The floating type of models: `override`, else `TOKENSTUDY_DTYPE`, else bfloat16 on cuda and
+    float32 elsewhere. ValueError for another name.
 
     >>> dtype("bf16")
     torch.bfloat16
@@ -226,14 +232,14 @@ def dtype(
 
 # %% ../../nbs/core/01_scales.ipynb #fbdf70de
 def available_memory(
-    device_name=None # as for `device`
+    place: "str | torch.device | None" = None # as for `device`
 ) -> int: # bytes
     """Memory that can be had on a device.
 
     >>> available_memory("cpu") > 1e6
     True
     """
-    place = device(device_name)
+    place = device(place)
     if place.type == "cuda": return sys.modules["torch"].cuda.mem_get_info(place)[0]
     import psutil
     return psutil.virtual_memory().available
@@ -260,14 +266,16 @@ def versions() -> dict[str, str]: # name -> version, for those of `PACKAGES` tha
 def git_state(
     root: Path # the checkout
 ) -> dict: # {"revision": 40 hex digits or None, "dirty": bool or None}
-    """The commit that the checkout is at, and whether tracked files differ from it; asked once per process.
+    """The commit that the checkout is at, and whether tracked files differ from it; asked once per
+    process.
 
     >>> git_state(Path("/"))
     {'revision': None, 'dirty': None}
     """
     def ask(*args):
         command = ["git", "--no-optional-locks", "-C", str(root), *args]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        options = dict(capture_output=True, text=True, timeout=10, check=True)
+        return subprocess.run(command, **options).stdout.strip()
     if (Path(root)/".git").exists():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             dirty = bool(ask("status", "--porcelain", "--untracked-files=no"))
@@ -322,10 +330,12 @@ def banner(
     kind = str(dtype()).removeprefix("torch.")
     vs = " · ".join(f"{k} {v.split('+')[0]}" for k, v in versions().items())
     which = f"seeds 0–{ss[-1]}" if ss[1:] else "seed 0"
-    return Banner(f"scale {current_scale()} · {device_name() if d.type == 'cuda' else d} {kind} · {which} · {vs}")
+    place = device_name() if d.type == "cuda" else d
+    return Banner(f"scale {current_scale()} · {place} {kind} · {which} · {vs}")
 
 # %% ../../nbs/core/01_scales.ipynb #18d88a4a
-_BARS = weakref.WeakSet() # those of this process; on a terminal each has a line below that of `tokenstudy study`
+#: those of this process; on a terminal each has a line below that of `tokenstudy study`
+_BARS = weakref.WeakSet()
 
 def progress(
     iterable: Iterable | None = None, # what to go through; None for a bar that is updated by hand
@@ -334,8 +344,8 @@ def progress(
     *,
     unit: str = "it" # what is counted
 ) -> "tqdm.tqdm": # a bar
-    """A progress bar. `TOKENSTUDY_PROGRESS` says where: `terminal` (also out of a notebook's kernel), `off`, or
-    unset for wherever we are. ValueError for another place.
+    """A progress bar. `TOKENSTUDY_PROGRESS` says where: `terminal` (also out of a notebook's kernel),
+    `off`, or unset for wherever we are. ValueError for another place.
 
     >>> sum(progress(range(100), desc="adding"))
     4950
@@ -345,7 +355,9 @@ def progress(
         raise ValueError(f"TOKENSTUDY_PROGRESS is {mode!r}; it must be terminal, off or unset")
     if mode: from tqdm import tqdm
     else: from tqdm.auto import tqdm
-    if mode == "terminal": options = dict(file=sys.__stderr__, position=1 + sum(not b.disable for b in _BARS))
-    bar = tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, delay=2, disable=mode == "off", **options)
+    if mode == "terminal":
+        options = dict(file=sys.__stderr__, position=1 + sum(not b.disable for b in _BARS))
+    bar = tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, delay=2,
+               disable=mode == "off", **options)
     _BARS.add(bar)
     return bar

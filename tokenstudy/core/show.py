@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from fastcore.basics import patch
+from numpy.typing import ArrayLike
 
 from .scales import current_scale, provenance, runs_dir
 from .files import atomic_write
@@ -61,7 +62,7 @@ def figure(
     height: float | None = None, # inches; 3.2 a row if None
     *,
     width: float | None = None,  # inches; 5.2 for one column, 9 for more if None
-    **kw                         # to `plt.subplots`
+    **kw: object                 # to `plt.subplots`
 ) -> tuple: # figure, axes as from `plt.subplots`
     """A new figure in our style.
 
@@ -200,8 +201,8 @@ def _repr_html_(self: TokenStrip) -> str:
 # %% ../../nbs/core/08_show.ipynb #e0de85b8
 def token_strip(
     tokens: Iterable[str], # T strings
-    values,                # T numbers; NaN or None where there is none
-    marker=None,           # position(s) to outline: an int, several, a boolean for each token, or None
+    values: ArrayLike,     # T numbers; NaN or None where there is none
+    marker: ArrayLike | None = None, # position(s) to outline, or a boolean for each token
     *,
     label: str = "value",  # what the values are
     low: float | None = None,  # value of the palest colour; the least value if None

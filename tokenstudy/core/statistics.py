@@ -10,11 +10,13 @@ import math
 from collections.abc import Callable, Hashable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # %% ../../nbs/core/07_statistics.ipynb #57213894
 def _check(tables, level, resamples):
     for x in tables:
-        if not x.size: raise ValueError(f"values must be a non-empty sequence of numbers; their shape is {x.shape}")
+        if not x.size:
+            raise ValueError(f"values must be a non-empty sequence of numbers; their shape is {x.shape}")
         if not np.isfinite(x).all():
             at = [int(i) for i in np.argwhere(~np.isfinite(x))[0]]
             raise ValueError(f"values{at} is not finite")
@@ -24,7 +26,7 @@ def _check(tables, level, resamples):
 def _middle(means, level): return (float(x) for x in np.quantile(means, [(1 - level)/2, (1 + level)/2]))
 
 def bootstrap_interval(
-    values,              # N finite numbers
+    values: ArrayLike,   # N finite numbers
     level: float = .95,  # how much of the bootstrap's means the interval holds
     *,
     resamples: int = 2000, # how often the values are drawn anew
@@ -37,7 +39,8 @@ def bootstrap_interval(
     (0.75, 0.25, 1.0)
     """
     x = np.asarray(values, dtype=float)
-    if x.ndim != 1: raise ValueError(f"values must be a non-empty sequence of numbers; their shape is {x.shape}")
+    if x.ndim != 1:
+        raise ValueError(f"values must be a non-empty sequence of numbers; their shape is {x.shape}")
     _check([x], level, resamples)
     rng, block = np.random.default_rng(seed), max(1, 2**22//len(x))
     means = np.concatenate([x[rng.integers(len(x), size=(min(block, resamples - i), len(x)))].mean(1)
@@ -46,8 +49,8 @@ def bootstrap_interval(
 
 # %% ../../nbs/core/07_statistics.ipynb #461f8422
 def two_way_interval(
-    values,             # [S, N]: seeds × questions
-    other=None,         # [S′, N] to be subtracted, the same questions
+    values: ArrayLike,  # [S, N]: seeds × questions
+    other: ArrayLike | None = None, # [S′, N] to be subtracted, the same questions
     level: float = .95, # how much of the bootstrap's means the interval holds
     *,
     resamples: int = 2000, # how often seeds and questions are drawn anew
@@ -73,13 +76,13 @@ def two_way_interval(
 
 # %% ../../nbs/core/07_statistics.ipynb #92a19ddc
 def crossed_interval(
-    values,             # a table with an axis for each factor, such as [bases, seeds, prompts]
+    values: ArrayLike,  # a table with an axis for each factor, such as [bases, seeds, prompts]
     level: float = .95, # how much of the bootstrap's means the interval holds
     *,
     resamples: int = 2000, # how often every factor is drawn anew
     seed: int = 0       # of the draws
 ) -> tuple[float, float, float]: # mean, low, high
-    """The mean of a table with a percentile bootstrap interval over all of its factors (arXiv 0712.1111).
+    """The mean of a table with a percentile bootstrap interval over all of its factors (arXiv 1106.2125).
     ValueError for values that are no numbers.
 
     >>> crossed_interval([[[1., 1.], [1., 1.]]])
@@ -120,7 +123,7 @@ def paired_interval(
 
 # %% ../../nbs/core/07_statistics.ipynb #a26ba7f4
 def equivalence(
-    values,             # N ≥ 2 independent differences
+    values: ArrayLike,  # N ≥ 2 independent differences
     bound: float,       # δ > 0, the least difference that would matter
     level: float = .95, # 1 - the chance of claiming equivalence when there is a difference of δ
 ) -> dict: # mean, low, high, bound, p, equivalent
@@ -132,9 +135,11 @@ def equivalence(
     """
     from scipy.stats import t
     x = np.asarray(values, dtype=float)
-    if x.ndim != 1 or len(x) < 2: raise ValueError(f"values must be at least two numbers; their shape is {x.shape}")
+    if x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"values must be at least two numbers; their shape is {x.shape}")
     _check([x], level, 1)
-    if not (math.isfinite(bound) and bound > 0): raise ValueError(f"bound = {bound}: it must be a finite number above 0")
+    if not (math.isfinite(bound) and bound > 0):
+        raise ValueError(f"bound = {bound}: it must be a finite number above 0")
     mean, error = float(x.mean()), float(x.std(ddof=1)/math.sqrt(len(x)))
     near = bound - abs(mean)
     p = float(t.sf(near/error, len(x) - 1)) if error else float(near <= 0)
@@ -143,8 +148,8 @@ def equivalence(
 
 # %% ../../nbs/core/07_statistics.ipynb #ed86b0c8
 def wilson(
-    correct,            # counts, array-like
-    n,                  # of how many, array-like
+    correct: ArrayLike, # counts
+    n: ArrayLike,       # of how many
     level: float = .95  # how often the interval should hold the true share
 ) -> tuple[np.ndarray, np.ndarray]: # low, high
     """Wilson's score interval of a share; (0, 1) where n is 0. ValueError for counts above n.
