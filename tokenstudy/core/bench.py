@@ -10,11 +10,13 @@ import importlib
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from .scales import TokenStudyError, device_name
 from .records import plain
@@ -42,11 +44,12 @@ def race_all(
     if runs < 1: raise ValueError(f"runs = {runs}: it must be at least 1")
     for _ in range(warmup):
         for fn in contestants.values(): _seconds(fn)
-    taken = {name: [] for name in contestants}
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(runs):
         for name, fn in contestants.items(): taken[name].append(_seconds(fn))
     return {name: statistics.median(times) for name, times in taken.items()}
 
+# %% ../../nbs/core/09_bench.ipynb #d34e2bfa
 def race(
     ours: Callable,  # called without arguments
     peer: Callable,  # the baseline, called without arguments
@@ -74,17 +77,19 @@ def bench_row(
     runs: int = 7, # timed calls, or whatever was counted
     *,
     lower_is_better: bool = True # False for rates and shares
-) -> dict: # name, ours, peer, peer_name, unit, ratio, goal, runs, device
-    """A row of `tokenstudy bench`; a ratio above 1 means that ours is better. ValueError for what is not positive.
+) -> dict: # a row of nine entries
+    """A row of `tokenstudy bench`; a ratio above 1 means that ours is better. ValueError for what
+    is not positive.
 
     >>> bench_row("sum", 2., 6., "a loop", "ms")["ratio"]
     3.0
     """
     if not (0 < ours < math.inf and 0 < peer < math.inf):
-        raise ValueError(f"{name}: ours ({ours}) and peer ({peer}) must be positive and finite")
+        raise ValueError(f"{name}: {ours} and {peer} must be positive and finite")
     ratio = peer/ours if lower_is_better else ours/peer
-    return plain(dict(name=name, ours=ours, peer=peer, peer_name=peer_name, unit=unit, ratio=ratio,
-                      goal=goal, runs=runs, device=device_name()))
+    row = dict(name=name, ours=ours, peer=peer, peer_name=peer_name, unit=unit, ratio=ratio,
+               goal=goal, runs=runs, device=device_name())
+    return {k: plain(v, k) for k, v in row.items()}
 
 # %% ../../nbs/core/09_bench.ipynb #334a655f
 def peak_memory() -> int: # bytes
@@ -93,6 +98,10 @@ def peak_memory() -> int: # bytes
     >>> peak_memory() > 1e6
     True
     """
+    status = Path("/proc/self/status")
+    # of Linux, whose ru_maxrss counts what the parent held at the fork, too
+    found = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.is_file() else None
+    if found: return 1024*int(found[1])
     try: import resource
     except ImportError: # Windows
         import psutil
@@ -105,17 +114,19 @@ def alone(
     *args: object, # of the function, JSON-able
     threads: int = 1 # of numerical libraries
 ) -> object: # what the function returns, JSON-able
-    """Call a function in a process of its own. `TokenStudyError` with the last line of its error if it fails.
+    """Call a function in a process of its own. `TokenStudyError` with the last line of its error if
+    it fails.
 
     >>> alone("math:hypot", 3, 4)
     5.0
     """
     module, _, name = function.partition(":")
-    code = ("import importlib, json, sys; f = getattr(importlib.import_module(sys.argv[1]), sys.argv[2]); "
-            "print('\\n' + json.dumps(f(*json.loads(sys.argv[3]))))")
+    code = ("import importlib, json, sys; module, name, args = sys.argv[1:]; "
+            "f = getattr(importlib.import_module(module), name); "
+            "print('\\n' + json.dumps(f(*json.loads(args))))")
     limits = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code, module, name, json.dumps(args)],
-                         capture_output=True, text=True, env=os.environ | limits)
+    command = [sys.executable, "-W", "ignore", "-c", code, module, name, json.dumps(args)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | limits)
     why = ran.stderr.strip().splitlines()[-1:] or [f"exit code {ran.returncode}"]
     if ran.returncode: raise TokenStudyError(f"{function}{args} failed: {why[0][:300]}")
     return json.loads(ran.stdout.splitlines()[-1])
@@ -124,7 +135,7 @@ def alone(
 def measure(
     benches: dict[str, str], # name -> module with a function `rows`
     names: Iterable[str] = () # which of them; all if empty
-) -> Iterator[tuple[str, dict | TokenStudyError]]: # name of the bench, and a row or why there is none
+) -> Iterator[tuple[str, dict | TokenStudyError]]: # name, and a row or why there is none
     """Measure one bench after the other.
 
     >>> list(measure({}))
@@ -146,5 +157,6 @@ def bench_table(
     ───  ────  ────────  ────  ─────  ────  ───────
     sum     2         6  ms        3     2  a loop
     """
-    return table([dict(row=r["name"], ours=r["ours"], baseline=r["peer"], unit=r["unit"], ratio=r["ratio"],
-                       goal=r["goal"], against=r["peer_name"]) for r in rows], caption, digits=3)
+    names = dict(row="name", ours="ours", baseline="peer", unit="unit", ratio="ratio", goal="goal",
+                 against="peer_name")
+    return table([{name: r[key] for name, key in names.items()} for r in rows], caption, digits=3)

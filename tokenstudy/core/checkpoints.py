@@ -34,14 +34,15 @@ def split_state(
     >>> split_state(dict(step=3, moments={0: torch.ones(2)}))
     ({'t0': tensor([1., 1.])}, {'step': 3, 'moments': {'$dict': [[0, {'$tensor': 't0'}]]}})
     """
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     def name(tensor):
         tensors[key := f"t{len(tensors)}"] = tensor
         return key
     def walk(value, where):
         if isinstance(value, np.generic): value = value.item()
         if value is None or isinstance(value, (bool, int, str)): return value
-        if isinstance(value, float): return value if math.isfinite(value) else {"$float": str(value)}
+        if isinstance(value, float):
+            return value if math.isfinite(value) else {"$float": str(value)}
         if isinstance(value, torch.Tensor): return {"$tensor": name(value.detach())}
         if isinstance(value, np.ndarray) and value.dtype != object:
             return {"$array": name(torch.from_numpy(np.ascontiguousarray(value))),
@@ -94,16 +95,17 @@ def _parts(folder):
     return {p.name for pattern in patterns for p in folder.glob(pattern)}
 
 def _damaged(folder, name, why):
-    return CorruptFileError(f"the checkpoint file {folder/name} is damaged ({why}); delete the folder "
-                            f"{folder}, or start with resume=False")
+    return CorruptFileError(f"the checkpoint file {folder/name} is damaged ({why}); delete the "
+                            f"folder {folder}, or start with resume=False")
 
+# %% ../../nbs/core/05_checkpoints.ipynb #877c29d3
 def _read_manifest(folder):
-    "The entries of a folder's manifest; None if there is no checkpoint. `CorruptFileError` if edited."
+    "The entries of a folder's manifest; None if there is no checkpoint."
     path = folder/MANIFEST
     try: data = path.read_bytes()
     except FileNotFoundError:
         parts = _parts(folder)
-        if parts and path.exists(): return _read_manifest(folder) # a first save came between our looks
+        if parts and path.exists(): return _read_manifest(folder) # a first save came between
         if parts: raise _damaged(folder, MANIFEST, f"missing beside {min(parts)}") from None
         return None
     except NotADirectoryError:
@@ -118,7 +120,8 @@ def _read_manifest(folder):
         sound = entries["format"] == FORMAT and isinstance(entries["identity"], dict)
     except (ValueError, AttributeError, KeyError, TypeError) as e:
         raise _damaged(folder, MANIFEST, f"{type(e).__name__}: {e}") from e
-    if not whole or not sound: raise _damaged(folder, MANIFEST, f"its digest is not {digest!s:.12}…")
+    if not whole or not sound:
+        raise _damaged(folder, MANIFEST, f"its digest is not {digest!s:.12}…")
     return entries if entries["files"] else None
 
 def _named(entry): return {f"tensors-{entry['tag']}.safetensors", f"state-{entry['tag']}.json"}
@@ -134,8 +137,8 @@ def _writing(folder):
         with FileLock(folder/".lock"): yield
     except (OSError, SafetensorError) as e:
         why = getattr(e, "strerror", None) or e
-        raise TokenStudyError(f"cannot write the checkpoint {folder} ({why}); the one that was there "
-                              "is untouched") from e
+        raise TokenStudyError(f"cannot write the checkpoint {folder} ({why}); the one that was "
+                              "there is untouched") from e
 
 def _sweep(folder, keep):
     "Delete files of other states and what killed writers left."
@@ -176,12 +179,12 @@ def save_checkpoint(
     {'step': 1, 'rows': tensor([1., 1.])}
     """
     from tokenstudy.core.records import plain
-    folder, identity = Path(folder), plain(identity or {}, "identity")
+    folder, named = Path(folder), plain(identity or {}, "identity")
     tensors, rest = split_state(state)
     tag, text = uuid.uuid4().hex[:12], json.dumps(rest, separators=(",", ":"))
     names = f"tensors-{tag}.safetensors", f"state-{tag}.json"
     with _writing(folder):
-        empty = dict(format=FORMAT, identity={}, files={})
+        empty: dict = dict(format=FORMAT, identity={}, files={})
         if not (folder/MANIFEST).exists(): atomic_write(folder/MANIFEST, _canonical(empty))
         try:
             def write_tensors(path): save_file(_separate(tensors), path)
@@ -189,18 +192,19 @@ def save_checkpoint(
             files = {name: _write_synced(folder/name, write) | dict(tag=tag)
                      for name, write in zip(names, (write_tensors, write_text))}
             sync_folder(folder)
-            atomic_write(folder/MANIFEST, _canonical(dict(empty, identity=identity, files=files)))
+            atomic_write(folder/MANIFEST, _canonical(dict(empty, identity=named, files=files)))
         except BaseException:
             for name in names: (folder/name).unlink(missing_ok=True)
             raise
         _sweep(folder, names)
     return folder
 
+# %% ../../nbs/core/05_checkpoints.ipynb #f38ebe0c
 def delete_checkpoint(
     folder: str | Path # of a checkpoint, or not there
 ) -> None:
-    """Remove a checkpoint; the folder too, if nothing else is in it. What a kill leaves of it counts as
-    none.
+    """Remove a checkpoint; the folder too, if nothing else is in it. What a kill leaves of it
+    counts as none.
 
     >>> delete_checkpoint("no/such/folder")
     """
@@ -243,12 +247,12 @@ def check_identity(
     the checkpoint x is of another training (lr: 0.1 there, 0.2 now); delete it, ...
     """
     from tokenstudy.core.records import plain
-    asked = plain(asked, "identity")
-    known = asked.keys() & found.keys()
-    differ = [k for k in asked | found if k not in known or asked[k] != found[k]]
+    wanted: dict = json.loads(json.dumps(plain(asked, "identity")))
+    known = wanted.keys() & found.keys()
+    differ = [k for k in wanted | found if k not in known or wanted[k] != found[k]]
     if not differ: return
     def side(entries, k): return _short(entries[k]) if k in entries else "absent"
-    said = "; ".join(f"{k}: {side(found, k)} there, {side(asked, k)} now" for k in differ[:4])
+    said = "; ".join(f"{k}: {side(found, k)} there, {side(wanted, k)} now" for k in differ[:4])
     more = f"; and {len(differ) - 4} more" if differ[4:] else ""
     raise CheckpointError(f"{what} is of another training ({said}{more}); {way_out}")
 
@@ -258,8 +262,8 @@ def load_checkpoint(
     *,
     identity: dict | None = None # refuse a checkpoint of another one; None takes any
 ) -> Checkpoint | None: # None if there is none
-    """Read a checkpoint, all bytes checked. `CorruptFileError` names the damaged file and the way out,
-    `CheckpointError` what differs in a checkpoint of another training.
+    """Read a checkpoint, all bytes checked. `CorruptFileError` names the damaged file and the way
+    out, `CheckpointError` what differs in a checkpoint of another training.
 
     >>> load_checkpoint("no/such/folder") is None
     True

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 try: import fcntl
-except ImportError: fcntl = None # on Windows
+except ImportError: fcntl = None # type: ignore[assignment] # on Windows
 
 from .scales import CorruptFileError, versions
 
@@ -89,6 +89,7 @@ def _held(partial, folder=False):
         remove()
         if fd is not None: os.close(fd)
 
+# %% ../../nbs/core/02_files.ipynb #5ae59dfb
 def atomic_write(
     path: str | Path, # the file; its folder is made if needed; of a link, the file it points to
     data: str | bytes # all of its content

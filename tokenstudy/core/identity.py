@@ -64,6 +64,7 @@ def _hash(h, value, where):
     except (TypeError, ValueError): return _hash_parts(h, value, where)
     h.update(b"json %d;" % len(text) + text.encode())
 
+# %% ../../nbs/core/03_identity.ipynb #df88b4bc
 def _hash_parts(h, value, where):
     "Feed a value that JSON cannot say."
     if isinstance(value, Enum): return _hash(h, [type(value).__name__, value.name], where)
@@ -102,7 +103,7 @@ def fingerprint(
     *things: object, # models, tensors, arrays, rows, tokenizers, functions, plain values
     **named: object  # the same, by name
 ) -> str: # 16 hex digits
-    """A digest of the whole of everything given. Rows may be a list of dicts or a `datasets.Dataset`.
+    """A digest of the whole of everything given. Rows are a list of dicts or a `datasets.Dataset`.
     ValueError for what cannot be hashed whole.
 
     >>> fingerprint([dict(id=1), dict(id=2)], lr=.1)
@@ -146,7 +147,7 @@ def _door(package):
     return found
 
 def _resolve(name, attributes):
-    "The modules behind a dotted name of ours of which some attributes are used; None is all of them."
+    "The modules behind a dotted name of ours, of which some attributes are used (None: all)."
     if _source(name) is None:
         parent, _, last = name.rpartition(".")
         return _resolve(parent, {last}) if parent else set()
@@ -197,6 +198,7 @@ def _attributes(tree, name):
         seen += isinstance(node, ast.Name) and node.id == name
     return None if seen else used
 
+# %% ../../nbs/core/03_identity.ipynb #644d4f9f
 @functools.lru_cache(None)
 def reachable(
     module: str # such as "tokenstudy.tvm.labels"
@@ -263,7 +265,8 @@ def _code_lines(thing, seen):
         return _code_lines(thing.func, seen) | given
     thing = getattr(inspect.unwrap(thing), "__func__", thing) if callable(thing) else thing
     where = "__name__" if isinstance(thing, types.ModuleType) else "__module__"
-    name = thing if isinstance(thing, str) else getattr(thing, where, None) or type(thing).__module__
+    name = thing if isinstance(thing, str) else getattr(thing, where, None)
+    name = name or type(thing).__module__
     if name.split(".")[0] == PACKAGE:
         if _source(name) is None: raise ValueError(f"there is no module {name}")
         modules = {name} if _door(name) is None else _resolve(name, None)
@@ -272,6 +275,7 @@ def _code_lines(thing, seen):
     if isinstance(thing, types.FunctionType): return _foreign_lines(thing, seen)
     return {f"{name} {getattr(thing, '__qualname__', type(thing).__qualname__)}"}
 
+# %% ../../nbs/core/03_identity.ipynb #f9b4f76b
 def _foreign_lines(fn, seen):
     "The same for a function that is not ours: its source, and what it names."
     if fn.__code__ in seen: return set()

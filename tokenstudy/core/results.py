@@ -37,9 +37,10 @@ def fitting_records(
     mine = list(filter(fits, runs.records())) if runs is not None else []
     return mine if len(mine) > len(kept) else kept
 
+# %% ../../nbs/core/10_results.ipynb #30a0fb02
 class Committed(Table):
-    """A table of committed results; made by `committed`. records: those that it shows, as a list for
-    each row.
+    """A table of committed results; made by `committed`. records: those that it shows, as a list
+    for each row.
 
     >>> Committed([dict(a=1)], [[]])
     a
@@ -57,7 +58,7 @@ class Committed(Table):
         self.records = records
         flat = [r for some in records for r in some]
         other = [any(map(made_by_other_code, some)) for some in records]
-        if any(other): rows = [dict(row) | {"†": "†" if mark else ""} for row, mark in zip(rows, other)]
+        if any(other): rows = [dict(row) | {"†": "†"*mark} for row, mark in zip(rows, other)]
         note = _made(flat)
         if any(other): note += f" († {sum(other)} of {len(rows)} rows: {_OTHER})"
         super().__init__(rows, caption, digits, note=note)
@@ -92,10 +93,11 @@ def committed(
     """
     records = fitting_records(study, where, runs, scale=scale)
     if not records:
-        raise TokenStudyError(f"{study}: no committed record fits; run it and publish it, or change `where`")
+        raise TokenStudyError(f"{study}: no committed record fits; run it and publish it, or "
+                              "change `where`")
     if group is None:
         return Committed(list(map(row, records)), [[r] for r in records], caption, digits=digits)
-    groups = {}
+    groups: dict = {}
     for r in records: groups.setdefault(group(r["config"]), []).append(r)
     rows = [row(key, some) for key, some in groups.items()]
     return Committed(rows, list(groups.values()), caption, digits=digits)

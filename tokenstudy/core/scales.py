@@ -14,6 +14,7 @@ import copy
 import datetime
 import functools
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import random
@@ -23,8 +24,13 @@ import sys
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from tqdm import tqdm
 
 # %% ../../nbs/core/01_scales.ipynb #dfebee1d
 class TokenStudyError(RuntimeError):
@@ -50,15 +56,15 @@ def missing_package(
     package: str, # what could not be imported, such as "PIL"
     module: str   # who asked for it, such as "tokenstudy.brat.inversion"
 ) -> MissingPackageError | None: # None if no extra brings the package
-    """The error for a missing package. The way out is the extra of the asking module's folder if that
-    brings the package, else the smallest extra that does.
+    """The error for a missing package. The way out is the extra of the asking module's folder if
+    that brings the package, else the smallest extra that does.
 
     >>> print(missing_package("PIL", "tokenstudy.brat.inversion") or "not installed from a wheel")
     tokenstudy.brat.inversion needs pillow: pip install 'tokenstudy[...]'
     """
     def plain(name): return re.sub(r"[-_.]+", "-", name).lower()
     wanted = plain({"PIL": "pillow", "yaml": "pyyaml"}.get(package, package))
-    extras = {}
+    extras: dict[str, list[str]] = {}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError): # never installed
         for line in importlib.metadata.requires("tokenstudy") or []:
             if found := re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)", line):
@@ -127,8 +133,8 @@ def scale(
     >>> scale(**{name: dict(positions=8) for name in SCALES})
     {'positions': 8}
     """
-    given = dict(smoke=smoke, laptop=laptop, gpu=gpu, paper=paper)
-    given = {k: v for k, v in given.items() if v is not None}
+    all_of_them = dict(smoke=smoke, laptop=laptop, gpu=gpu, paper=paper)
+    given = {k: v for k, v in all_of_them.items() if v is not None}
     name = current_scale()
     if name not in given:
         raise ValueError(f"this study has no settings for scale {name!r}; "
@@ -189,8 +195,8 @@ def seed_everything(
 def device(
     override: "str | torch.device | None" = None # such as "cuda:1"
 ) -> "torch.device": # one that is there
-    """The device to compute on: `override`, else `TOKENSTUDY_DEVICE`, else cuda if there is one, else
-    cpu. ValueError for one that is not there.
+    """The device to compute on: `override`, else `TOKENSTUDY_DEVICE`, else cuda if there is one,
+    else cpu. ValueError for one that is not there.
 
     >>> device("cpu")
     device(type='cpu')
@@ -232,14 +238,14 @@ def dtype(
 
 # %% ../../nbs/core/01_scales.ipynb #fbdf70de
 def available_memory(
-    place: "str | torch.device | None" = None # as for `device`
+    override: "str | torch.device | None" = None # as for `device`
 ) -> int: # bytes
     """Memory that can be had on a device.
 
     >>> available_memory("cpu") > 1e6
     True
     """
-    place = device(place)
+    place = device(override)
     if place.type == "cuda": return sys.modules["torch"].cuda.mem_get_info(place)[0]
     import psutil
     return psutil.virtual_memory().available
@@ -335,7 +341,7 @@ def banner(
 
 # %% ../../nbs/core/01_scales.ipynb #18d88a4a
 #: those of this process; on a terminal each has a line below that of `tokenstudy study`
-_BARS = weakref.WeakSet()
+_BARS: weakref.WeakSet = weakref.WeakSet()
 
 def progress(
     iterable: Iterable | None = None, # what to go through; None for a bar that is updated by hand
@@ -343,9 +349,9 @@ def progress(
     desc: str = "", # what is being done
     *,
     unit: str = "it" # what is counted
-) -> "tqdm.tqdm": # a bar
-    """A progress bar. `TOKENSTUDY_PROGRESS` says where: `terminal` (also out of a notebook's kernel),
-    `off`, or unset for wherever we are. ValueError for another place.
+) -> "tqdm": # a bar
+    """A progress bar. `TOKENSTUDY_PROGRESS` says where: `terminal` (also out of a notebook's
+    kernel), `off`, or unset for wherever we are. ValueError for another place.
 
     >>> sum(progress(range(100), desc="adding"))
     4950

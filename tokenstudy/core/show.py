@@ -12,6 +12,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastcore.basics import patch
@@ -21,23 +22,29 @@ from .scales import current_scale, provenance, runs_dir
 from .files import atomic_write
 from .records import plain
 
+if TYPE_CHECKING: import matplotlib
+
 # %% ../../nbs/core/08_show.ipynb #367f4b69
 #: colours that any colour vision tells apart, by name
-OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73", yellow="#F0E442",
-                 blue="#0072B2", vermilion="#D55E00", purple="#CC79A7", grey="#7F7F7F")
+OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73",
+                 yellow="#F0E442", blue="#0072B2", vermilion="#D55E00", purple="#CC79A7",
+                 grey="#7F7F7F")
 
 #: what is drawn in which colour, in all notebooks
 COLOURS = {what: OKABE_ITO[colour] for what, colour in dict(
-    ours="blue", paper="vermilion", peer="grey", bound="black", target="blue", draft="orange", Optimal="blue",
-    TruncatedLP="sky", SpecTr="green", SpecInfer="orange", NaiveLookup="purple", SingleDraft="grey").items()}
+    ours="blue", paper="vermilion", peer="grey", bound="black", target="blue", draft="orange",
+    Optimal="blue", TruncatedLP="sky", SpecTr="green", SpecInfer="orange", NaiveLookup="purple",
+    SingleDraft="grey").items()}
 
 # %% ../../nbs/core/08_show.ipynb #75e28c5f
-_RC = {"figure.dpi": 110, "savefig.dpi": 150, "figure.facecolor": "white", "axes.facecolor": "white",
-    "savefig.facecolor": "white", "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9,
-    "ytick.labelsize": 9, "legend.fontsize": 9, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.titlelocation": "left", "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E6E6E6",
-    "grid.linewidth": .8, "lines.linewidth": 1.8, "lines.markersize": 5, "errorbar.capsize": 2.5,
-    "legend.frameon": False, "mathtext.fontset": "dejavusans", "svg.hashsalt": "tokenstudy"}
+_RC = {
+    "figure.dpi": 110, "savefig.dpi": 150, "figure.facecolor": "white", "axes.facecolor": "white",
+    "savefig.facecolor": "white", "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10,
+    "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.titlelocation": "left", "axes.grid": True,
+    "axes.axisbelow": True, "grid.color": "#E6E6E6", "grid.linewidth": .8, "lines.linewidth": 1.8,
+    "lines.markersize": 5, "errorbar.capsize": 2.5, "legend.frameon": False,
+    "mathtext.fontset": "dejavusans", "svg.hashsalt": "tokenstudy"}
 _CYCLE = ("blue", "orange", "green", "vermilion", "purple", "sky", "grey")
 
 class style:
@@ -49,7 +56,8 @@ class style:
         import matplotlib
         from cycler import cycler
         self.old = {k: matplotlib.rcParams[k] for k in [*_RC, "axes.prop_cycle"]}
-        matplotlib.rcParams.update(_RC | {"axes.prop_cycle": cycler(color=[OKABE_ITO[c] for c in _CYCLE])})
+        colours = cycler(color=[OKABE_ITO[c] for c in _CYCLE])
+        matplotlib.rcParams.update(_RC | {"axes.prop_cycle": colours})
     def __enter__(self): return self
     def __exit__(self, *_):
         import matplotlib
@@ -76,7 +84,7 @@ def figure(
 def finish(
     fig: "matplotlib.figure.Figure" # from `figure`
 ) -> "matplotlib.figure.Figure": # the same, drawn
-    """Draw a figure now, so that drawing errors are errors; a figure that cannot be drawn is closed.
+    """Draw a figure now, so that drawing errors are errors; one that cannot be drawn is closed.
 
     >>> fig = finish(figure()[0])
     """
@@ -89,6 +97,7 @@ def finish(
 
 # %% ../../nbs/core/08_show.ipynb #fed2a763
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0" # letters and signs that are drawn as nothing
+_UNSEEN = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp", "Zs")
 
 def visible(
     text: str # anything, lone surrogates included
@@ -101,7 +110,7 @@ def visible(
     def show(c):
         if c == "\n": return "⏎"
         if c == "\t": return "⇥"
-        unseen = unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp", "Zs") and c != " "
+        unseen = unicodedata.category(c) in _UNSEEN and c != " "
         return f"⟨{ord(c):04X}⟩" if unseen or c in _BLANK else c
     shown = "".join(map(show, text))
     return ("◌" + shown if shown and unicodedata.combining(shown[0]) else shown) or "∅"
@@ -153,14 +162,16 @@ class TokenStrip:
         parts = [f"{visible(t)}[{number(v, 3)}]" for t, v in zip(self.tokens, self.values)]
         text = " ".join(f"»{p}«" if i in self.marked else p for i, p in enumerate(parts))
         head = f"{visible(self.title)}\n" if self.title else ""
-        return f"{head}{text}\n({visible(self.label)}: {number(self.low, 3)} to {number(self.high, 3)})"
+        ends = f"{number(self.low, 3)} to {number(self.high, 3)}"
+        return f"{head}{text}\n({visible(self.label)}: {ends})"
 
 # %% ../../nbs/core/08_show.ipynb #0d26241f
 _NO_VALUE = ("background:repeating-linear-gradient(45deg,rgba(128,128,128,.38) 0 3px,"
              "rgba(128,128,128,.16) 3px 6px)")
-_TEXT = ("font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;font-size:.95em;"
-         "line-height:1.95;white-space:pre-wrap;overflow-wrap:anywhere")
-_BAR = ("display:inline-block;width:9em;height:.8em;border-radius:.2em;border:1px solid rgba(128,128,128,.4);"
+_TEXT = ("font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;"
+         "font-size:.95em;line-height:1.95;white-space:pre-wrap;overflow-wrap:anywhere")
+_BAR = ("display:inline-block;width:9em;height:.8em;border-radius:.2em;"
+        "border:1px solid rgba(128,128,128,.4);"
         f"background:linear-gradient(to right,rgba({_HUE},.05),rgba({_HUE},.74))")
 _CHIP = "display:inline-block;width:.9em;height:.8em;border-radius:.2em;margin-left:1.2em;"
 
@@ -188,6 +199,7 @@ def _legend(self: TokenStrip) -> str:
         text += f'<span style="{_CHIP}{_NO_VALUE}"></span><span>no value</span>'
     return text
 
+# %% ../../nbs/core/08_show.ipynb #84cde8ed
 @patch
 def _repr_html_(self: TokenStrip) -> str:
     title = html.escape(visible(self.title)) if self.title else ""
@@ -217,8 +229,10 @@ def token_strip(
     """
     tokens, values = list(tokens), np.asarray(_numbers(values), dtype=float)
     if values.shape != (len(tokens),):
-        raise ValueError(f"{len(tokens)} tokens need as many values; these have shape {values.shape}")
-    if bad := [t for t in tokens if not isinstance(t, str)]: raise ValueError(f"tokens must be strings, not {bad[0]!r}")
+        raise ValueError(f"{len(tokens)} tokens need as many values; "
+                         f"these have shape {values.shape}")
+    if bad := [t for t in tokens if not isinstance(t, str)]:
+        raise ValueError(f"tokens must be strings, not {bad[0]!r}")
     marked = _positions(marker, len(tokens))
     finite = values[np.isfinite(values)]
     low = float(low if low is not None else finite.min() if len(finite) else np.nan)
@@ -226,14 +240,18 @@ def token_strip(
     if low > high: raise ValueError(f"low ({low}) is above high ({high})")
     return TokenStrip(tokens, values.tolist(), marked, label, low, high, title)
 
+# %% ../../nbs/core/08_show.ipynb #a7b7d16b
 def _positions(marker, count):
     "The positions that a marker means, as a set."
     if hasattr(marker, "detach"): marker = marker.detach().cpu().numpy()
-    found = np.atleast_1d([] if marker is None else np.asarray(list(marker) if isinstance(marker, (set, range)) else marker))
+    if isinstance(marker, (set, range)): marker = list(marker)
+    found = np.atleast_1d([] if marker is None else np.asarray(marker))
     if found.dtype == bool:
-        if found.shape != (count,): raise ValueError(f"marker has {len(found)} booleans for {count} tokens")
+        if found.shape != (count,):
+            raise ValueError(f"marker has {len(found)} booleans for {count} tokens")
         found = np.flatnonzero(found)
-    if out := [m for m in found if not 0 <= m < count]: raise ValueError(f"marker {out[0]} is outside of the {count} tokens")
+    if out := [m for m in found if not 0 <= m < count]:
+        raise ValueError(f"marker {out[0]} is outside of the {count} tokens")
     return {int(m) for m in found}
 
 def _numbers(values):
@@ -248,8 +266,10 @@ def _markdown(text):
 
 def _width(text):
     "Columns of a terminal that a text takes."
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+    return sum(1 + (unicodedata.east_asian_width(c) in "WF")
+               for c in text if not unicodedata.combining(c))
 
+# %% ../../nbs/core/08_show.ipynb #aedbc0b8
 class Table:
     """Rows of results with a caption; made by `table`. ValueError without rows.
 
@@ -269,24 +289,26 @@ class Table:
         columns = list(dict.fromkeys(k for r in rows for k in r))
         self.columns = [visible(str(c)) for c in columns]
         self.cells = [[number(r.get(c, ""), digits) for c in columns] for r in rows]
-        self.right = [all(r.get(c) is None or isinstance(r[c], (int, float, np.number)) for r in rows) for c in columns]
-        self.caption, self.note = (visible(" ".join(t.split())) if t else "" for t in (caption, note))
+        def numeric(x): return x is None or isinstance(x, (int, float, np.number))
+        self.right = [all(numeric(r.get(c)) for r in rows) for c in columns]
+        self.caption, self.note = (visible(" ".join(t.split())) if t else ""
+                                   for t in (caption, note))
 
     def __repr__(self):
         widths = [max(map(_width, column)) for column in zip(self.columns, *self.cells)]
         def line(cells):
             pads = [" "*(w - _width(c)) for c, w in zip(cells, widths)]
-            return "  ".join(p + c if r else c + p for c, p, r in zip(cells, pads, self.right)).rstrip()
-        rule = "  ".join("─"*w for w in widths)
-        body = [line(self.columns), rule, *map(line, self.cells)]
-        return "\n".join([*[self.caption]*bool(self.caption), *body, *[self.note]*bool(self.note)])
+            line = zip(cells, pads, self.right)
+            return "  ".join(p + c if r else c + p for c, p, r in line).rstrip()
+        body = [line(self.columns), "  ".join("─"*w for w in widths), *map(line, self.cells)]
+        return "\n".join(t for t in (self.caption, *body, self.note) if t)
 
     def _repr_markdown_(self):
         def line(cells): return "| " + " | ".join(cells) + " |"
-        head = [f"**{_markdown(self.caption)}**", ""] if self.caption else []
-        tail = ["", _markdown(self.note)] if self.note else []
-        body = [line(map(_markdown, self.columns)), line("---:" if r else "---" for r in self.right),
-                *[line(map(_markdown, c)) for c in self.cells]]
+        head = [f"**{_markdown(self.caption)}**", ""]*bool(self.caption)
+        tail = ["", _markdown(self.note)]*bool(self.note)
+        body = [line(map(_markdown, c)) for c in (self.columns, *self.cells)]
+        body.insert(1, line("---:" if r else "---" for r in self.right))
         return "\n".join([*head, *body, *tail])
 
 # %% ../../nbs/core/08_show.ipynb #1bde4b92
@@ -295,6 +317,7 @@ _TABLE = ("border-collapse:collapse;margin:0;font-size:.92em;font-variant-numeri
 _HEAD = "font-weight:600;border-bottom:1.5px solid rgba(128,128,128,.8);vertical-align:bottom"
 _CELL = "border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top"
 _CAPTION = "caption-side:top;text-align:left;font-weight:600;padding:.2em .8em .5em;color:inherit"
+_NOTE = "font-size:.85em;opacity:.85;padding:.4em .8em;max-width:60em"
 
 @patch
 def _repr_html_(self: Table) -> str:
@@ -302,15 +325,17 @@ def _repr_html_(self: Table) -> str:
     short = ["white-space:nowrap;" if n <= 24 else "min-width:14em;" for n in longest]
     def cells(tag, texts, css):
         sides = ["right" if r else "left" for r in self.right]
-        return "".join(f'<{tag} style="text-align:{side};padding:.3em .8em;{s}{css}">{html.escape(t)}</{tag}>'
-                       for t, side, s in zip(texts, sides, short))
+        styles = [f"text-align:{side};padding:.3em .8em;{s}{css}" for side, s in zip(sides, short)]
+        return "".join(f'<{tag} style="{style}">{html.escape(t)}</{tag}>'
+                       for t, style in zip(texts, styles))
     def row(inside): return f'<tr style="background:transparent">{inside}</tr>'
     body = "".join(row(cells("td", c, _CELL)) for c in self.cells)
     caption, note = html.escape(self.caption), html.escape(self.note)
     if caption: caption = f'<caption style="{_CAPTION}">{caption}</caption>'
-    if note: note = f'<div style="font-size:.85em;opacity:.85;padding:.4em .8em;max-width:60em">{note}</div>'
-    return (f'<div class="{_STATIC}" style="overflow-x:auto;margin:.6em 0"><table style="{_TABLE}">{caption}'
-            f'<thead>{row(cells("th", self.columns, _HEAD))}</thead><tbody>{body}</tbody></table>{note}</div>')
+    if note: note = f'<div style="{_NOTE}">{note}</div>'
+    head = row(cells("th", self.columns, _HEAD))
+    return (f'<div class="{_STATIC}" style="overflow-x:auto;margin:.6em 0"><table style="{_TABLE}">'
+            f'{caption}<thead>{head}</thead><tbody>{body}</tbody></table>{note}</div>')
 
 # %% ../../nbs/core/08_show.ipynb #aeb69199
 def table(
@@ -356,26 +381,29 @@ class PaperTable(Table):
         rows: list[dict], # with all entries that `against_paper` knows
         note: str = ""    # below the table
     ):
-        def interval(r): return f"{number(r['low'], 3)} – {number(r['high'], 3)}" if r["low"] is not None else ""
+        def interval(r):
+            return f"{number(r['low'], 3)} – {number(r['high'], 3)}" if r["low"] is not None else ""
         def peer(r):
             name = f" ({r['peer_name']})" if r["peer_name"] else ""
             return "" if r["peer"] is None else number(r["peer"]) + name
         full = [{"quantity": r["quantity"], "paper": number(r["paper"]), "ours": number(r["ours"]),
-                 "interval": interval(r), "peer": peer(r), "seeds": number(r["seeds"]), "n": number(r["n"]),
-                 "what differs": r["differs"]} for r in rows]
+                 "interval": interval(r), "peer": peer(r), "seeds": number(r["seeds"]),
+                 "n": number(r["n"]), "what differs": r["differs"]} for r in rows]
         always = ("quantity", "paper", "ours")
-        used = [c for c in (full or [{}])[0] if c in always or any(r[c] not in ("", "–") for r in full)]
+        def filled(c): return any(r[c] not in ("", "–") for r in full)
+        used = [c for c in (full or [{}])[0] if c in always or filled(c)]
         super().__init__([{c: r[c] for c in used} for r in full], note=note)
         self.right = [c in ("paper", "ours", "seeds", "n") for c in used]
         self.rows = rows
 
 # %% ../../nbs/core/08_show.ipynb #ebb52136
 def against_paper(
-    rows: list[dict],         # each with quantity, paper, ours; perhaps low, high, peer, peer_name, seeds, n, differs
+    rows: list[dict], # quantity, paper, ours; perhaps low, high, peer, peer_name, seeds, n, differs
     study: str | None = None, # such as "multidraft/optimal", to keep the table
     note: str = ""            # a line below the table
 ) -> PaperTable: # shows itself
-    """A table of the paper's numbers and ours. ValueError if a row lacks a number or has an unknown entry.
+    """A table of the paper's numbers and ours. ValueError if a row lacks a number or has an unknown
+    entry.
 
     >>> against_paper([dict(quantity="P*", paper=.621, ours=.621)]).columns
     ['quantity', 'paper', 'ours']
@@ -383,7 +411,8 @@ def against_paper(
     rows = [_paper_row(r, f"rows[{i}]") for i, r in enumerate(rows)]
     made = PaperTable(rows, note)
     if study is not None:
-        record = dict(study=study, scale=current_scale(), rows=rows, note=note, provenance=provenance())
+        record = dict(study=study, scale=current_scale(), rows=rows, note=note,
+                      provenance=provenance())
         file = runs_dir()/"tables"/f"{study.replace('/', '-')}.json"
         atomic_write(file, json.dumps(record, indent=1) + "\n")
     return made
@@ -392,7 +421,8 @@ def _paper_row(row, where):
     "A row with all entries, checked."
     row = plain(dict(row), where)
     if unknown := row.keys() - _ROW.keys():
-        raise ValueError(f"{where} has the unknown entry {min(unknown)!r}; known are {', '.join(_ROW)}")
+        raise ValueError(f"{where} has the unknown entry {min(unknown)!r}; "
+                         f"known are {', '.join(_ROW)}")
     if missing := [k for k in ("quantity", "ours") if row.get(k) is None]:
         raise ValueError(f"{where} has no {missing[0]}")
     if (row.get("low") is None) != (row.get("high") is None):

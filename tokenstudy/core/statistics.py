@@ -16,14 +16,15 @@ from numpy.typing import ArrayLike
 def _check(tables, level, resamples):
     for x in tables:
         if not x.size:
-            raise ValueError(f"values must be a non-empty sequence of numbers; their shape is {x.shape}")
+            raise ValueError(f"values must be a non-empty sequence of numbers, not {x.shape}")
         if not np.isfinite(x).all():
             at = [int(i) for i in np.argwhere(~np.isfinite(x))[0]]
             raise ValueError(f"values{at} is not finite")
     if not 0 < level < 1: raise ValueError(f"level must lie between 0 and 1, not {level}")
     if resamples < 1: raise ValueError(f"resamples = {resamples}: it must be at least 1")
 
-def _middle(means, level): return (float(x) for x in np.quantile(means, [(1 - level)/2, (1 + level)/2]))
+def _middle(means, level):
+    return (float(x) for x in np.quantile(means, [(1 - level)/2, (1 + level)/2]))
 
 def bootstrap_interval(
     values: ArrayLike,   # N finite numbers
@@ -32,7 +33,8 @@ def bootstrap_interval(
     resamples: int = 2000, # how often the values are drawn anew
     seed: int = 0        # of the draws
 ) -> tuple[float, float, float]: # mean, low, high
-    """The mean of `values` with a percentile bootstrap interval. ValueError for values that are no numbers.
+    """The mean of `values` with a percentile bootstrap interval. ValueError for values that are no
+    numbers.
 
     >>> mean, low, high = bootstrap_interval([0, 1, 1, 1])
     >>> mean, low, high
@@ -40,11 +42,11 @@ def bootstrap_interval(
     """
     x = np.asarray(values, dtype=float)
     if x.ndim != 1:
-        raise ValueError(f"values must be a non-empty sequence of numbers; their shape is {x.shape}")
+        raise ValueError(f"values must be a non-empty sequence of numbers, not {x.shape}")
     _check([x], level, resamples)
     rng, block = np.random.default_rng(seed), max(1, 2**22//len(x))
-    means = np.concatenate([x[rng.integers(len(x), size=(min(block, resamples - i), len(x)))].mean(1)
-                            for i in range(0, resamples, block)])
+    counts = [min(block, resamples - i) for i in range(0, resamples, block)]
+    means = np.concatenate([x[rng.integers(len(x), size=(n, len(x)))].mean(1) for n in counts])
     return float(x.mean()), *_middle(means, level)
 
 # %% ../../nbs/core/07_statistics.ipynb #461f8422
@@ -56,8 +58,8 @@ def two_way_interval(
     resamples: int = 2000, # how often seeds and questions are drawn anew
     seed: int = 0       # of the draws
 ) -> tuple[float, float, float]: # mean, low, high
-    """The mean, or the difference of means, with a percentile bootstrap interval over seeds and questions.
-    ValueError for tables that do not fit.
+    """The mean, or the difference of means, with a percentile bootstrap interval over seeds and
+    questions. ValueError for tables that do not fit.
 
     >>> two_way_interval([[1, 0], [1, 0]], [[1, 0]])
     (0.0, 0.0, 0.0)
@@ -67,7 +69,7 @@ def two_way_interval(
         raise ValueError("values must be seeds × questions, with the same questions in both tables")
     _check(tables, level, resamples)
     rng, n = np.random.default_rng(seed), tables[0].shape[1]
-    def mean(rows): return float(np.subtract(*rows).mean()) if len(rows) == 2 else float(rows[0].mean())
+    def mean(rows): return float((rows[0] - rows[1] if len(rows) == 2 else rows[0]).mean())
     means = []
     for _ in range(resamples):
         columns = rng.integers(n, size=n)
@@ -82,19 +84,22 @@ def crossed_interval(
     resamples: int = 2000, # how often every factor is drawn anew
     seed: int = 0       # of the draws
 ) -> tuple[float, float, float]: # mean, low, high
-    """The mean of a table with a percentile bootstrap interval over all of its factors (arXiv 1106.2125).
-    ValueError for values that are no numbers.
+    """The mean of a table with a percentile bootstrap interval over all of its factors (arXiv
+    1106.2125). ValueError for values that are no numbers.
 
     >>> crossed_interval([[[1., 1.], [1., 1.]]])
     (1.0, 1.0, 1.0)
     """
     x = np.asarray(values, dtype=float)
-    if not x.ndim: raise ValueError("values must be a table with an axis for each factor, not one number")
+    if not x.ndim:
+        raise ValueError("values must be a table with an axis for each factor, not one number")
     _check([x], level, resamples)
     rng = np.random.default_rng(seed)
     def draw(): # how often each level of each factor is drawn, instead of the drawn table
         out = x
-        for n in x.shape: out = np.tensordot(np.bincount(rng.integers(n, size=n), minlength=n)/n, out, 1)
+        for n in x.shape:
+            counts = np.bincount(rng.integers(n, size=n), minlength=n)
+            out = np.tensordot(counts/n, out, 1)
         return out
     means = [float(draw()) for _ in range(resamples)]
     return float(x.mean()), *_middle(means, level)
@@ -109,13 +114,15 @@ def paired_interval(
     resamples: int = 2000, # how often clusters are drawn anew
     seed: int = 0       # of the draws
 ) -> tuple[float, float, float, int]: # mean of second minus first, low, high, number of clusters
-    """The difference of two settings on the same units, with an interval over clusters of units. ValueError if
-    they share none.
+    """The difference of two settings on the same units, with an interval over clusters of units.
+    ValueError if they share none.
 
-    >>> paired_interval({("a", 0): 1., ("a", 1): 3., ("b", 0): 5.}, {("a", 0): 2., ("a", 1): 4.}, lambda unit: unit[0])
+    >>> one, two = {("a", 0): 1., ("a", 1): 3., ("b", 0): 5.}, {("a", 0): 2., ("a", 1): 4.}
+    >>> paired_interval(one, two, lambda unit: unit[0])
     (1.0, 1.0, 1.0, 1)
     """
-    shared, gaps = sorted(first.keys() & second.keys()), {}
+    shared = sorted(first.keys() & second.keys()) # type: ignore[type-var]
+    gaps: dict[Hashable, list[float]] = {}
     if not shared: raise ValueError("first and second have no unit in common")
     for unit in shared: gaps.setdefault(cluster(unit), []).append(second[unit] - first[unit])
     means = [np.mean(g) for g in gaps.values()]
@@ -127,8 +134,8 @@ def equivalence(
     bound: float,       # δ > 0, the least difference that would matter
     level: float = .95, # 1 - the chance of claiming equivalence when there is a difference of δ
 ) -> dict: # mean, low, high, bound, p, equivalent
-    """Two one-sided t tests of a mean difference: `p` against "at least δ away from 0", and the interval of level
-    2·`level` - 1, which lies inside of ±δ exactly if p < 1 - `level`.
+    """Two one-sided t tests of a mean difference: `p` against "at least δ away from 0", and the
+    interval of level 2·`level` - 1, which lies inside of ±δ exactly if p < 1 - `level`.
 
     >>> equivalence([.01, -.02, .00, .01, -.01], .1)["equivalent"]
     True
@@ -144,7 +151,8 @@ def equivalence(
     near = bound - abs(mean)
     p = float(t.sf(near/error, len(x) - 1)) if error else float(near <= 0)
     half = float(t.ppf(level, len(x) - 1))*error
-    return dict(mean=mean, low=mean - half, high=mean + half, bound=float(bound), p=p, equivalent=p < 1 - level)
+    return dict(mean=mean, low=mean - half, high=mean + half, bound=float(bound), p=p,
+                equivalent=p < 1 - level)
 
 # %% ../../nbs/core/07_statistics.ipynb #ed86b0c8
 def wilson(
@@ -159,13 +167,15 @@ def wilson(
     """
     from scipy.special import ndtri
     correct, n = np.broadcast_arrays(np.asarray(correct, float), np.asarray(n, float))
-    if (correct < 0).any() or (correct > n).any(): raise ValueError("correct must lie between 0 and n")
+    if (correct < 0).any() or (correct > n).any():
+        raise ValueError("correct must lie between 0 and n")
     if not 0 < level < 1: raise ValueError(f"level = {level}: it must lie between 0 and 1")
     z, m = ndtri((1 + level) / 2), np.maximum(n, 1)
     p = correct / m
     middle, half = p + z**2 / (2 * m), z * np.sqrt(p * (1 - p) / m + z**2 / (4 * m**2))
     low, high = (np.clip((middle + sign * half) / (1 + z**2 / m), 0, 1) for sign in (-1, 1))
-    return np.where((n == 0) | (correct == 0), 0., low), np.where((n == 0) | (correct == n), 1., high)
+    none, all_ = (n == 0) | (correct == 0), (n == 0) | (correct == n)
+    return np.where(none, 0., low), np.where(all_, 1., high)
 
 # %% ../../nbs/core/07_statistics.ipynb #528d96df
 def pass_at_k(
@@ -173,12 +183,13 @@ def pass_at_k(
     correct: int, # how many of them are correct
     k: int        # 1 ≤ k ≤ n
 ) -> float: # in [0, 1]
-    """The unbiased estimate of the chance that at least one of k samples is correct (arXiv 2107.03374).
-    ValueError for counts that do not fit.
+    """The unbiased estimate of the chance that at least one of k samples is correct (arXiv
+    2107.03374). ValueError for counts that do not fit.
 
     >>> round(pass_at_k(10, 3, 2), 4)
     0.5333
     """
-    if not 0 <= correct <= n: raise ValueError(f"correct = {correct}: it must lie between 0 and n = {n}")
+    if not 0 <= correct <= n:
+        raise ValueError(f"correct = {correct}: it must lie between 0 and n = {n}")
     if not 1 <= k <= n: raise ValueError(f"k = {k}: it must lie between 1 and n = {n}")
     return 1 - math.comb(n - correct, k) / math.comb(n, k)

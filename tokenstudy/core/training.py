@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,9 +59,9 @@ def cosine(
 
 # %% ../../nbs/core/06_training.ipynb #0ec392fe
 def state_of(
-    thing: object, # tensor, random generator, whatever has a state_dict; a dict or list of such
+    thing: Any, # tensor, random generator, whatever has a state_dict; a dict or list of such
     where: str = "keep" # how to call it in errors
-) -> object: # what `save_checkpoint` takes
+) -> Any: # what `save_checkpoint` takes
     """The state of a thing that a checkpoint keeps. ValueError for a thing without one.
 
     >>> state_of(dict(average=torch.zeros(1), log=[]))
@@ -80,9 +81,10 @@ def state_of(
 
 _HELD = (torch.Tensor, torch.Generator, np.random.Generator, random.Random)
 
+# %% ../../nbs/core/06_training.ipynb #544e6459
 def restore_state(
-    thing: object, # as it was given to `state_of`; changed in place
-    state: object  # what that returned
+    thing: Any, # as it was given to `state_of`; changed in place
+    state: Any  # what that returned
 ) -> None:
     """Set the state of a thing. A dict or list without such things in it gets the content that was
     saved. `CheckpointError` for a tensor of another shape.
@@ -94,8 +96,9 @@ def restore_state(
     """
     if isinstance(thing, torch.Tensor):
         if thing.shape != state.shape:
-            raise CheckpointError(f"the checkpoint holds a tensor of shape {tuple(state.shape)} where "
-                                  f"this training has {tuple(thing.shape)}")
+            there, here = tuple(state.shape), tuple(thing.shape)
+            raise CheckpointError(f"the checkpoint holds a tensor of shape {there} where this "
+                                  f"training has {here}")
         with torch.no_grad(): thing.copy_(state)
     elif hasattr(thing, "load_state_dict"): thing.load_state_dict(state)
     elif isinstance(thing, torch.Generator): thing.set_state(state)
@@ -118,6 +121,7 @@ def _holds(thing):
     if isinstance(thing, _HELD) or hasattr(thing, "load_state_dict"): return True
     return isinstance(thing, (dict, list))
 
+# %% ../../nbs/core/06_training.ipynb #ca807946
 def torch_generators() -> list[torch.Generator]: # the CPU's first
     """The generators that torch itself draws from, on the CPU and on every GPU in use.
 
@@ -170,9 +174,10 @@ class Training:
         if num_steps < 0: raise ValueError(f"num_steps = {num_steps}: it must be at least 0")
         if isinstance(lr, (int, float)): _check_rate(lr, 0)
         if optimizer is None:
-            if lr is None: raise ValueError("lr: give a number, a function of the step, or an optimizer")
+            if lr is None:
+                raise ValueError("lr: give a number, a function of the step, or an optimizer")
             if isinstance(lr, LRScheduler):
-                raise ValueError("lr: a scheduler of torch belongs to an optimizer; give that one too")
+                raise ValueError("lr: a scheduler of torch belongs to an optimizer; give that too")
             optimizer = torch.optim.AdamW(self.parameters, lr if isinstance(lr, float) else 1e-3)
         self.loss_of, self.num_steps, self.lr, self.optimizer = loss, num_steps, lr, optimizer
         self.clip, self.clip_with = clip, clip_with or torch.nn.utils.clip_grad_norm_
@@ -184,19 +189,20 @@ class Training:
         self.generators = generators
         self.save_every, self.save_steps, self.save_last = save_every, save_steps, save_last
         self.writes, self.desc, self.progress = writes, desc, progress
-        self.done, self.loss, self.saved = 0, None, time.monotonic()
+        self.done, self.loss, self.saved = 0, float("nan"), time.monotonic()
         if self.folder is not None and resume: self.restore()
 
+# %% ../../nbs/core/06_training.ipynb #cbf29996
 def _scaled(scaler): return lambda loss: scaler.scale(loss).backward()
 
 def _check_rate(rate, step):
     if not (math.isfinite(rate) and rate >= 0):
-        raise ValueError(f"lr is {rate} at step {step + 1}; it must be a finite number of at least 0")
+        raise ValueError(f"lr is {rate} at step {step + 1}; it must be finite and at least 0")
 
 # %% ../../nbs/core/06_training.ipynb #187fb8e6
 @patch
 def step(self: Training) -> float: # the loss
-    "One step of the optimiser. `TrainingError` before it if the loss or the gradient is not finite."
+    "One step of the optimiser; `TrainingError` if the loss or the gradient is not finite."
     if callable(self.lr) or isinstance(self.lr, (int, float)):
         rate = self.lr(self.done) if callable(self.lr) else self.lr
         _check_rate(rate, self.done)
@@ -234,6 +240,7 @@ def _gradients(self: Training) -> float:
         raise ValueError("loss: no parameter got a gradient; the loss does not depend on them")
     return float(total)
 
+# %% ../../nbs/core/06_training.ipynb #91385f9e
 @patch
 def _stop(self: Training, why: str):
     rate = self.optimizer.param_groups[0]["lr"]
@@ -265,29 +272,31 @@ def check_parameters(self: Training) -> None:
     "`TrainingError` if a parameter is not finite."
     for i, p in enumerate(self.parameters):
         if not torch.isfinite(p.detach()).all():
-            self._stop(f"parameter {i} of shape {tuple(p.shape)} is not finite after step {self.done}")
+            shape = tuple(p.shape)
+            self._stop(f"parameter {i} of shape {shape} is not finite after step {self.done}")
 
 @patch
 def save(self: Training) -> None:
-    "Write a checkpoint, if the parameters are finite (else `TrainingError`, and the old one stays)."
+    "Write a checkpoint; `TrainingError` if a parameter is not finite, and the old one stays."
     self.check_parameters()
-    if self.writes:
+    if self.writes and self.folder is not None:
         state = state_of(self._held()) | dict(step=self.done, loss=self.loss)
         identity = self.identity | dict(rates=self._rates(self.done))
         save_checkpoint(self.folder, state, identity=identity)
     self.saved = time.monotonic()
 
+# %% ../../nbs/core/06_training.ipynb #c88735bf
 @patch
 def restore(self: Training) -> int: # steps done
     "Go on from the checkpoint, if there is one. Raises as `load_checkpoint` does."
-    found = load_checkpoint(self.folder)
+    found = load_checkpoint(self.folder) if self.folder is not None else None
     if found is None: return 0
     done = found.state["step"]
     check = self.identity | dict(rates=self._rates(done))
     check_identity(found.identity, check, f"the checkpoint {self.folder}")
     if done > self.num_steps:
-        raise CheckpointError(f"the checkpoint {self.folder} has done {done} steps, and this training "
-                              f"has {self.num_steps}; delete it, or start with resume=False")
+        raise CheckpointError(f"the checkpoint {self.folder} has done {done} steps, and this "
+                              f"training has {self.num_steps}; use resume=False")
     for name, thing in self._held().items(): restore_state(thing, found.state[name])
     self.done, self.loss = done, found.state["loss"]
     return done
@@ -318,12 +327,13 @@ def _due(self: Training) -> bool:
     if self.save_steps and self.done % self.save_steps == 0: return True
     return self.save_every is not None and time.monotonic() - self.saved > self.save_every
 
+# %% ../../nbs/core/06_training.ipynb #8a605712
 def train(
-    parameters: torch.nn.Module | Iterable, # in the order in which gradients are bounded; or the model
+    parameters: torch.nn.Module | Iterable, # of the model (in the order of `clip`), or the model
     loss: Callable, # step -> a scalar, or several one by one, or a float if the gradients are set
     num_steps: int, # of the optimiser
     *,
-    lr: float | Callable | LRScheduler | None = None, # or a function of the step; None: the optimiser's
+    lr: float | Callable | LRScheduler | None = None, # or a function of the step
     optimizer: torch.optim.Optimizer | None = None, # AdamW over the parameters if None
     clip: float | None = None, # greatest norm of the gradient
     clip_with: Callable | None = None, # (parameters, clip) -> norm; torch's if None
@@ -343,9 +353,9 @@ def train(
     desc: str = "training", # of the bar and of errors
     progress: bool = True   # show a bar
 ) -> Training: # done, with the loss of its last step
-    """Train to the last step. The same bits with and without a restart, if `loss` depends on nothing but
-    the step and what is kept. `TrainingError` if the loss, the gradient or a parameter is not finite,
-    ValueError for settings, `CheckpointError` for a checkpoint of another training,
+    """Train to the last step. The same bits with and without a restart, if `loss` depends on
+    nothing but the step and what is kept. `TrainingError` if the loss, the gradient or a parameter
+    is not finite, ValueError for settings, `CheckpointError` for a checkpoint of another training,
     `CorruptFileError` for a damaged one.
 
     >>> x = torch.nn.Parameter(torch.tensor(4.))
