@@ -285,7 +285,7 @@ def modules_behind(
 ) -> list[str]: # sorted; what they reach in turn is left out
     """The modules of ours that a function names, for `code_fingerprint`.
 
-    >>> modules_behind(modules_behind), modules_behind(lambda: 1)
+    >>> modules_behind(modules_behind), modules_behind(len)
     (['tokenstudy.core.identity'], [])
     """
     lines = (line.split()[0] for line in _code_lines(fn, set()))

@@ -76,9 +76,10 @@ class _Connections:
     @contextlib.contextmanager
     def _told(self, what):
         try: yield
-        except (sqlite3.DatabaseError, OSError) as e:
+        except (sqlite3.DatabaseError, OSError, UnicodeDecodeError) as e:
             kind = getattr(e, "sqlite_errorname", "")
-            if kind.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")):
+            damage = "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_ERROR"   # no such table
+            if kind.startswith(damage) or isinstance(e, UnicodeDecodeError):
                 raise self._damaged(e) from e
             why = getattr(e, "strerror", None) or e
             raise TokenStudyError(f"cannot {what} {self.name} ({why}): make room on the disk, make its "
