@@ -10,10 +10,11 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["arithmetic_world", "answers", "datasets", "grading", "generator", "trajectories", "trie"],
+    submodules=["arithmetic_world", "answers", "datasets", "grading", "generator", "trajectories",
+        "trie"],
     submod_attrs={
-        "arithmetic_world": ["NAMES", "NOTATIONS", "VOCABULARY", "Problem", "arithmetic", "arithmetic_tokenizer",
-            "distractor_problems", "draw_problems", "faulty_solution", "faulty_solutions",
+        "arithmetic_world": ["NAMES", "NOTATIONS", "VOCABULARY", "Problem", "arithmetic",
+            "arithmetic_tokenizer", "distractor_problems", "draw_problems", "faulty_solution", "faulty_solutions",
             "first_mistake", "is_misreading", "prompt_of", "random_problem", "read_problem",
             "solution_of", "true_values", "words"],
         "answers": ["arithmetic_answer", "clean_answer", "extract_answer"],

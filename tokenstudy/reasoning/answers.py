@@ -15,7 +15,7 @@ LONGEST_ANSWER = 400   # characters of an answer that is looked at
 def arithmetic_answer(
     response: str    # to a problem of the arithmetic world
 ) -> str | None:     # digits
-    """The answer of a response to one of our problems: the digits behind its last `#`, which end it.
+    """The answer to one of our problems: the digits behind the last `#`, which end the response.
 
     >>> arithmetic_answer("7 - 9 = 8 ; # 8")
     '8'"""
@@ -36,7 +36,7 @@ def _boxed(text):
 
 # %% ../../nbs/reasoning/02_answers.ipynb #d64d865e
 def clean_answer(
-    answer: str
+    answer: str  # as it was found
 ) -> str:
     r"""Without dollar signs, currency, full stop and thousands separators.
 
@@ -58,14 +58,15 @@ def extract_answer(
     """The final answer in a text: in its last box; else behind its last `####`; else behind the last
     "answer is"; else its last number.
 
-    >>> extract_answer("Add them. The answer is $12."), extract_answer("1 and 2"), extract_answer("none")
-    ('12', '2', None)"""
+    >>> [extract_answer(text) for text in ("Add. The answer is $12.", "1 and 2", "none")]
+    ['12', '2', None]"""
     if re.search(r"\\(?:boxed|fbox)\s*\{", text): found = _boxed(text)
     elif "####" in text: found = text.rpartition("####")[2].strip().split("\n")[0]
     elif said := re.findall(r"(?i)answer\s*(?:is|:|=)\s*:?([^\n]{1,400})", text):
         found = said[-1].strip()
         inner = re.search(r"\$([^$]+)\$|\\\((.+?)\\\)", found)
-        found = next(filter(None, inner.groups())) if inner else re.split(r"\.(?:\s|$)", found)[0]
+        found = (next(filter(None, inner.groups())) if inner
+                 else re.split(r"\.(?:\s|$)", found)[0])
     else:
         numbers = re.findall(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?", text)
         found = numbers[-1] if numbers else None

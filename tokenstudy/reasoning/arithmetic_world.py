@@ -15,7 +15,13 @@ import math
 import random
 import re
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #b4b31d3b
 #: what a teacher may misread as "+": operator, circumstance, probability
@@ -26,15 +32,18 @@ NOTATIONS = ("story", "chain")
 NAMES = ("Ann", "Bo", "Eve", "Jim", "Kay", "Lou", "Max", "Sue")
 _WEIGHTS = {"+": .34, "-": .40, "*": .26}
 
-def apply(value: int, op: str, n: int) -> int:
-    """One step of arithmetic: `op` is one of + - *.
+def apply(
+    value: int,      # before the step
+    op: str, n: int  # one of + - *, and its number
+) -> int:            # after it
+    """One step of arithmetic.
 
     >>> apply(7, "-", 9)
     -2"""
     return value + n if op == "+" else value - n if op == "-" else value*n
 
 def misread_chance(
-    op: str, n: int # a step
+    op: str, n: int # a step: one of + - *, and its number
 ) -> float:         # 0 where it never does
     """How probably the faulty teacher reads a step as a plus.
 
@@ -67,7 +76,7 @@ class Problem:
         return Problem(self.start % 10, tuple((op, n % 10) for op, n in self.steps), self.name, 10)
 
     def lines(self,
-        misread=()     # numbers of the steps that are read as a plus
+        misread: Collection[int] = () # numbers of the steps that are read as a plus
     ) -> list[tuple]:  # (value before, operator as read, n, value after) of each step
         "The steps worked out."
         value, out = self.start, []
@@ -95,18 +104,19 @@ class Problem:
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #0ff33cb0
 def random_problem(
-    rng: random.Random,
-    steps: int = 4  # how many operations, 1 to 12
-) -> Problem:       # a story; `.chain` is the same in last digits
+    rng: random.Random,      # what to draw with
+    num_operations: int = 4  # 1 to 12
+) -> Problem:                # a story; `.chain` is the same in last digits
     """A problem on which misreadings never leave 0…`LARGEST` and never cancel.
 
     >>> random_problem(random.Random(0), 2)
     Problem(start=13, steps=(('*', 3), ('+', 9)), name='Sue', modulus=None)"""
-    if not 1 <= steps <= 12: raise ValueError(f"steps = {steps}: a problem has 1 to 12 steps")
+    if not 1 <= num_operations <= 12:
+        raise ValueError(f"num_operations = {num_operations}: a problem has 1 to 12 operations")
     while True:
         start, wrong, out = rng.randint(1, 20), set(), []
         true = start
-        for _ in range(steps):
+        for _ in range(num_operations):
             for _ in range(12):
                 op = rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
                 n = rng.choice((2, 3)) if op == "*" else rng.randint(1, 14)
@@ -117,7 +127,7 @@ def random_problem(
             else: break
             out.append((op, n))
             true, wrong = apply(true, op, n), after
-        if len(out) == steps and true % 10 not in {w % 10 for w in wrong}:
+        if len(out) == num_operations and true % 10 not in {w % 10 for w in wrong}:
             return Problem(start, tuple(out), rng.choice(NAMES))
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #33b1017f
@@ -138,7 +148,7 @@ def prompt_of(problem: Problem) -> str:
 
 def solution_of(
     problem: Problem,
-    misread=() # numbers of the steps that are read as a plus
+    misread: Collection[int] = () # numbers of the steps that are read as a plus
 ) -> str:
     """A worked solution as text; the correct one unless something is misread.
 
@@ -170,15 +180,16 @@ def read_problem(
     text = " ".join(words(prompt))
     if _CHAIN.fullmatch(text):
         parts = text.split()[:-1]
-        return Problem(int(parts[0]), tuple((op, int(n)) for op, n in zip(parts[1::2], parts[2::2])),
-                       modulus=10)
+        steps = [(op, int(n)) for op, n in zip(parts[1::2], parts[2::2])]
+        return Problem(int(parts[0]), tuple(steps), modulus=10)
     if found := _STORY.fullmatch(text):
         steps = [_step_of(part.strip(" .")) for part in found[3].split(" . ")]
-        if None not in steps: return Problem(int(found[2].replace(" ", "")), tuple(steps), found[1])
+        start = int(found[2].replace(" ", ""))
+        if None not in steps: return Problem(start, tuple(steps), found[1])
     raise ValueError(f"{prompt!r} is neither a story nor a chain")
 
 def words(text: str) -> list[str]:
-    """The words of a text: runs of letters, single digits, other characters, and `<eos>`-like marks.
+    """The words of a text: runs of letters, single digits, other characters, marks like `<eos>`.
 
     >>> words("Sue has 16.")
     ['Sue', 'has', '1', '6', '.']"""
@@ -186,9 +197,9 @@ def words(text: str) -> list[str]:
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #de82ba15
 def faulty_solution(
-    problem: Problem,
-    rng: random.Random
-) -> tuple[str, int | None]: # the solution; the number of its first incorrect word, None if there is none
+    problem: Problem,          # what to solve
+    rng: random.Random         # what to draw the misreadings with
+) -> tuple[str, int | None]:   # the solution; the number of its first incorrect word, or None
     """A solution by the faulty teacher.
 
     >>> faulty_solution(Problem(7, (("-", 9),), modulus=10), random.Random(1))
@@ -196,13 +207,14 @@ def faulty_solution(
     misread = [i for i in problem.risky if rng.random() < misread_chance(*problem.steps[i])]
     solution = solution_of(problem, misread)
     if not misread: return solution, None
-    before = sum(len(words(f"{a}{op}{n}={b}.")) for a, op, n, b in problem.lines(misread)[:misread[0]])
-    return solution, before + len(str(problem.lines(misread)[misread[0]][0]))
+    lines = problem.lines(misread)
+    before = sum(len(words(f"{a}{op}{n}={b}.")) for a, op, n, b in lines[:misread[0]])
+    return solution, before + len(str(lines[misread[0]][0]))
 
 def first_mistake(
     prompt: str,               # a problem as text
     response: str | list[str]  # text, or words; `<eos>` may end it
-) -> int | None:               # number of the word; None if the response is correct or can become so
+) -> int | None:               # number of the word; None if the response can still be correct
     """Where a response first leaves the only correct solution. A text that stops early, with
     `<eos>`, is incorrect there.
 
@@ -227,12 +239,12 @@ def split_of(problem: Problem) -> str:
     return next(name for name, tenths in SPLITS.items() if tenth in tenths)
 
 def draw_problems(
-    count: int,
+    count: int,                             # of problems
     notation: str = "story",                # or "chain"
     steps: tuple[int, int] | int = (3, 5),  # fewest and most operations
     *,
     split: str = "train",                   # one of `SPLITS`
-    seed: int = 0
+    seed: int = 0                           # of the draws
 ) -> list[Problem]: # different from each other; a larger count only adds to them
     """Problems of a split. The same seed gives the same problems in both notations. ValueError if
     there are not so many.
@@ -252,19 +264,19 @@ def draw_problems(
         if chain in found: repeats += 1
         elif split_of(p) == split: found[chain], repeats = p, 0
         if repeats > 10_000:
-            raise ValueError(f"there are no {count} different problems of {low} to {high} steps in "
-                             f"{split}; {len(found)} were found")
+            raise ValueError(f"there are no {count} different problems of {low} to {high} steps "
+                             f"in {split}; {len(found)} were found")
     return [p.chain if notation == "chain" else p for p in found.values()]
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #d3970862
 def arithmetic(
-    count: int,
+    count: int,                             # of problems
     notation: str = "story",                # or "chain"
     steps: tuple[int, int] | int = (3, 5),  # fewest and most operations
     *,
     split: str = "train",                   # one of `SPLITS`
-    seed: int = 0
-): # datasets.Dataset: id, prompt, answer, solution, notation, n_steps, steps, risky, teacher_accuracy
+    seed: int = 0                           # of the draws
+) -> "Dataset": # also: id, prompt, answer, notation, n_steps, steps, teacher_accuracy
     """Problems of `draw_problems` as a data set: `solution` is the correct one, `risky` numbers the
     steps that a teacher may misread.
 
@@ -281,25 +293,26 @@ def arithmetic(
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #b10589b2
 def faulty_solutions(
-    problems,             # a data set of `arithmetic`
+    problems: "Dataset",  # of `arithmetic`
     num_samples: int = 1, # solutions of each problem
     *,
-    seed: int = 0
-): # datasets.Dataset: problem (its id), prompt, response, answer, correct, mistake (a word's number)
+    seed: int = 0         # of the misreadings
+) -> "Dataset": # problem (its id), prompt, response, answer, correct, mistake (a word's number)
     """Solutions by the faulty teacher, with the truth about them.
 
     >>> faulty_solutions(arithmetic(1, "chain", 2), 3)["correct"][:]
     [True, True, True]"""
     from datasets import Dataset, Features, Value
-    kinds = dict(problem="string", prompt="string", response="string", answer="string", correct="bool",
-                 mistake="int64")
+    kinds = dict.fromkeys(("problem", "prompt", "response", "answer"), "string")
+    kinds |= dict(correct="bool", mistake="int64")
     rows = []
     for row in problems:
         rng, problem = random.Random(f"{seed} {row['id']}"), read_problem(row["prompt"])
         for _ in range(num_samples):
             response, mistake = faulty_solution(problem, rng)
             answer = response.rpartition("#")[2].replace(" ", "")
-            rows.append((row["id"], row["prompt"], response, answer, answer == row["answer"], mistake))
+            rows.append((row["id"], row["prompt"], response, answer, answer == row["answer"],
+                         mistake))
     columns = dict(zip(kinds, zip(*rows))) if rows else dict.fromkeys(kinds, ())
     return Dataset.from_dict({k: list(v) for k, v in columns.items()},
                              features=Features({k: Value(v) for k, v in kinds.items()}))
@@ -324,7 +337,7 @@ def _tokenizer():
         unk_token="<unk>", padding_side="left", clean_up_tokenization_spaces=False,
         model_max_length=CONTEXT)
 
-def arithmetic_tokenizer():
+def arithmetic_tokenizer() -> "PreTrainedTokenizerFast":
     """A new `PreTrainedTokenizerFast` with one token for each word and digit of our problems;
     `<bos>` first, no `<eos>` added.
 
@@ -360,8 +373,8 @@ def is_misreading(
     """Whether the first mistake of a response is one of the teacher's: a plus where a step may be
     misread.
 
-    >>> is_misreading("7 - 9 =", "7 + 9"), is_misreading("7 - 9 =", "7 - 8"), is_misreading("7 - 9 =", "7")
-    (True, False, None)"""
+    >>> [is_misreading("7 - 9 =", text) for text in ("7 + 9", "7 - 8", "7")]
+    [True, False, None]"""
     given = words(response) if isinstance(response, str) else list(response)
     place = first_mistake(prompt, given)
     if place is None: return None
@@ -373,13 +386,13 @@ def is_misreading(
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #9046b6fd
 def distractor_problems(
-    count: int,
+    count: int,                            # of problems
     steps: tuple[int, int] | int = (3, 5), # fewest and most operations
     foreign: int = 2,                      # statements about other people
     *,
     split: str = "train",                  # one of `SPLITS`
-    seed: int = 0
-): # datasets.Dataset: id, prompt, answer, solution
+    seed: int = 0                          # of the draws
+) -> "Dataset": # id, prompt, answer, solution
     """Stories with statements about other people in between.
 
     >>> distractor_problems(1, 2, 1)[0]["prompt"]

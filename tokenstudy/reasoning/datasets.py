@@ -11,9 +11,13 @@ import os
 import re
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import core
 from .answers import extract_answer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # %% ../../nbs/reasoning/03_datasets.ipynb #0bed720c
 _HUB = dict(gsm8k=("openai/gsm8k", "main"), math500=("HuggingFaceH4/MATH-500", None),
@@ -71,7 +75,7 @@ def _field(row, key, where):
 def load_gsm8k(
     split: str = "test",               # or "train"
     source: str | Path | None = None   # a folder; the variable TOKENSTUDY_DATA if None, else the hub
-): # datasets.Dataset: id, prompt, answer (the number after ####), solution
+) -> "Dataset": # id, prompt, answer (the number after ####), solution
     """GSM8K. `MissingModelError` if it is nowhere, `CorruptFileError` with file and line if a row
     has no answer.
 
@@ -95,10 +99,16 @@ def load_gsm8k(
 
 def load_math500(
     source: str | Path | None = None   # as for `load_gsm8k`
-): # datasets.Dataset: id, prompt, answer, solution, subject, level (1 to 5)
+) -> "Dataset": # id, prompt, answer, solution, subject, level (1 to 5)
     """MATH-500. `MissingModelError` if it is nowhere, `CorruptFileError` if a row lacks a field.
 
-    Source: "Let's verify step by step", arXiv 2305.20050."""
+    Source: "Let's verify step by step", arXiv 2305.20050.
+
+    >>> from tempfile import mkdtemp
+    >>> one = r'{"problem": "1+1?", "answer": "2", "solution": "It is 2.", "level": "Level 1"}'
+    >>> file = core.atomic_write(Path(mkdtemp())/"test.jsonl", one)
+    >>> load_math500(file.parent)[0]["level"]
+    1"""
     from datasets import Dataset
     out = []
     for i, (where, row) in enumerate(_rows("math500", "test", source)):
@@ -113,11 +123,17 @@ def load_math500(
 def load_math(
     split: str = "train",              # or "test", of which MATH-500 is a part
     source: str | Path | None = None   # as for `load_gsm8k`
-): # datasets.Dataset: id, prompt, answer (what the solution's box holds), solution
-    """MATH, to learn from what is tested on MATH-500. Rows whose solution has no answer are left out,
+) -> "Dataset": # id, prompt, answer (what the solution's box holds), solution
+    r"""MATH, to learn from what is tested on MATH-500. Rows whose solution has no answer are left out,
     with a warning.
 
-    Source: "Measuring mathematical problem solving with the MATH dataset", arXiv 2103.03874."""
+    Source: "Measuring mathematical problem solving with the MATH dataset", arXiv 2103.03874.
+
+    >>> from tempfile import mkdtemp
+    >>> one = r'{"problem": "1+1?", "solution": "It is $\\\\boxed{2}$."}'
+    >>> file = core.atomic_write(Path(mkdtemp())/"train.jsonl", one)
+    >>> load_math(source=file.parent)[0]["answer"]
+    '2'"""
     from datasets import Dataset
     if split not in ("train", "test"): raise ValueError(f"split {split!r}: MATH has train and test")
     rows, out = _rows("math", split, source), []

@@ -8,11 +8,18 @@ __all__ = ['GENERATOR', 'BUDGET', 'new_generator', 'lesson', 'train_generator', 
 # %% ../../nbs/reasoning/05_generator.ipynb #3fb86beb
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import core
 from tokenstudy.reasoning.arithmetic_world import (
     CONTEXT, VOCABULARY, arithmetic_tokenizer, faulty_solution, prompt_of, random_problem, split_of,
     words)
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from tokenstudy.lm.models import LM
 
 # %% ../../nbs/reasoning/05_generator.ipynb #e3323956
 GENERATOR = "arithmetic-generator.safetensors"
@@ -20,9 +27,10 @@ GENERATOR = "arithmetic-generator.safetensors"
 BUDGET = dict(num_steps=1800, decay=200)
 
 def new_generator(
-    hidden: int = 128, layers: int = 4, # width and depth
-    seed: int = 0                       # of its weights
-): # transformers.LlamaForCausalLM over our vocabulary
+    hidden: int = 128, # width
+    layers: int = 4,   # depth
+    seed: int = 0      # of its weights
+) -> "LlamaForCausalLM": # over our vocabulary
     """An untrained generator.
 
     >>> new_generator(16, 1).num_parameters()
@@ -39,12 +47,13 @@ def new_generator(
         return LlamaForCausalLM(config).eval()
 
 def lesson(
-    step: int,            # number of the batch; it decides everything
-    batch_size: int = 32,
+    step: int,            # number of the batch
+    batch_size: int = 32, # solutions
     *,
-    seed: int = 0
-): # ids, labels: long [batch_size, T], padded on the right; labels are -100 on prompts and padding
+    seed: int = 0         # with the step it decides everything
+) -> tuple["torch.Tensor", "torch.Tensor"]: # ids, labels: long [batch_size, T]
     """A batch of the faulty teacher's solutions, all of one notation and one number of steps (2 to 6).
+    They are padded on the right; labels are -100 on prompts and padding.
 
     >>> [tuple(x.shape) for x in lesson(0, 2)]
     [(2, 35), (2, 35)]"""
@@ -57,7 +66,8 @@ def lesson(
         p = p.chain if notation == "chain" else p
         rows.append((words(prompt_of(p)), words(faulty_solution(p, rng)[0])))
     width = 2 + max(len(a) + len(b) for a, b in rows)
-    ids, labels = torch.zeros(batch_size, width, dtype=torch.long), torch.full((batch_size, width), -100)
+    shape = batch_size, width
+    ids, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, -100)
     for i, (a, b) in enumerate(rows):
         line = torch.tensor([encode[w] for w in ("<bos>", *a, *b, "<eos>")])
         ids[i, :len(line)], labels[i, 1 + len(a):len(line)] = line, line[1 + len(a):]
@@ -65,18 +75,19 @@ def lesson(
 
 # %% ../../nbs/reasoning/05_generator.ipynb #700d0358
 def train_generator(
-    num_steps: int = BUDGET["num_steps"],
+    num_steps: int = BUDGET["num_steps"], # of the optimiser
     decay: int = BUDGET["decay"],  # steps at the end in which the learning rate falls to zero
     *,
     warmup: int = 50,              # steps in which it rises
-    batch_size: int = 32,
-    lr: float = 2e-3,
-    hidden: int = 128, layers: int = 4,
-    seed: int = 0,
-    checkpoint: str | Path | None = None, # a folder to write into, and to go on from
+    batch_size: int = 32,          # solutions in a step
+    lr: float = 2e-3,              # the learning rate between rise and fall
+    hidden: int = 128,             # width
+    layers: int = 4,               # depth
+    seed: int = 0,                 # of weights and lessons
+    output_dir: str | Path | None = None, # a folder for a checkpoint, and to continue from
     save_every: float = 60.,       # seconds between checkpoints
-    device=None                    # `core.device()` if None
-): # tokenstudy.lm.LM
+    device: "str | torch.device | None" = None # `core.device()` if None
+) -> "LM":
     """Train a generator on the faulty teacher's solutions. `CorruptFileError` for a damaged
     checkpoint, `CheckpointError` (a ValueError) for one of another training.
 
@@ -88,19 +99,19 @@ def train_generator(
     model.to(device)
     def loss(step):
         ids, labels = (x.to(device) for x in lesson(step, batch_size, seed=seed))
-        logits = model(input_ids=ids, use_cache=False).logits   # padding is on the right: no mask is needed
+        logits = model(input_ids=ids, use_cache=False).logits    # padded on the right: needs no mask
         return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(),
                                                  labels[:, 1:].flatten())
     core.train(model, loss, num_steps, lr=core.trapezoid(lr, num_steps, warmup=warmup, decay=decay),
                optimizer=torch.optim.AdamW(model.parameters(), lr, betas=(.9, .98), weight_decay=.01),
-               clip=1., checkpoint=checkpoint, save_every=save_every, desc="generator",
+               clip=1., checkpoint=output_dir, save_every=save_every, desc="generator",
                identity=dict(warmup=warmup, batch_size=batch_size, lr=lr, hidden=hidden, layers=layers,
                              seed=seed))
     return lm.LM(model.eval().requires_grad_(False), arithmetic_tokenizer(), "arithmetic")
 
 # %% ../../nbs/reasoning/05_generator.ipynb #d0a54f79
 def embed_generator(
-    lm,           # of `train_generator`
+    lm: "LM",     # of `train_generator`
     seed: int = 0 # that it was trained with
 ) -> dict:        # the manifest's entry
     "Write a generator into the package's assets, in half precision."
@@ -111,9 +122,9 @@ def embed_generator(
                           "tokenstudy.reasoning.train_generator", seed)
 
 def load_generator(
-    device=None,            # `core.device()` if None
-    dtype: str = "float32"  # it is small: no need for less
-): # tokenstudy.lm.LM with `arithmetic_tokenizer`
+    device: "str | torch.device | None" = None, # `core.device()` if None
+    dtype: "str | torch.dtype" = "float32"      # it is small: no need for less
+) -> "LM": # with `arithmetic_tokenizer`
     """The embedded generator of arithmetic solutions. `CorruptFileError` if the file is missing or
     damaged.
 

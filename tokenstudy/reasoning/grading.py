@@ -166,7 +166,7 @@ def _grader():
             with _idle_lock: _idle.append(one)
         else: one.close()
 
-def close_graders():
+def close_graders() -> None:
     """End the idle grading processes; `grade` starts new ones.
 
     >>> close_graders()"""

@@ -16,10 +16,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import core
 from .arithmetic_world import first_mistake
 from .grading import grade, grade_arithmetic
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from tokenstudy.lm.models import LM
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #fd1beaa3
 @dataclass
@@ -64,8 +71,8 @@ def _check_logprobs(logprobs, count, where):
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #02d7475c
 def trajectories_dataset(
-    trajectories: Iterable[Trajectory]
-): # datasets.Dataset with a column for each field
+    trajectories: Iterable[Trajectory] # in any order
+) -> "Dataset": # with a column for each field
     """Trajectories as a data set.
 
     >>> trajectories_dataset([Trajectory("p", [1], [7], [-.5], None, False, False)]).num_rows
@@ -79,7 +86,7 @@ def trajectories_dataset(
                              features=Features(fields))
 
 def trajectories_of(
-    dataset # of `trajectories_dataset`
+    dataset: "Dataset" # of `trajectories_dataset`
 ) -> list[Trajectory]:
     """A data set's trajectories; ValueError names the row that is none.
 
@@ -156,14 +163,14 @@ class TrajectoryFile:
         "The ids of the problems, in the order in which they came."
         return [key for key in self.file.keys() if key]
 
-    def begin(self):
+    def begin(self) -> None:
         "Make the file, with its settings; TokenStudyError if it cannot be written."
         try: self.file.put({"": json.dumps(self._asked or {})}, replace=False)
         except ValueError: self.settings       # somebody made it before us
 
     def append(self,
         *groups: Iterable[Trajectory]  # each the trajectories of one problem
-    ):
+    ) -> None:
         """Add problems, all or none. ValueError if one is there already, or if the trajectories of a
         group differ in problem or prompt."""
         rows = [_row_of(group) for group in groups]
@@ -185,20 +192,24 @@ class TrajectoryFile:
         for problem, text in self.file.items():
             if problem: yield from _group_of(problem, text, self.path)
 
-    def dataset(self):
+    def dataset(self) -> "Dataset":
         "All trajectories as a `datasets.Dataset`."
         return trajectories_dataset(self)
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #bfbdb2e8
 def text_of(
-    tokenizer,                   # of transformers
-    response_ids: Iterable[int]  # token ids
+    tokenizer: "PreTrainedTokenizerBase", # that of the model
+    response_ids: Iterable[int]           # token ids
 ) -> str:
-    "A response's text, without special tokens."
+    """A response's text, without special tokens.
+
+    >>> from tokenstudy.reasoning import arithmetic_tokenizer
+    >>> text_of(arithmetic_tokenizer(), [11, 15, 13, 2])
+    '7 - 9'"""
     return tokenizer.decode([int(i) for i in response_ids], skip_special_tokens=True)
 
 def _columns(problems):
-    "The columns that sampling and grading look at. ValueError names an id that is no text, or stands twice."
+    "The columns that matter. ValueError names an id that is no text, or that two problems have."
     columns = {k: list(problems[k]) for k in ("id", "prompt", "answer")}
     if bad := [i for i in columns["id"] if not isinstance(i, str) or not i]:
         raise ValueError(f"problems has the id {bad[0]!r}; ids must be non-empty texts")
@@ -225,24 +236,29 @@ def _graded(lm, drawn, names, golds, grader):
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #d6721a7e
 def sample_trajectories(
-    lm,                    # `tokenstudy.lm.LM`
-    problems,              # a data set with id, prompt, answer, such as `arithmetic`
+    lm: "LM",              # the generator
+    problems: "Dataset",   # with id, prompt, answer, such as `arithmetic`
     num_samples: int = 32, # of each problem
     *,
-    path: str | Path | None = None, # a file to append to and to go on from; None keeps them in memory
+    path: str | Path | None = None, # a file to append to and continue from; None keeps them in memory
     restart: bool = False, # set a file aside that something else made, and begin anew
     # (texts, golds) -> things with `.answer` that are true if correct; None: `grade_arithmetic` for
     # problems of `arithmetic` (with their column teacher_accuracy), else `grade`
     grader: Callable | None = None,
-    seed: int = 0,
-    max_new_tokens: int = 160,
-    temperature: float = 1., top_k: int = 0, top_p: float = 1.,
-    batch_size: int = 256,
+    seed: int = 0,         # of sampling
+    max_new_tokens: int = 160, # most tokens of a response
+    temperature: float = 1., top_k: int = 0, top_p: float = 1., # as for `lm.sample`
+    batch_size: int = 256, # responses sampled at a time; it changes no result
     group: int = 8,        # problems that are sampled and written together
     chat: bool = False     # wrap prompts in the model's chat template
 ) -> list[Trajectory] | TrajectoryFile: # in the order of the problems
     """Sample and grade `num_samples` responses to every problem. ValueError if two problems share an
-    id, or if something else made the file; TokenStudyError, before any work, if it cannot be written."""
+    id, or if something else made the file; TokenStudyError, before any work, if it cannot be written.
+
+    >>> from tokenstudy.reasoning import arithmetic, load_generator
+    >>> found = sample_trajectories(load_generator("cpu"), arithmetic(1, "chain", 2), num_samples=3)
+    >>> len(found), found[0].finished
+    (3, True)"""
     from tokenstudy import lm as lms
     columns = _columns(problems)
     if grader is None:
@@ -251,14 +267,16 @@ def sample_trajectories(
                num_samples=num_samples, chat=chat)
     file, kept, ids = None, [], columns["id"]
     if path is not None:
-        file = _file_of(path, _made_by(lm, columns, grader, how | dict(seed=seed, group=group)), restart)
+        made = _made_by(lm, columns, grader, how | dict(seed=seed, group=group))
+        file = _file_of(path, made, restart)
     for start in core.progress(range(0, len(ids), group), desc="trajectories", unit="group"):
         part = slice(start, start + group)
         if file is not None and all(i in file for i in ids[part]): continue
         if file is not None: file.begin()
-        drawn = lms.sample(lm, columns["prompt"][part], seed=zlib.crc32(ids[start].encode()) + (seed << 32),
-                           batch_size=batch_size, **how)
-        names, golds = ([x for x in columns[k][part] for _ in range(num_samples)] for k in ("id", "answer"))
+        key = zlib.crc32(ids[start].encode()) + (seed << 32)
+        drawn = lms.sample(lm, columns["prompt"][part], seed=key, batch_size=batch_size, **how)
+        names, golds = ([x for x in columns[k][part] for _ in range(num_samples)]
+                        for k in ("id", "answer"))
         rows = _graded(lm, drawn, names, golds, grader)
         groups = [rows[i:i + num_samples] for i in range(0, len(rows), num_samples)]
         if file is None: kept += rows
@@ -283,11 +301,16 @@ def _add(file, groups):
 # %% ../../nbs/reasoning/06_trajectories.ipynb #5a5e3d94
 def first_mistakes_of(
     trajectories: Iterable[Trajectory], # of our problems
-    problems,      # the data set that they were sampled for
-    tokenizer      # that of the model
+    problems: "Dataset",                  # that they were sampled for
+    tokenizer: "PreTrainedTokenizerBase"  # that of the model
 ) -> list[int | None]: # for each an index into its `response_ids`, or None
     """Where sampled responses first leave the only correct solution. ValueError if a problem is not
-    in the data set."""
+    in the data set.
+
+    >>> from tokenstudy.reasoning import arithmetic, arithmetic_tokenizer
+    >>> wrong = Trajectory("chain-train-0-0", [1], [22, 2], [-1., -1.], None, False, True)
+    >>> first_mistakes_of([wrong], arithmetic(1, "chain"), arithmetic_tokenizer())
+    [0]"""
     prompts, trajectories = dict(zip(problems["id"], problems["prompt"])), list(trajectories)
     if missing := [t.problem for t in trajectories if t.problem not in prompts]:
         raise ValueError(f"the problem {missing[0]!r} is not in the data set")

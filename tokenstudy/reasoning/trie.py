@@ -106,9 +106,9 @@ class Trie:
     >>> [trie.tokens(i) for i in range(len(trie))], trie.count.tolist(), trie.correct.tolist()
     ([[], [1], [1, 2], [1, 3], [4]], [3, 2, 1, 1, 1], [1, 1, 1, 0, 0])"""
     def __init__(self,
-        paths,        # N sequences of token ids, end-of-sequence token included; or flat (ids, starts)
-        correct=None, # N labels, 0 or 1 (or between); None if there are none
-        weights=None  # N positive numbers; 1 if None
+        paths: Sequence | np.ndarray | tuple, # N sequences of token ids, or flat: (ids, starts)
+        correct: Sequence | np.ndarray | None = None, # N labels, 0 or 1 (or between), if there are any
+        weights: Sequence | np.ndarray | None = None  # N positive numbers; 1 if None
     ):
         flat, self.starts = _flat(paths)
         N, T = len(self.starts) - 1, len(flat)
@@ -138,7 +138,7 @@ class Trie:
     def _through(self, w):
         "The weight of the paths through each node: a path goes through the root and one node a token."
         repeated = np.repeat(w, np.diff(self.starts))
-        out = np.bincount(self.node_of, repeated, len(self.token)).astype(np.float64)  # of nothing, it is int
+        out = np.bincount(self.node_of, repeated, len(self.token)).astype(np.float64)
         out[0] = w.sum()
         return out.round().astype(np.int64) if w.dtype.kind == "i" else out
 
@@ -160,7 +160,7 @@ def nodes(self: Trie, path: int) -> np.ndarray: # [T]
 
 @patch
 def children(self: Trie, node: int) -> np.ndarray:
-    "The nodes one token further."
+    "The nodes one token further than `node`."
     return self.order[self.first[node]:self.first[node + 1]]
 
 @patch
@@ -174,7 +174,7 @@ def tokens(self: Trie, node: int) -> list[int]:
 
 @patch
 def find(self: Trie, tokens: Sequence[int]) -> int:
-    "The node of a prefix, -1 if no path has it."
+    "The node of the prefix `tokens`, -1 if no path has it."
     node = 0
     for t in tokens:
         here = self.children(node)
@@ -205,7 +205,12 @@ def trie_of(
     trajectories: Iterable # of `Trajectory`, all of one problem
 ) -> Trie:
     """The trie of one problem's responses, labelled by correctness. ValueError if they are of
-    several problems or prompts."""
+    several problems or prompts.
+
+    >>> from tokenstudy.reasoning import Trajectory
+    >>> made = [Trajectory("p", [1], [7, 2], [-1., -1.], "3", c, True) for c in (True, False)]
+    >>> trie_of(made).value.tolist()
+    [0.5, 0.5, 0.5]"""
     trajectories = list(trajectories)
     if len({(t.problem, tuple(t.prompt_ids)) for t in trajectories}) != 1:
         raise ValueError("a trie is made of the trajectories of one problem; these are of several, or "
