@@ -27,15 +27,15 @@ def same(a, b): return all(x.equal(y) for x, y in zip(a.model.parameters(), b.mo
 
 def test_training_resumes_and_refuses(tmp_path):
     straight, folder = r.train_generator(**TINY), tmp_path/"g"
-    r.train_generator(checkpoint=folder, **TINY | dict(num_steps=2, decay=0))        # the common part
-    assert same(straight, r.train_generator(checkpoint=folder, **TINY))
+    r.train_generator(output_dir=folder, **TINY | dict(num_steps=2, decay=0))        # the common part
+    assert same(straight, r.train_generator(output_dir=folder, **TINY))
     for change in (dict(lr=1.), dict(seed=1), dict(hidden=32), dict(warmup=2)):
-        with pytest.raises(core.CheckpointError): r.train_generator(checkpoint=folder, **TINY | change)
+        with pytest.raises(core.CheckpointError): r.train_generator(output_dir=folder, **TINY | change)
     file = next(folder.glob("*.safetensors"))
     data = bytearray(file.read_bytes())
     data[-5] ^= 1
     file.write_bytes(data)
-    with pytest.raises(core.CorruptFileError): r.train_generator(checkpoint=folder, **TINY)
+    with pytest.raises(core.CorruptFileError): r.train_generator(output_dir=folder, **TINY)
 
 
 def test_training_is_bitwise_the_plain_loop():

@@ -14,9 +14,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "trie"],
     submod_attrs={
         "arithmetic_world": ["NAMES", "NOTATIONS", "VOCABULARY", "Problem", "arithmetic",
-            "arithmetic_tokenizer", "distractor_problems", "draw_problems", "faulty_solution", "faulty_solutions",
-            "first_mistake", "is_misreading", "prompt_of", "random_problem", "read_problem",
-            "solution_of", "true_values", "words"],
+            "arithmetic_tokenizer", "distractor_problems", "draw_problems", "faulty_solution",
+            "faulty_solutions", "first_mistake", "is_misreading", "prompt_of", "random_problem",
+            "read_problem", "solution_of", "true_values", "words"],
         "answers": ["arithmetic_answer", "clean_answer", "extract_answer"],
         "datasets": ["load_gsm8k", "load_math", "load_math500", "read_jsonl"],
         "grading": ["Grade", "close_graders", "grade", "grade_arithmetic"],

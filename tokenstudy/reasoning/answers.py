@@ -55,8 +55,8 @@ def clean_answer(
 def extract_answer(
     text: str        # a solution
 ) -> str | None:     # `clean_answer` of it; None if there is none, or if it was cut off
-    """The final answer in a text: in its last box; else behind its last `####`; else behind the last
-    "answer is"; else its last number.
+    """The final answer in a text: in its last box; else behind its last `####`; else behind its
+    last "answer is"; else its last number.
 
     >>> [extract_answer(text) for text in ("Add. The answer is $12.", "1 and 2", "none")]
     ['12', '2', None]"""

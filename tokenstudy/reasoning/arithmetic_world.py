@@ -33,9 +33,10 @@ NAMES = ("Ann", "Bo", "Eve", "Jim", "Kay", "Lou", "Max", "Sue")
 _WEIGHTS = {"+": .34, "-": .40, "*": .26}
 
 def apply(
-    value: int,      # before the step
-    op: str, n: int  # one of + - *, and its number
-) -> int:            # after it
+    value: int, # before the step
+    op: str,    # one of + - *
+    n: int      # its number
+) -> int:       # after it
     """One step of arithmetic.
 
     >>> apply(7, "-", 9)
@@ -43,14 +44,15 @@ def apply(
     return value + n if op == "+" else value - n if op == "-" else value*n
 
 def misread_chance(
-    op: str, n: int # a step: one of + - *, and its number
-) -> float:         # 0 where it never does
+    op: str,  # one of + - *
+    n: int    # its number
+) -> float:   # 0 where it never does
     """How probably the faulty teacher reads a step as a plus.
 
     >>> misread_chance("-", 3), misread_chance("-", 4), misread_chance("*", 3)
     (0.6, 0.0, 0.55)"""
-    when, p = MISREADINGS.get(op, (None, 0.))
-    return p if p and when(n) else 0.
+    when, p = MISREADINGS.get(op, (lambda n: False, 0.))
+    return p if when(n) else 0.
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #911e7896
 @dataclass(frozen=True)
@@ -86,7 +88,6 @@ class Problem:
             out.append((value, op, n, after % self.modulus if self.modulus else after))
             value = out[-1][-1]
         return out
-
     @property
     def answer(self) -> str:
         "The correct answer."
@@ -114,8 +115,8 @@ def random_problem(
     if not 1 <= num_operations <= 12:
         raise ValueError(f"num_operations = {num_operations}: a problem has 1 to 12 operations")
     while True:
-        start, wrong, out = rng.randint(1, 20), set(), []
-        true = start
+        start, out = rng.randint(1, 20), []
+        true, wrong = start, set[int]()
         for _ in range(num_operations):
             for _ in range(12):
                 op = rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
@@ -147,7 +148,7 @@ def prompt_of(problem: Problem) -> str:
     return " . ".join([f"{problem.name} has {_digits(problem.start)}", *parts, "?"])
 
 def solution_of(
-    problem: Problem,
+    problem: Problem,              # what to solve
     misread: Collection[int] = () # numbers of the steps that are read as a plus
 ) -> str:
     """A worked solution as text; the correct one unless something is misread.
@@ -238,6 +239,7 @@ def split_of(problem: Problem) -> str:
     tenth = zlib.crc32(prompt_of(problem.chain).encode()) % 10
     return next(name for name, tenths in SPLITS.items() if tenth in tenths)
 
+# %% ../../nbs/reasoning/01_arithmetic_world.ipynb #269c03b9
 def draw_problems(
     count: int,                             # of problems
     notation: str = "story",                # or "chain"
@@ -254,10 +256,12 @@ def draw_problems(
     low, high = (steps, steps) if isinstance(steps, int) else steps
     if notation not in NOTATIONS:
         raise ValueError(f"notation {notation!r}: it must be one of {', '.join(NOTATIONS)}")
-    if split not in SPLITS: raise ValueError(f"split {split!r}: it must be one of {', '.join(SPLITS)}")
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}: it must be one of {', '.join(SPLITS)}")
     if not 1 <= low <= high <= 12:
         raise ValueError(f"steps = {steps}: fewest and most lie between 1 and 12")
-    rng, found, repeats = random.Random(f"{seed} {split} {low} {high}"), {}, 0
+    rng, repeats = random.Random(f"{seed} {split} {low} {high}"), 0
+    found: dict[str, Problem] = {}
     while len(found) < count:
         p = random_problem(rng, rng.randint(low, high))
         chain = prompt_of(p.chain)

@@ -55,15 +55,16 @@ def _rows(name, split, source):
                                      "file there, or unset TOKENSTUDY_DATA to load it from the hub")
     return [(f"{path}, line {number}", row) for number, row in read_jsonl(path)]
 
+# %% ../../nbs/reasoning/03_datasets.ipynb #61567435
 def _rows_of_hub(name, split):
     from datasets import load_dataset
     place, *parts = _HUB[name]
     try: rows = [row for part in parts for row in load_dataset(place, part, split=split)]
     except Exception as e:
         why = str(e).strip().splitlines()[0][:200]
-        raise core.MissingModelError(f"could not load {name} from the hub ({why}); check the network, "
-                                     f"or name a folder with {name}/{split}.jsonl as `source` or in "
-                                     "TOKENSTUDY_DATA") from e
+        raise core.MissingModelError(f"could not load {name} from the hub ({why}); check the "
+                                     f"network, or name a folder with {name}/{split}.jsonl as "
+                                     "`source` or in TOKENSTUDY_DATA") from e
     return [(f"{place}, row {i}", row) for i, row in enumerate(rows)]
 
 # %% ../../nbs/reasoning/03_datasets.ipynb #f164d974
@@ -74,7 +75,7 @@ def _field(row, key, where):
 
 def load_gsm8k(
     split: str = "test",               # or "train"
-    source: str | Path | None = None   # a folder; the variable TOKENSTUDY_DATA if None, else the hub
+    source: str | Path | None = None   # a folder; None: the variable TOKENSTUDY_DATA, else the hub
 ) -> "Dataset": # id, prompt, answer (the number after ####), solution
     """GSM8K. `MissingModelError` if it is nowhere, `CorruptFileError` with file and line if a row
     has no answer.
@@ -87,7 +88,8 @@ def load_gsm8k(
     >>> load_gsm8k(source=file.parent)[0]["answer"]
     '2'"""
     from datasets import Dataset
-    if split not in ("train", "test"): raise ValueError(f"split {split!r}: GSM8K has train and test")
+    if split not in ("train", "test"):
+        raise ValueError(f"split {split!r}: GSM8K has train and test")
     out = []
     for i, (where, row) in enumerate(_rows("gsm8k", split, source)):
         solution = _field(row, "answer", where)
@@ -97,6 +99,7 @@ def load_gsm8k(
                         solution=solution))
     return Dataset.from_list(out)
 
+# %% ../../nbs/reasoning/03_datasets.ipynb #51fa554b
 def load_math500(
     source: str | Path | None = None   # as for `load_gsm8k`
 ) -> "Dataset": # id, prompt, answer, solution, subject, level (1 to 5)
@@ -114,7 +117,8 @@ def load_math500(
     for i, (where, row) in enumerate(_rows("math500", "test", source)):
         level = re.search(r"\d", str(row.get("level", "")))
         if level is None: raise core.CorruptFileError(f"{where}: the field 'level' is missing")
-        out.append(dict(id=row.get("unique_id") or f"math500-{i}", prompt=_field(row, "problem", where),
+        out.append(dict(
+            id=row.get("unique_id") or f"math500-{i}", prompt=_field(row, "problem", where),
             answer=_field(row, "answer", where), solution=_field(row, "solution", where),
             subject=row.get("subject", ""), level=int(level[0])))
     return Dataset.from_list(out)
@@ -124,8 +128,8 @@ def load_math(
     split: str = "train",              # or "test", of which MATH-500 is a part
     source: str | Path | None = None   # as for `load_gsm8k`
 ) -> "Dataset": # id, prompt, answer (what the solution's box holds), solution
-    r"""MATH, to learn from what is tested on MATH-500. Rows whose solution has no answer are left out,
-    with a warning.
+    r"""MATH, to learn from what is tested on MATH-500. Rows whose solution has no answer are left
+    out, with a warning.
 
     Source: "Measuring mathematical problem solving with the MATH dataset", arXiv 2103.03874.
 
@@ -143,6 +147,6 @@ def load_math(
         out.append(dict(id=f"math-{split}-{i}", prompt=_field(row, "problem", where), answer=answer,
                         solution=solution))
     if len(out) < len(rows):
-        warnings.warn(f"MATH, {split}: {len(rows) - len(out)} of {len(rows)} solutions have no answer "
-                      "and are left out")
+        warnings.warn(f"MATH, {split}: {len(rows) - len(out)} of {len(rows)} solutions have no "
+                      "answer and are left out")
     return Dataset.from_list(out)

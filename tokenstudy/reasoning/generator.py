@@ -46,20 +46,22 @@ def new_generator(
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).eval()
 
+# %% ../../nbs/reasoning/05_generator.ipynb #463b2200
 def lesson(
     step: int,            # number of the batch
     batch_size: int = 32, # solutions
     *,
     seed: int = 0         # with the step it decides everything
 ) -> tuple["torch.Tensor", "torch.Tensor"]: # ids, labels: long [batch_size, T]
-    """A batch of the faulty teacher's solutions, all of one notation and one number of steps (2 to 6).
+    """A batch of the faulty teacher's solutions, of one notation and one number of steps (2 to 6).
     They are padded on the right; labels are -100 on prompts and padding.
 
     >>> [tuple(x.shape) for x in lesson(0, 2)]
     [(2, 35), (2, 35)]"""
     import torch
     rng, encode = random.Random(f"{seed} lesson {step}"), {w: i for i, w in enumerate(VOCABULARY)}
-    notation, steps, rows = ("chain" if step % 3 == 2 else "story"), 2 + step % 5, []
+    notation, steps = ("chain" if step % 3 == 2 else "story"), 2 + step % 5
+    rows: list[tuple[list[str], list[str]]] = []
     while len(rows) < batch_size:
         p = random_problem(rng, steps)
         if split_of(p) != "train": continue
@@ -99,14 +101,15 @@ def train_generator(
     model.to(device)
     def loss(step):
         ids, labels = (x.to(device) for x in lesson(step, batch_size, seed=seed))
-        logits = model(input_ids=ids, use_cache=False).logits    # padded on the right: needs no mask
+        logits = model(input_ids=ids, use_cache=False).logits   # padded on the right: needs no mask
         return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(),
                                                  labels[:, 1:].flatten())
+    optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(.9, .98), weight_decay=.01)
+    identity = dict(warmup=warmup, batch_size=batch_size, lr=lr, hidden=hidden, layers=layers,
+                    seed=seed)
     core.train(model, loss, num_steps, lr=core.trapezoid(lr, num_steps, warmup=warmup, decay=decay),
-               optimizer=torch.optim.AdamW(model.parameters(), lr, betas=(.9, .98), weight_decay=.01),
-               clip=1., checkpoint=output_dir, save_every=save_every, desc="generator",
-               identity=dict(warmup=warmup, batch_size=batch_size, lr=lr, hidden=hidden, layers=layers,
-                             seed=seed))
+               optimizer=optimizer, clip=1., checkpoint=output_dir, save_every=save_every,
+               desc="generator", identity=identity)
     return lm.LM(model.eval().requires_grad_(False), arithmetic_tokenizer(), "arithmetic")
 
 # %% ../../nbs/reasoning/05_generator.ipynb #d0a54f79

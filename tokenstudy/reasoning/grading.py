@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from .. import core
 from .answers import (
     LONGEST_ANSWER, NUMBER, arithmetic_answer, clean_answer, extract_answer)
@@ -64,7 +66,7 @@ def _forbid_eval():
     import sympy.parsing.sympy_parser as parser
     import sympy.physics.units                # evaluates names of its own when it is imported
     for gold, answer in (("x^2-1", "(x-1)(x+1)"), (r"\{1,2\}", "(1,2)"), (r"\frac{1}{2}", "0.5")):
-        _equal(gold, answer)                  # imports what it needs, and is warm for the first question
+        _equal(gold, answer)                  # imports what it needs, and is warm then
     general = numbers.sympify
     def sympify(a, *args, **kwargs):
         if not isinstance(a, str): return general(a, *args, **kwargs)
@@ -73,7 +75,7 @@ def _forbid_eval():
     numbers.sympify, parser.eval_expr = sympify, refuse
 
 def _timer():
-    "A function that ends this process after so many seconds of processor time; None where there is none."
+    "A function that ends this process after some seconds of processor time; None if there is none."
     import signal
     if not hasattr(signal, "setitimer"): return None
     return lambda seconds: signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -83,6 +85,7 @@ def _limit_memory():
         import resource
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 
+# %% ../../nbs/reasoning/04_grading.ipynb #9ca03d2c
 def _grade_loop():
     "What a grading process does: a JSON line in, a JSON line out."
     import logging, sys
@@ -90,7 +93,7 @@ def _grade_loop():
     os.dup2(2, 1)                             # a library that prints must not answer
     logging.disable(logging.CRITICAL)
     _limit_memory()
-    _forbid_eval()                            # before "ready", so that no question pays for the imports
+    _forbid_eval()                            # before "ready", so that no question pays for imports
     timer = _timer()
     print("ready with a timer" if timer else "ready", file=replies, flush=True)
     for line in sys.stdin:
@@ -111,33 +114,15 @@ class _Grader:
         env = dict(PYTHONPATH=os.pathsep.join(filter(None, path)), OMP_NUM_THREADS="1",
                    OPENBLAS_NUM_THREADS="1")
         self.owner, pipe = os.getpid(), subprocess.PIPE
-        self.process = subprocess.Popen([sys.executable, "-c", code], text=True, env=os.environ | env,
-                                        stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen([sys.executable, "-c", code], text=True,
+                                        env=os.environ | env, stdin=pipe, stdout=pipe,
+                                        stderr=subprocess.DEVNULL)
         said = self.process.stdout.readline().strip()
         self.timed = said == "ready with a timer"          # by the system, else by us alone
         if not said.startswith("ready"):
             self.close()
-            raise core.TokenStudyError("a grading process did not start: is math-verify installed (pip "
-                                       "install math-verify) and memory free?")
-
-    def __call__(self, gold, answer, seconds):
-        late = threading.Event()
-        def end(): late.set(); self.process.kill()
-        guard = threading.Timer(300 + 50*seconds if self.timed else 4*seconds, end)
-        guard.daemon = True
-        guard.start()
-        try:
-            self.process.stdin.write(json.dumps([gold, answer, seconds]) + "\n")
-            self.process.stdin.flush()
-            if line := self.process.stdout.readline(): return json.loads(line)
-        except (OSError, ValueError): pass
-        finally: guard.cancel()
-        return False, self._why(self.process.wait(), late)
-
-    def _why(self, code, late):
-        import signal
-        killed = [-s for s in (getattr(signal, "SIGPROF", None), getattr(signal, "SIGKILL", None)) if s]
-        return "timed out" if late.is_set() or code in killed else f"the grader ended ({code})"
+            raise core.TokenStudyError("a grading process did not start: is math-verify installed "
+                                       "(pip install math-verify) and memory free?")
 
     @property
     def usable(self): return self.owner == os.getpid() and self.process.poll() is None
@@ -148,8 +133,34 @@ class _Grader:
             with contextlib.suppress(OSError): pipe.close()
         if self.owner == os.getpid(): self.process.wait()
 
+# %% ../../nbs/reasoning/04_grading.ipynb #7b818b97
+@patch
+def __call__(self: _Grader, gold, answer, seconds):
+    late = threading.Event()
+    def end():
+        late.set()
+        self.process.kill()
+    guard = threading.Timer(300 + 50*seconds if self.timed else 4*seconds, end)
+    guard.daemon = True
+    guard.start()
+    try:
+        self.process.stdin.write(json.dumps([gold, answer, seconds]) + "\n")
+        self.process.stdin.flush()
+        if line := self.process.stdout.readline(): return json.loads(line)
+    except (OSError, ValueError): pass
+    finally: guard.cancel()
+    return False, self._why(self.process.wait(), late)
+
+@patch
+def _why(self: _Grader, code, late):
+    import signal
+    killed = [-getattr(signal, name, 0) for name in ("SIGPROF", "SIGKILL")]
+    timed_out = late.is_set() or (code and code in killed)
+    return "timed out" if timed_out else f"the grader ended ({code})"
+
 # %% ../../nbs/reasoning/04_grading.ipynb #c3e1102c
-_idle, _idle_lock = [], threading.Lock()
+_idle: list[_Grader] = []
+_idle_lock = threading.Lock()
 
 @contextlib.contextmanager
 def _grader():
@@ -175,7 +186,7 @@ def close_graders() -> None:
 
 # %% ../../nbs/reasoning/04_grading.ipynb #202bcf09
 def _same_number(a, b):
-    "Whether two texts of digits are one whole number (without `int`, which refuses very long ones)."
+    "Whether two texts of digits are one whole number (`int` refuses very long ones)."
     a, b = ((x.startswith("-"), x.lstrip("-").lstrip("0")) for x in (a, b))
     return a[1] == b[1] and (a[0] == b[0] or not a[1])
 
@@ -198,7 +209,8 @@ def _golds(golds):
     "Cleaned correct answers. ValueError names one that is none."
     if isinstance(golds, str): raise ValueError("texts and golds: give lists, not one string")
     golds = list(golds)
-    if bad := [i for i, g in enumerate(golds) if g is None]: raise ValueError(f"golds[{bad[0]}] is None")
+    if bad := [i for i, g in enumerate(golds) if g is None]:
+        raise ValueError(f"golds[{bad[0]}] is None")
     golds = [clean_answer(str(g)) for g in golds]
     if "" in golds: raise ValueError(f"golds[{golds.index('')}] is empty")
     return golds
@@ -220,12 +232,12 @@ def grade(
     import atexit
     from concurrent.futures import ThreadPoolExecutor
     if isinstance(texts, str): raise ValueError("texts and golds: give lists, not one string")
-    texts, golds = list(texts), _golds(golds)
-    if len(texts) != len(golds):
-        raise ValueError(f"{len(texts)} texts, but {len(golds)} correct answers")
+    responses, correct = list(texts), _golds(golds)
+    if len(responses) != len(correct):
+        raise ValueError(f"{len(responses)} texts, but {len(correct)} correct answers")
     if not 0 < timeout < math.inf or timeout > 86400:
-        raise ValueError(f"timeout = {timeout}: it must be positive and at most a day, 86400 seconds")
-    pairs = [(gold, extract_answer(text)) for text, gold in zip(texts, golds)]
+        raise ValueError(f"timeout = {timeout}: it must be positive and at most 86400, a day")
+    pairs = [(gold, extract_answer(text)) for text, gold in zip(responses, correct)]
     known = {pair: _at_once(*pair) for pair in set(pairs)}
     hard = sorted(pair for pair, found in known.items() if found is None)
     if hard:

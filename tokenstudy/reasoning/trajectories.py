@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastcore.basics import patch
+
 from .. import core
 from .arithmetic_world import first_mistake
 from .grading import grade, grade_arithmetic
@@ -79,8 +81,8 @@ def trajectories_dataset(
     1"""
     from datasets import Dataset, Features, Sequence, Value
     ids, text, yes = Sequence(Value("int64")), Value("string"), Value("bool")
-    fields = dict(problem=text, prompt_ids=ids, response_ids=ids, logprobs=Sequence(Value("float64")),
-                  answer=text, correct=yes, finished=yes)
+    fields = dict(problem=text, prompt_ids=ids, response_ids=ids,
+                  logprobs=Sequence(Value("float64")), answer=text, correct=yes, finished=yes)
     rows = list(trajectories)
     return Dataset.from_dict({k: [getattr(t, k) for t in rows] for k in fields},
                              features=Features(fields))
@@ -120,8 +122,8 @@ def _group_of(problem, text, where):
         return [Trajectory(problem, row["prompt_ids"], **dict(zip(_SAMPLE, s, strict=True)))
                 for s in row["samples"]]
     except (ValueError, TypeError, KeyError) as e:
-        raise core.CorruptFileError(f"{where}, problem {problem!r}: {e}; delete the file, and sample "
-                                    "again") from e
+        raise core.CorruptFileError(f"{where}, problem {problem!r}: {e}; delete the file, and "
+                                    "sample again") from e
 
 def _check_settings(path, there, asked):
     "ValueError, which says what differs, unless two settings are the same."
@@ -133,7 +135,7 @@ def _check_settings(path, there, asked):
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #c75138aa
 class TrajectoryFile:
-    """Trajectories on disk, shared by several processes. `CorruptFileError` if its bytes are damaged,
+    """Trajectories on disk, shared by several processes. `CorruptFileError` if it is damaged,
     ValueError if it holds those of other settings.
 
     >>> import tempfile
@@ -143,7 +145,7 @@ class TrajectoryFile:
     (['p'], 1, {'seed': 0})"""
     def __init__(self,
         path: str | Path,              # the file; made at the first `append`
-        settings: dict | None = None   # what made them, equal to what the file has; None: whatever it has
+        settings: dict | None = None   # what made them, as in the file; None: whatever is there
     ):
         self.path, self.file = Path(path), core.RecordFile(path)
         self._asked = None if settings is None else core.plain(settings, "settings")
@@ -163,38 +165,45 @@ class TrajectoryFile:
         "The ids of the problems, in the order in which they came."
         return [key for key in self.file.keys() if key]
 
-    def begin(self) -> None:
-        "Make the file, with its settings; TokenStudyError if it cannot be written."
-        try: self.file.put({"": json.dumps(self._asked or {})}, replace=False)
-        except ValueError: self.settings       # somebody made it before us
-
-    def append(self,
-        *groups: Iterable[Trajectory]  # each the trajectories of one problem
-    ) -> None:
-        """Add problems, all or none. ValueError if one is there already, or if the trajectories of a
-        group differ in problem or prompt."""
-        rows = [_row_of(group) for group in groups]
-        if twice := [p for p, n in Counter(p for p, _ in rows).items() if n > 1]:
-            raise ValueError(f"problem {twice[0]!r} is given twice")
-        self.begin()
-        self.file.put(dict(rows), replace=False)
-
     def __len__(self): return len(self.problems)
     def __contains__(self, problem): return bool(problem) and problem in self.file
-
-    def __getitem__(self, problem: str) -> list[Trajectory]:
-        "The trajectories of one problem; KeyError if it is not there."
-        if not problem or (text := self.file.get(problem)) is None: raise KeyError(problem)
-        return _group_of(problem, text, self.path)
 
     def __iter__(self) -> Iterator[Trajectory]:
         "The trajectories, problem by problem, in the order in which these came."
         for problem, text in self.file.items():
             if problem: yield from _group_of(problem, text, self.path)
 
-    def dataset(self) -> "Dataset":
-        "All trajectories as a `datasets.Dataset`."
-        return trajectories_dataset(self)
+# %% ../../nbs/reasoning/06_trajectories.ipynb #65eecce5
+@patch
+def begin(self: TrajectoryFile) -> None:
+    "Make the file, with its settings; TokenStudyError if it cannot be written."
+    try: self.file.put({"": json.dumps(self._asked or {})}, replace=False)
+    except ValueError: self.settings       # somebody made it before us
+
+@patch
+def append(
+    self: TrajectoryFile,
+    *groups: Iterable[Trajectory]  # each the trajectories of one problem
+) -> None:
+    """Add problems, all or none. ValueError if one is there already, or if the trajectories of
+    a group differ in problem or prompt."""
+    rows = [_row_of(group) for group in groups]
+    if twice := [p for p, n in Counter(p for p, _ in rows).items() if n > 1]:
+        raise ValueError(f"problem {twice[0]!r} is given twice")
+    self.begin()
+    self.file.put(dict(rows), replace=False)
+
+# %% ../../nbs/reasoning/06_trajectories.ipynb #3b45f0a4
+@patch
+def __getitem__(self: TrajectoryFile, problem: str) -> list[Trajectory]:
+    "The trajectories of one problem; KeyError if it is not there."
+    if not problem or (text := self.file.get(problem)) is None: raise KeyError(problem)
+    return _group_of(problem, text, self.path)
+
+@patch
+def dataset(self: TrajectoryFile) -> "Dataset":
+    "All trajectories as a `datasets.Dataset`."
+    return trajectories_dataset(self)
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #bfbdb2e8
 def text_of(
@@ -240,20 +249,22 @@ def sample_trajectories(
     problems: "Dataset",   # with id, prompt, answer, such as `arithmetic`
     num_samples: int = 32, # of each problem
     *,
-    path: str | Path | None = None, # a file to append to and continue from; None keeps them in memory
+    path: str | Path | None = None, # a file to append to and continue from; None: kept in memory
     restart: bool = False, # set a file aside that something else made, and begin anew
     # (texts, golds) -> things with `.answer` that are true if correct; None: `grade_arithmetic` for
     # problems of `arithmetic` (with their column teacher_accuracy), else `grade`
     grader: Callable | None = None,
     seed: int = 0,         # of sampling
     max_new_tokens: int = 160, # most tokens of a response
-    temperature: float = 1., top_k: int = 0, top_p: float = 1., # as for `lm.sample`
+    temperature: float = 1.,   # of sampling
+    top_k: int = 0,        # sample among so many tokens; 0: all
+    top_p: float = 1.,     # sample among those that hold this much probability
     batch_size: int = 256, # responses sampled at a time; it changes no result
     group: int = 8,        # problems that are sampled and written together
     chat: bool = False     # wrap prompts in the model's chat template
 ) -> list[Trajectory] | TrajectoryFile: # in the order of the problems
-    """Sample and grade `num_samples` responses to every problem. ValueError if two problems share an
-    id, or if something else made the file; TokenStudyError, before any work, if it cannot be written.
+    """Sample and grade `num_samples` responses to every problem. ValueError if two problems share
+    an id, or if something else made the file; TokenStudyError if it cannot be written.
 
     >>> from tokenstudy.reasoning import arithmetic, load_generator
     >>> found = sample_trajectories(load_generator("cpu"), arithmetic(1, "chain", 2), num_samples=3)
@@ -283,6 +294,7 @@ def sample_trajectories(
         else: _add(file, groups)
     return kept if file is None else file
 
+# %% ../../nbs/reasoning/06_trajectories.ipynb #892bb3a2
 def _file_of(path, settings, restart):
     "The file for these settings; one of others is set aside if asked."
     try: return TrajectoryFile(path, settings)

@@ -50,13 +50,20 @@ def _compiled(function):
     return numba.njit(cache=os.path.isfile(function.__code__.co_filename))(function)
 
 # %% ../../nbs/reasoning/07_trie.ipynb #7c70443a
+def _family(parent, M):
+    "Where each node's children begin [M + 1], and the children [M - 1]."
+    first = np.concatenate([[0], np.cumsum(np.bincount(parent[1:], minlength=M))]).astype(np.int64)
+    order = np.empty(M - 1, np.int32)
+    _compiled(_sort_children)(parent, first, order)
+    return first, order
+
 def _whole(x, what):
     if x.size and not np.issubdtype(x.dtype, np.integer):
         raise ValueError(f"{what} must be whole numbers, not {x.dtype}")
     return x
 
 def _flat(paths):
-    "All tokens [T] one after the other, and where each path begins [N + 1]. ValueError for what is none."
+    "All tokens [T] one after the other, and where each path begins [N + 1]."
     if isinstance(paths, tuple) and len(paths) == 2 and getattr(paths[0], "ndim", 0) == 1:
         flat, starts = np.asarray(paths[0]), np.asarray(paths[1], np.int64)
         rising = len(starts) and starts[0] == 0 and (np.diff(starts) >= 0).all()
@@ -73,6 +80,7 @@ def _flat(paths):
     if len(flat) >= 2**31 - 1: raise ValueError(f"{len(flat)} tokens are too many for one trie")
     return flat.astype(np.int32), starts
 
+# %% ../../nbs/reasoning/07_trie.ipynb #29fb5cd1
 def _numbers(values, name, N):
     "A number for each path [N], int64 if they are whole."
     x = np.asarray(values)
@@ -83,6 +91,13 @@ def _numbers(values, name, N):
         raise ValueError(f"{name}[{int(np.argmin(np.isfinite(x)))}] is not finite")
     return x
 
+def _labels(correct, N):
+    if correct is None: return None
+    labels = _numbers(correct, "correct", N)
+    if not ((0 <= labels) & (labels <= 1)).all(): raise ValueError("correct must lie in [0, 1]")
+    return labels
+
+# %% ../../nbs/reasoning/07_trie.ipynb #e7d0a7fc
 def _weights(weights, N):
     w = np.ones(N, np.int64) if weights is None else _numbers(weights, "weights", N)
     if not (w > 0).all(): raise ValueError(f"weights[{int(np.argmin(w > 0))}] is not positive")
@@ -107,7 +122,7 @@ class Trie:
     ([[], [1], [1, 2], [1, 3], [4]], [3, 2, 1, 1, 1], [1, 1, 1, 0, 0])"""
     def __init__(self,
         paths: Sequence | np.ndarray | tuple, # N sequences of token ids, or flat: (ids, starts)
-        correct: Sequence | np.ndarray | None = None, # N labels, 0 or 1 (or between), if there are any
+        correct: Sequence | np.ndarray | None = None, # N labels, 0 or 1 (or between)
         weights: Sequence | np.ndarray | None = None  # N positive numbers; 1 if None
     ):
         flat, self.starts = _flat(paths)
@@ -121,36 +136,29 @@ class Trie:
         lengths, self.leaf = np.diff(self.starts), np.zeros(N, np.int32)
         self.leaf[lengths > 0] = self.node_of[self.starts[1:][lengths > 0] - 1]
         self.weights = _weights(weights, N)
-        self.labels = None if correct is None else _numbers(correct, "correct", N)
-        if correct is not None and not ((0 <= self.labels) & (self.labels <= 1)).all():
-            raise ValueError("correct must lie in [0, 1]")
+        self.labels = _labels(correct, N)
         self.count = self._through(self.weights)
         self.correct = None if correct is None else self._through(self.weights*self.labels)
-        self._family(M)
-
-    def _family(self, M):
-        "Who are the children of whom."
-        children = np.bincount(self.parent[1:], minlength=M)
-        self.first = np.concatenate([[0], np.cumsum(children)]).astype(np.int64)
-        self.order = np.empty(M - 1, np.int32)
-        _compiled(_sort_children)(self.parent, self.first, self.order)
-
-    def _through(self, w):
-        "The weight of the paths through each node: a path goes through the root and one node a token."
-        repeated = np.repeat(w, np.diff(self.starts))
-        out = np.bincount(self.node_of, repeated, len(self.token)).astype(np.float64)
-        out[0] = w.sum()
-        return out.round().astype(np.int64) if w.dtype.kind == "i" else out
-
-    @property
-    def value(self) -> np.ndarray: # [M]
-        "Share of correct paths among those through each node."
-        if self.correct is None: raise ValueError("this trie has no labels; give `correct`")
-        return self.correct/self.count
+        self.first, self.order = _family(self.parent, M)
 
     def __len__(self): return len(self.token)
     def __repr__(self):
         return f"Trie of {len(self.leaf)} paths, {len(self.node_of)} tokens, {len(self)} nodes"
+
+# %% ../../nbs/reasoning/07_trie.ipynb #236b53a7
+@patch
+def _through(self: Trie, w):
+    "The weight of the paths through each node: each has the root and one node a token."
+    repeated = np.repeat(w, np.diff(self.starts))
+    out = np.bincount(self.node_of, repeated, len(self.token)).astype(np.float64)
+    out[0] = w.sum()
+    return out.round().astype(np.int64) if w.dtype.kind == "i" else out
+
+@patch(as_prop=True)
+def value(self: Trie) -> np.ndarray: # [M]
+    "Share of correct paths among those through each node."
+    if self.correct is None: raise ValueError("this trie has no labels; give `correct`")
+    return self.correct/self.count
 
 # %% ../../nbs/reasoning/07_trie.ipynb #d940554f
 @patch
@@ -191,6 +199,7 @@ def unique(self: Trie) -> tuple[np.ndarray, np.ndarray]: # paths, weights
     order = np.argsort(first)
     return first[order], weights[order].astype(self.weights.dtype)
 
+# %% ../../nbs/reasoning/07_trie.ipynb #73160cb4
 @patch
 def mixed(self: Trie) -> np.ndarray: # numbers of paths [≤ N]
     """Paths whose very tokens have been labelled correct and incorrect: their last node's value is
@@ -213,6 +222,6 @@ def trie_of(
     [0.5, 0.5, 0.5]"""
     trajectories = list(trajectories)
     if len({(t.problem, tuple(t.prompt_ids)) for t in trajectories}) != 1:
-        raise ValueError("a trie is made of the trajectories of one problem; these are of several, or "
-                         "none")
+        raise ValueError("a trie is made of the trajectories of one problem; these are of several, "
+                         "or none")
     return Trie([t.response_ids for t in trajectories], [t.correct for t in trajectories])
