@@ -307,9 +307,11 @@ def _move_aside(path, ending):
     "Move a database and its helpers away; the first free name."
     numbers = (f"{ending}{i or ''}" for i in range(1000))
     ending = next(e for e in numbers if not path.with_name(path.name + e).exists())
-    for helper in ("-wal", "-shm", ""):
-        part = path.with_name(path.name + helper)
-        if part.exists(): os.replace(part, path.with_name(path.name + ending + helper))
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)          # an index of the log
+    log = path.with_name(path.name + "-wal")
+    if log.exists() and log.stat().st_size: os.replace(log, path.with_name(f"{path.name}{ending}-wal"))
+    log.unlink(missing_ok=True)
+    os.replace(path, path.with_name(path.name + ending))
     return path.with_name(path.name + ending)
 
 @patch
