@@ -10,14 +10,14 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["scales", "files", "identity", "record_files", "records", "checkpoints", "training", "statistics", "show", "bench"],
+    submodules=["scales", "files", "identity", "record_files", "records", "checkpoints", "training", "statistics", "show", "bench", "results"],
     submod_attrs={
-        "scales": ["TokenStudyError", "MissingModelError", "CorruptFileError", "CheckpointError",
-            "TrainingError", "project_root",
+        "scales": ["TokenStudyError", "MissingModelError", "MissingPackageError", "CorruptFileError",
+            "CheckpointError", "TrainingError", "missing_package", "available_memory", "project_root",
             "cache_dir", "SCALES", "current_scale", "scale", "runs_dir", "results_dir", "seeds",
             "seed_everything", "device", "DTYPES", "dtype", "PACKAGES", "versions", "git_state",
             "device_name", "provenance", "Banner", "banner", "progress"],
-        "files": ["atomic_write", "atomic_folder", "sha256", "assets_dir", "manifest", "asset",
+        "files": ["atomic_write", "atomic_folder", "sweep_leftovers", "sync_folder", "sha256", "assets_dir", "manifest", "asset",
             "add_asset"],
         "identity": ["fingerprint", "code_fingerprint", "modules_behind", "reachable"],
         "records": ["plain", "config_key", "Runs", "published", "make_record", "made_by_other_code"],
@@ -25,8 +25,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "checkpoints": ["Checkpoint", "save_checkpoint", "load_checkpoint", "delete_checkpoint", "check_identity",
             "split_state", "join_state"],
         "training": ["Training", "train", "trapezoid", "cosine", "state_of", "restore_state"],
-        "statistics": ["bootstrap_interval", "two_way_interval", "wilson", "pass_at_k"],
+        "statistics": ["bootstrap_interval", "two_way_interval", "crossed_interval", "paired_interval",
+            "equivalence", "wilson", "pass_at_k"],
         "show": ["OKABE_ITO", "COLOURS", "style", "figure", "finish", "visible", "number",
-            "TokenStrip", "token_strip", "Table", "table", "PaperTable", "against_paper"],
-        "bench": ["race", "bench_row"],
+            "TokenStrip", "token_strip", "Table", "table", "Tables", "PaperTable", "against_paper"],
+        "bench": ["race", "race_all", "bench_row", "measure", "bench_table", "alone",
+            "peak_memory"],
+        "results": ["fitting_records", "committed", "Committed", "committed_bench"],
     })

@@ -23,7 +23,8 @@ import numpy as np
 
 # %% ../../nbs/core/03_identity.ipynb #97f1985a
 #: entries of a model's configuration that do not change what it computes
-NOT_IDENTITY = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures")
+NOT_IDENTITY = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache",
+                "architectures")
 
 def _array(h, kind, x):
     "Hash an array's type, shape and bytes."
@@ -54,8 +55,8 @@ def _hash(h, value, where):
     if isinstance(value, np.ndarray) and value.dtype != object: return _array(h, "array", value)
     if isinstance(value, np.generic): value = value.item()
     if isinstance(value, (bytes, bytearray)): return h.update(b"bytes %d;" % len(value) + value)
-    rows = hasattr(value, "column_names") and hasattr(value, "__len__") and not isinstance(value, dict)
-    if rows or (isinstance(value, (list, tuple)) and len(value) and isinstance(value[0], dict)):
+    table = hasattr(value, "column_names") and not isinstance(value, dict)
+    if table or (isinstance(value, (list, tuple)) and len(value) and isinstance(value[0], dict)):
         h.update(b"rows %d;" % len(value))
         for i, row in enumerate(value): _hash(h, row, f"{where}[{i}]")
         return
@@ -68,7 +69,7 @@ def _hash_parts(h, value, where):
     if isinstance(value, Enum): return _hash(h, [type(value).__name__, value.name], where)
     if isinstance(value, Path): return _hash(h, str(value), where)
     if isinstance(value, (set, frozenset)):
-        return h.update(("set " + " ".join(sorted(fingerprint(v) for v in value)) + ";").encode())
+        return h.update(f"set {' '.join(sorted(map(fingerprint, value)))};".encode())
     if isinstance(value, (list, tuple)):
         h.update(b"list %d;" % len(value))
         for i, v in enumerate(value): _hash(h, v, f"{where}[{i}]")
@@ -98,10 +99,11 @@ def _tokenizer(h, tokenizer, where):
 
 # %% ../../nbs/core/03_identity.ipynb #a998d15c
 def fingerprint(
-    *things, # models, tensors, arrays, rows (lists of dicts, `datasets.Dataset`), tokenizers, functions, plain values
-    **named  # the same, by name
+    *things: object, # models, tensors, arrays, rows, tokenizers, functions, plain values
+    **named: object  # the same, by name
 ) -> str: # 16 hex digits
-    """A digest of the whole of everything given. ValueError for what cannot be hashed whole.
+    """A digest of the whole of everything given. Rows may be a list of dicts or a `datasets.Dataset`.
+    ValueError for what cannot be hashed whole.
 
     >>> fingerprint([dict(id=1), dict(id=2)], lr=.1)
     '4c9d346676c3297a'
@@ -136,7 +138,8 @@ def _door(package):
         if not (isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "attach"): continue
         given = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
         found |= {name: f"{package}.{name}" for name in given.get("submodules", ())}
-        found |= {name: f"{package}.{m}" for m, names in given.get("submod_attrs", {}).items() for name in names}
+        for module, names in given.get("submod_attrs", {}).items():
+            found |= {name: f"{package}.{module}" for name in names}
     for path in path.parent.iterdir():
         if path.suffix == ".py" and path.stem != "__init__" or (path/"__init__.py").is_file():
             found.setdefault(path.stem, f"{package}.{path.stem}")
@@ -167,7 +170,8 @@ def imports_of(
     bound, found = {}, set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            above = package.split(".")[:len(package.split(".")) - node.level + 1] if node.level else []
+            parts = package.split(".")
+            above = parts[:len(parts) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             if base.split(".")[0] != PACKAGE: continue
             for a in node.names:
@@ -176,8 +180,9 @@ def imports_of(
                 else: found |= _resolve(base, {a.name})
         elif isinstance(node, ast.Import):
             for a in node.names:
-                if a.name.split(".")[0] == PACKAGE: found |= _resolve(a.name, None if a.asname else set())
-                if a.name.split(".")[0] == PACKAGE and a.asname: bound[a.asname] = a.name
+                if a.name.split(".")[0] != PACKAGE: continue
+                found |= _resolve(a.name, None if a.asname else set())
+                if a.asname: bound[a.asname] = a.name
     for name, target in bound.items(): found |= _resolve(target, _attributes(tree, name))
     return frozenset(found - {module})
 
@@ -185,7 +190,8 @@ def _attributes(tree, name):
     "The attributes of a variable that a module uses; None if it uses the variable otherwise."
     used, seen = set(), 0
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name:
+        owner = getattr(node, "value", None) if isinstance(node, ast.Attribute) else None
+        if isinstance(owner, ast.Name) and owner.id == name:
             used.add(node.attr)
             seen -= 1
         seen += isinstance(node, ast.Name) and node.id == name
@@ -195,7 +201,11 @@ def _attributes(tree, name):
 def reachable(
     module: str # such as "tokenstudy.tvm.labels"
 ) -> tuple: # of module names, sorted, the module among them
-    "The modules of ours that a module can reach through imports."
+    """The modules of ours that a module can reach through imports.
+
+    >>> reachable("tokenstudy.core.statistics")
+    ('tokenstudy.core.statistics',)
+    """
     found, new = set(), {module}
     while new:
         found |= new
@@ -209,14 +219,16 @@ def _tree(node):
         fields = []
         for name, value in ast.iter_fields(node):
             if name in ("kind", "type_comment", "ctx"): continue
-            if name == "body" and isinstance(value, list): value = [n for n in value if not _text(n)]
+            if name == "body" and isinstance(value, list):
+                value = [n for n in value if not _text(n)]
             if value is not None and value != []: fields.append(f"{name}={_tree(value)}")
         return f"{type(node).__name__}({','.join(fields)})"
     return f"[{','.join(map(_tree, node))}]" if isinstance(node, list) else repr(node)
 
 def _text(node):
     "Whether a statement is a bare string, such as a docstring."
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 @functools.lru_cache(None)
 def _module_digest(module):
@@ -225,17 +237,18 @@ def _module_digest(module):
 @functools.lru_cache(None)
 def _reached_digest(module):
     "The digest of a module and all that it reaches."
-    return hashlib.sha256(" ".join(f"{m} {_module_digest(m)}" for m in reachable(module)).encode()).hexdigest()[:16]
+    lines = " ".join(f"{m} {_module_digest(m)}" for m in reachable(module))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
-# %% ../../nbs/core/03_identity.ipynb #5220986a
+# %% ../../nbs/core/03_identity.ipynb #9611c542
 def code_fingerprint(
-    *things # functions, classes, modules of ours, or names of modules
+    *things: object # functions, classes, modules of ours, or names of modules
 ) -> str: # 16 hex digits
     """A digest of the code that things depend on: for something of ours the modules that its module
-    reaches; for a function of a notebook its source and all of ours that it names. ValueError for a name
-    that is no module of ours.
+    reaches; for a function of a notebook its source and all of ours that it names. ValueError for a
+    name that is no module of ours.
 
-    >>> code_fingerprint("tokenstudy.core.statistics") == code_fingerprint(sys.modules[__name__])
+    >>> code_fingerprint("tokenstudy.core.statistics") == code_fingerprint("tokenstudy.core.files")
     False
     """
     h = hashlib.sha256()
@@ -246,17 +259,18 @@ def code_fingerprint(
 def _code_lines(thing, seen):
     "What names the code of a thing, as a set of lines."
     if isinstance(thing, functools.partial):
-        return _code_lines(thing.func, seen).union(*(
-            {fingerprint(v)} for v in (*thing.args, *thing.keywords.items())))
+        given = {fingerprint(v) for v in (*thing.args, *thing.keywords.items())}
+        return _code_lines(thing.func, seen) | given
     thing = getattr(inspect.unwrap(thing), "__func__", thing) if callable(thing) else thing
-    name = thing if isinstance(thing, str) else getattr(thing, "__name__" if isinstance(thing, types.ModuleType)
-                                                        else "__module__", None) or type(thing).__module__
+    where = "__name__" if isinstance(thing, types.ModuleType) else "__module__"
+    name = thing if isinstance(thing, str) else getattr(thing, where, None) or type(thing).__module__
     if name.split(".")[0] == PACKAGE:
         if _source(name) is None: raise ValueError(f"there is no module {name}")
         modules = {name} if _door(name) is None else _resolve(name, None)
         return {f"{m} {_reached_digest(m)}" for m in modules}
     if isinstance(thing, str): raise ValueError(f"{name} is not a module of {PACKAGE}")
-    return _foreign_lines(thing, seen) if isinstance(thing, types.FunctionType) else {f"{name} {thing!r:.80}"}
+    if isinstance(thing, types.FunctionType): return _foreign_lines(thing, seen)
+    return {f"{name} {getattr(thing, '__qualname__', type(thing).__qualname__)}"}
 
 def _foreign_lines(fn, seen):
     "The same for a function that is not ours: its source, and what it names."
@@ -266,27 +280,31 @@ def _foreign_lines(fn, seen):
     except (OSError, TypeError): source = repr((fn.__code__.co_code, fn.__code__.co_consts))
     try: source = _tree(ast.parse(source))
     except SyntaxError: source = " ".join(source.split())
-    lines, names, codes = {f"{fn.__qualname__} {hashlib.sha256(source.encode()).hexdigest()[:16]}"}, set(), [fn.__code__]
+    lines = {f"{fn.__qualname__} {hashlib.sha256(source.encode()).hexdigest()[:16]}"}
+    names, codes = set(), [fn.__code__]
     for code in codes:
         names |= set(code.co_names)
         codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
     free = dict(zip(fn.__code__.co_freevars, (c.cell_contents for c in fn.__closure__ or ())))
-    for name, value in [(n, fn.__globals__[n]) for n in sorted(names & set(fn.__globals__))] + list(free.items()):
+    known = {n: fn.__globals__[n] for n in sorted(names & set(fn.__globals__))}
+    for value in [*known.values(), *free.values()]:
         ours = getattr(value, "__module__", None) or ""
         if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] == PACKAGE:
             lines |= {f"{m} {_reached_digest(m)}" for m in _resolve(value.__name__, names)}
-        elif isinstance(value, (types.FunctionType, type)) and ours.split(".")[0] in (PACKAGE, "__main__"):
-            if not (isinstance(value, type) and ours == "__main__"): lines |= _code_lines(value, seen)
+        elif isinstance(value, (types.FunctionType, type)) and ours.split(".")[0] == PACKAGE:
+            lines |= _code_lines(value, seen)
+        elif isinstance(value, types.FunctionType) and ours == fn.__module__:
+            lines |= _code_lines(value, seen)
     return lines
 
 # %% ../../nbs/core/03_identity.ipynb #7ff8e0c1
 def modules_behind(
-    fn         # a function, a class, a module of ours
+    fn: object # a function, a class, a module of ours
 ) -> list[str]: # sorted; what they reach in turn is left out
     """The modules of ours that a function names, for `code_fingerprint`.
 
-    >>> modules_behind(modules_behind), modules_behind(len)
-    (['tokenstudy.core.identity'], [])
+    >>> modules_behind(modules_behind)
+    ['tokenstudy.core.identity']
     """
     lines = (line.split()[0] for line in _code_lines(fn, set()))
     return sorted({name for name in lines if name.split(".")[0] == PACKAGE})
