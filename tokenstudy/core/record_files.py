@@ -65,14 +65,17 @@ def _lives(pid):
     import psutil
     return psutil.pid_exists(pid)
 
-def _close(opened, pid, here=os.getpid):
-    if here() == pid: opened.close()                             # after a fork it is the parent's
+_FOREIGN: list = []     # connections of a process that this one was forked from: not ours to close
+
+def _close(opened, pid, here=os.getpid, foreign=_FOREIGN):
+    if here() == pid: opened.close()
+    else: foreign.append(opened)
 
 # %% ../../nbs/core/04_record_files.ipynb #78d22b2f
 class _Connections:
     "An SQLite file that is opened when it is needed, with errors that say what to do."
     def __init__(self, path, name=None):
-        self.path, self.name = Path(path), str(name or path)
+        self.path, self.name = Path(path).absolute(), str(name or path)
         self._lock, self._writer, self._writer_of = threading.RLock(), None, None
         self._checked = None
 
@@ -84,6 +87,9 @@ class _Connections:
             damage = "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_ERROR"
             if kind.startswith(damage) or isinstance(e, UnicodeDecodeError):
                 raise self._damaged(e) from e
+            if kind.startswith("SQLITE_BUSY"):
+                raise TokenStudyError(f"cannot {what} {self.name}: another process has kept it locked "
+                                      "for a minute; end that process, or wait") from e
             why = getattr(e, "strerror", None) or e
             raise TokenStudyError(f"cannot {what} {self.name} ({why}): make room on the disk, make "
                                   "its folder writable, or set TOKENSTUDY_HOME to one that is; "

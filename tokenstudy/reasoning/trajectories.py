@@ -170,8 +170,7 @@ class TrajectoryFile:
 
     def __iter__(self) -> Iterator[Trajectory]:
         "The trajectories, problem by problem, in the order in which these came."
-        for problem, text in self.file.items():
-            if problem: yield from _group_of(problem, text, self.path)
+        for problem in self.problems: yield from self[problem]
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #65eecce5
 @patch
