@@ -88,8 +88,8 @@ class _Connections:
             if kind.startswith(damage) or isinstance(e, UnicodeDecodeError):
                 raise self._damaged(e) from e
             if kind.startswith("SQLITE_BUSY"):
-                raise TokenStudyError(f"cannot {what} {self.name}: another process has kept it locked "
-                                      "for a minute; end that process, or wait") from e
+                raise TokenStudyError(f"cannot {what} {self.name}: another process has kept it "
+                                      "locked for a minute; end that process, or wait") from e
             why = getattr(e, "strerror", None) or e
             raise TokenStudyError(f"cannot {what} {self.name} ({why}): make room on the disk, make "
                                   "its folder writable, or set TOKENSTUDY_HOME to one that is; "
@@ -315,7 +315,8 @@ def _move_aside(path, ending):
     ending = next(e for e in numbers if not path.with_name(path.name + e).exists())
     path.with_name(path.name + "-shm").unlink(missing_ok=True)          # an index of the log
     log = path.with_name(path.name + "-wal")
-    if log.exists() and log.stat().st_size: os.replace(log, path.with_name(f"{path.name}{ending}-wal"))
+    if log.exists() and log.stat().st_size:
+        os.replace(log, path.with_name(f"{path.name}{ending}-wal"))
     log.unlink(missing_ok=True)
     os.replace(path, path.with_name(path.name + ending))
     return path.with_name(path.name + ending)

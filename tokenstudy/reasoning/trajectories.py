@@ -159,15 +159,18 @@ class TrajectoryFile:
         found = json.loads(text)
         if self._asked is not None: _check_settings(self.path, found, self._asked)
         return found
-
     @property
     def problems(self) -> list[str]:
-        "The ids of the problems, in the order in which they came."
+        "The ids of the problems, in their order."
         return [key for key in self.file.keys() if key]
 
     def __len__(self): return len(self.problems)
     def __contains__(self, problem): return bool(problem) and problem in self.file
 
+    def __getitem__(self, problem: str) -> list[Trajectory]:
+        "The trajectories of one problem; KeyError if it is not there."
+        if not problem or (text := self.file.get(problem)) is None: raise KeyError(problem)
+        return _group_of(problem, text, self.path)
     def __iter__(self) -> Iterator[Trajectory]:
         "The trajectories, problem by problem, in the order in which these came."
         for problem in self.problems: yield from self[problem]
@@ -191,13 +194,6 @@ def append(
         raise ValueError(f"problem {twice[0]!r} is given twice")
     self.begin()
     self.file.put(dict(rows), replace=False)
-
-# %% ../../nbs/reasoning/06_trajectories.ipynb #3b45f0a4
-@patch
-def __getitem__(self: TrajectoryFile, problem: str) -> list[Trajectory]:
-    "The trajectories of one problem; KeyError if it is not there."
-    if not problem or (text := self.file.get(problem)) is None: raise KeyError(problem)
-    return _group_of(problem, text, self.path)
 
 @patch
 def dataset(self: TrajectoryFile) -> "Dataset":
