@@ -86,7 +86,7 @@ class _Connections:
             kind = getattr(e, "sqlite_errorname", "")
             damage = "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_ERROR"
             if kind.startswith(damage) or isinstance(e, UnicodeDecodeError):
-                raise self._damaged(e) from e
+                raise self.damaged(e) from e
             if kind.startswith("SQLITE_BUSY"):
                 raise TokenStudyError(f"cannot {what} {self.name}: another process has kept it "
                                       "locked for a minute; end that process, or wait") from e
@@ -95,7 +95,8 @@ class _Connections:
                                   "its folder writable, or set TOKENSTUDY_HOME to one that is; "
                                   f"what is in it already is untouched") from e
 
-    def _damaged(self, why):
+    def damaged(self, why: object) -> CorruptFileError:
+        "The error that says how the file is damaged, and the way out."
         return CorruptFileError(f"{self.name} is damaged ({why}). "
                                 f"core.RecordFile({str(self.path)!r}).repair() keeps the rows that "
                                 f"are whole and sets the damaged file aside; or delete it, and its "
@@ -107,8 +108,8 @@ class _Connections:
         if version > 1:
             raise TokenStudyError(f"{self.name} was made by a newer tokenstudy (format {version})")
         if self._checked == self.path.stat().st_ino and not again: return
-        found = opened.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != b"ok": raise self._damaged(found.decode(errors="replace"))
+        found = opened.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != b"ok": raise self.damaged(found.decode(errors="replace"))
         if version: self._checked = self.path.stat().st_ino
 
 # %% ../../nbs/core/04_record_files.ipynb #89a4922f
@@ -199,7 +200,7 @@ class RecordFile(_Transactions):
     def _whole(self, key, body, digest):
         key, known = key.decode(errors="replace"), isinstance(body, bytes)
         if not known or _digest(key, body) != (digest or b"").decode(errors="replace"):
-            raise self._damaged(f"the row {key!r} does not have its sha256")
+            raise self.damaged(f"the row {key!r} does not have its sha256")
         return key, body.decode()
 
     def get(self, key: str, default: str | None = None) -> str | None:

@@ -173,7 +173,9 @@ class TrajectoryFile:
         return _group_of(problem, text, self.path)
     def __iter__(self) -> Iterator[Trajectory]:
         "The trajectories, problem by problem, in the order in which these came."
-        for problem in self.problems: yield from self[problem]
+        for problem in self.problems:
+            if problem not in self: raise self.file.damaged(f"problem {problem!r} is not found")
+            yield from self[problem]
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #65eecce5
 @patch
