@@ -111,8 +111,8 @@ def test_comparison_of_preference_one_setting_is_not_tuned(tmp_path, monkeypatch
 
 
 def test_comparison_of_preference_distractors_are_foreign_and_answers_true():
-    rows = C.distracted(12, "test", seed=3)
-    assert list(rows) == list(C.distracted(12, "test", seed=3)) and list(rows)[:5] == list(C.distracted(5, "test", seed=3))
+    rows = C.distractor_problems(12, split="test", seed=3)
+    assert list(rows) == list(C.distractor_problems(12, split="test", seed=3)) and list(rows)[:5] == list(C.distractor_problems(5, split="test", seed=3))
     for row in rows:
         statements = row["prompt"].removesuffix(" . ?").split(" . ")
         own = [statements[0], *(s for s in statements[1:] if s.split()[0] not in reasoning.NAMES)]
@@ -121,13 +121,13 @@ def test_comparison_of_preference_distractors_are_foreign_and_answers_true():
         assert (problem.answer, reasoning.solution_of(problem)) == (row["answer"], row["solution"])
         foreign = {s.split()[0] for s in statements[1:]} & set(reasoning.NAMES)
         assert foreign and statements[0].split()[0] not in foreign
-    train = {r["prompt"] for r in C.distracted(40, "train")}
-    assert not train & {r["prompt"] for r in C.distracted(40, "test")}
+    train = {r["prompt"] for r in C.distractor_problems(40, split="train")}
+    assert not train & {r["prompt"] for r in C.distractor_problems(40, split="test")}
 
 
 def test_comparison_of_preference_first_difference_is_the_true_mistake():
     problems = reasoning.arithmetic(20, seed=1)
-    for row in reasoning.taught(problems, 3, seed=1):
+    for row in reasoning.faulty_solutions(problems, 3, seed=1):
         right = next(p["solution"] for p in problems if p["id"] == row["problem"])
         assert C.first_difference(reasoning.words(row["response"]), reasoning.words(right)) == row["mistake"]
 

@@ -258,7 +258,7 @@ def test_files_of_before_are_told(tmp_path):
     old = tmp_path/"runs"/"smoke"/"demo"/"toy.jsonl"
     old.parent.mkdir(parents=True)
     old.write_text('{"key": "k"}\n')
-    with pytest.warns(UserWarning, match=r"runs/smoke/demo/toy.jsonl is a file of an earlier"): runs = Runs("demo/toy")
+    with pytest.warns(UserWarning, match=r"runs/smoke/demo/toy.jsonl is of an earlier"): runs = Runs("demo/toy")
     assert runs(dict(i=1), partial(square, 1)) == square(1) and old.read_text() == '{"key": "k"}\n'
     for use in (lambda f: f.items(), lambda f: f.put(dict(a="1"))):
         with pytest.raises(TokenStudyError, match="JSON lines"): use(RecordFile(old))
@@ -570,3 +570,30 @@ def test_committed_records_stay_readable():
             found = core.published(study, file.stem, ROOT)
         assert len(found) == len(file.read_text().splitlines())
         assert all(len(r["key"]) == 16 for r in found)
+
+
+def test_a_file_that_stays_locked_is_said(monkeypatch, tmp_path):
+    file, opening = RecordFile(tmp_path/"f.sqlite"), record_files._open
+    file.put(dict(a="1"))
+    file.close()
+    def impatient(path, options):
+        opened = opening(path, options)
+        opened.execute("PRAGMA busy_timeout = 50")
+        return opened
+    monkeypatch.setattr(record_files, "_open", impatient)
+    holder = sqlite3.connect(tmp_path/"f.sqlite", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    assert file.get("a") == "1", "reading goes on"
+    with pytest.raises(TokenStudyError, match="another process has kept it locked"): file.put(dict(b="2"))
+    holder.execute("ROLLBACK")
+    file.put(dict(b="2"))
+    assert file.keys() == ["a", "b"]
+
+
+def test_a_relative_path_stays_where_it_was(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    file = RecordFile("f.sqlite")
+    (tmp_path/"below").mkdir()
+    monkeypatch.chdir(tmp_path/"below")
+    file.put(dict(a="1"))
+    assert RecordFile(tmp_path/"f.sqlite").get("a") == "1"

@@ -20,7 +20,7 @@ from datasets import Dataset
 
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described, ending_at_empty_line, few_shot, fine_tune, lessons
-from ..reasoning.arithmetic_world import distracted
+from ..reasoning.arithmetic_world import distractor_problems
 from .critical import identify_many
 from .contrast import contrast_model, contrast_sets, token_signals
 from .weights import PreferenceDataError, reweighted, weights_from_rollouts
@@ -249,9 +249,9 @@ def distractors(
 ) -> Task:
     "Stories with foreign statements; the base has seen too few of them."
     base = base or reasoning.load_generator()
-    taught = lessons(base, distracted(course, "train", seed + 1))
+    taught = lessons(base, distractor_problems(course, split="train", seed=seed + 1))
     learned = fine_tune(base, taught, epochs, 1e-3, 32, seed=seed)
-    made = [distracted(n, split, seed) for n, split in ((problems, "train"), (asked, "tune"), (asked, "test"))]
+    made = [distractor_problems(n, split=split, seed=seed) for n, split in ((problems, "train"), (asked, "tune"), (asked, "test"))]
     return Task(learned, *made)
 
 # %% ../../nbs/cdpo/08_comparison.ipynb #b213e889
@@ -302,7 +302,7 @@ def study_data(
 ) -> StudyData:
     "Pairs from the base's own samples with all weights."
     base, most = task.base, task.max_new_tokens
-    trajectories = list(reasoning.sample_trajectories(base, task.train, samples, path, task.grade, seed=seed,
+    trajectories = list(reasoning.sample_trajectories(base, task.train, samples, path=path, grader=task.grade, seed=seed,
                                                       max_new_tokens=most, **sampling))
     pairs, counts = pairs_from_samples(trajectories, seed)
     rows, problems = list(pairs), {row["id"]: row for row in task.train}
