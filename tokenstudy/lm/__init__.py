@@ -10,11 +10,11 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["models", "sampling", "caches", "branches", "rollout", "finetuning"],
+    submodules=["models", "sampling", "caches", "branches", "rollout", "finetuning", "rows"],
     submod_attrs={
-        "models": ["LM", "load_lm", "tiny_lm", "tiny_tokenizer", "prepare_lm", "verify_lm", "lm_status",
-                   "require_memory", "resting", "quiet", "encode", "check_length", "pad", "eos_ids",
-                   "forward"],
+        "models": ["LM", "load_lm", "tiny_lm", "tiny_tokenizer", "prepare_lm", "verify_lm",
+                   "lm_status", "require_memory", "resting", "quiet", "encode", "check_length",
+                   "pad", "eos_ids", "forward"],
         "sampling": ["next_token_probs", "warp", "check_warp", "Sampled", "pick", "sample",
                      "token_logprobs", "sequence_logits", "prompts"],
         "caches": ["PackedLinear", "packed", "check_attention", "CachedModel"],

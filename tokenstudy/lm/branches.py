@@ -40,8 +40,8 @@ class Trunk:
         for i, token in enumerate(self.response_ids[:-1]):
             if token in eos_ids(lm):
                 more = len(response_ids) - i - 1
-                raise ValueError(f"response_ids[{i}] = {token} ends the sequence, but {more} tokens "
-                                 "follow; cut the response there")
+                raise ValueError(f"response_ids[{i}] = {token} ends the sequence, but {more} "
+                                 "tokens follow; cut the response there")
         ids = torch.tensor([self.prompt_ids + self.response_ids], device=lm.model.device)
         check_length(lm, len(self))
         kept = len(self.response_ids) + 1
@@ -134,7 +134,7 @@ class Branches:
         width = max(len(trunk) for trunk, _ in self.parts)
         self.seen = torch.arange(width, device=self.owners.device) < self.prefixes[:, None]
 
-# %% ../../nbs/lm/04_branches.ipynb #d66abb25
+# %% ../../nbs/lm/04_branches.ipynb #ff205ec1
 @patch
 @torch.inference_mode()
 def read(
@@ -143,9 +143,9 @@ def read(
 ) -> torch.Tensor:     # logits [B, V]
     "One forward pass over the next token of every row."
     self.store.filled, ids = self.store.stop, ids[:, None]
-    logits = self.lm.model(
-        input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=self.cache,
-        position_ids=(self.prefixes + self.step)[:, None], use_cache=True, branches=self).logits[:, -1]
+    places = (self.prefixes + self.step)[:, None]
+    logits = self.lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places,
+                           past_key_values=self.cache, use_cache=True, branches=self).logits[:, -1]
     if self.calls != self.step * self.lm.model.config.num_hidden_layers:
         raise ValueError(_no_interface(self.lm))
     return logits

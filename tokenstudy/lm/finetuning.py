@@ -49,7 +49,8 @@ def ending_at_empty_line(
     ids = lm.tokenizer.encode("\n\n", add_special_tokens=False)
     if len(ids) != 1:
         raise ValueError(f"{lm.name}: an empty line is {len(ids)} tokens, so it cannot end an "
-                         "answer; teach the model solutions that end with its own end-of-sequence token")
+                         "answer; teach the model solutions that end with its own "
+                         "end-of-sequence token")
     known = sorted(eos_ids(lm))
     lm.model.generation_config.eos_token_id = [*known, *(i for i in ids if i not in known)]
     return lm
@@ -71,7 +72,8 @@ def lessons(
         prompt, both = encode(lm, [row["prompt"], row["prompt"] + " " + row["solution"]])
         if both[:len(prompt)] != prompt:
             raise ValueError(f"{row['id']}: the tokens of the prompt change when the solution "
-                             "follows; end the prompt with a character that stands alone, such as a colon")
+                             "follows; end the prompt with a character that stands alone, "
+                             "such as a colon")
         out.append((prompt, both[len(prompt):] + [last]))
     return out
 
@@ -119,6 +121,15 @@ def response_loss(
     return torch.nn.functional.cross_entropy(logits[told[:, 1:]], ids[:, 1:][told[:, 1:]])
 
 # %% ../../nbs/lm/06_finetuning.ipynb #7e02b9d4
+def _learner(lm, lora):
+    "A copy of the model that is ready to learn, whole or with an adapter of this rank."
+    model = copy.deepcopy(lm.model).train()
+    if not lora: return model.requires_grad_(True)
+    from peft import LoraConfig
+    config = LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear")
+    return with_adapters(model, config)
+
+# %% ../../nbs/lm/06_finetuning.ipynb #09f7b015
 def fine_tune(
     lm: LM,
     samples: list,          # pairs of ids, or things with prompt_ids and response_ids
@@ -149,12 +160,7 @@ def fine_tune(
         identity |= dict(base=core.fingerprint(lm.model), samples=core.fingerprint(pairs))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = copy.deepcopy(lm.model).train()
-        if lora:
-            from peft import LoraConfig
-            config = LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear")
-            model = with_adapters(model, config)
-        else: model.requires_grad_(True)
+        model = _learner(lm, lora)
         def loss(step):
             epoch, i = divmod(step, len(starts))
             return response_loss(model, [pairs[j] for j in orders[epoch][starts[i]:][:batch_size]])

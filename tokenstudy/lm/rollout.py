@@ -44,8 +44,8 @@ def draw_tokens(
     >>> draw_tokens(half, torch.tensor([0, 0]), torch.tensor([.4, .6]).double())[0].tolist()
     [0, 1]"""
     rows = max(1, 2**22 // log_probs.shape[-1])
-    tokens = torch.cat([pick(log_probs[w].exp(), v)
-                        for w, v in zip(which.split(rows), u.split(rows))])
+    parts = zip(which.split(rows), u.split(rows))
+    tokens = torch.cat([pick(log_probs[w].exp(), v) for w, v in parts])
     return tokens, log_probs[which, tokens].float()
 
 # %% ../../nbs/lm/05_rollout.ipynb #236062f1
@@ -72,23 +72,16 @@ class Rollouts:
         "Tokens of all continuations."
         return int(self.lengths.sum())
 
-    def continuation(
-        self,
-        i: int,
-        j: int
-    ) -> list:
+    def continuation(self, i: int, j: int) -> list:
         "Ids of rollout `j` from `positions[i]`."
         return self.tokens[i, j, :self.lengths[i, j]].tolist()
 
-    def responses(
-        self,
-        i: int
-    ) -> list:  # n id lists
-        "The whole responses, prefix and continuation, from `positions[i]`."
+    def responses(self, i: int) -> list:
+        "The n whole responses, prefix and continuation, from `positions[i]`, id lists."
         prefix = self.response_ids[:self.positions[i]]
         return [prefix + self.continuation(i, j) for j in range(self.tokens.shape[1])]
 
-# %% ../../nbs/lm/05_rollout.ipynb #19f7363b
+# %% ../../nbs/lm/05_rollout.ipynb #39ed0f7e
 def _check_run(engine, seed, **numbers):
     if engine not in ("local", "ray"):
         raise ValueError(f"engine {engine!r}: it is 'local' or 'ray'")
@@ -110,8 +103,7 @@ def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_tota
     for i, (one, where, many, stream, no) in enumerate(zip(trajectories, *given.values())):
         prompt, response = ((one.prompt_ids, one.response_ids) if isinstance(one, Trunk) else
                             map(list, one))
-        where = range(1, len(response) + 1) if where is None else where
-        where = [operator.index(t) for t in where]
+        where = [*map(operator.index, range(1, len(response) + 1) if where is None else where)]
         many = many if isinstance(many, range) else range(operator.index(many))
         if not many or many[0] < 0 or many.step != 1:
             raise ValueError(f"trajectory {i}: num_samples = {many}; "
@@ -162,10 +154,10 @@ class _Drawn:
         self.finished[who] = torch.isin(token, self.ends)
         return token, ~self.finished[who] & (self.lengths[who] < self.limits[who])
 
-# %% ../../nbs/lm/05_rollout.ipynb #efefd6e7
+# %% ../../nbs/lm/05_rollout.ipynb #31608762
 def _known(trunks, warping, banned, device):
-    """Log-probabilities [R, V] after all prefixes of the trunks, then those without banned tokens; the
-    token that follows each prefix (-1: none); each trunk's first row."""
+    """Log-probabilities [R, V] after all prefixes of the trunks, then those without banned tokens;
+    the token that follows each prefix (-1: none); each trunk's first row."""
     first, log_probs, follow = {}, [], []
     for i in sorted(trunks):
         first[i] = len(follow)
@@ -193,10 +185,11 @@ def _along(drawn, known, follow, which, prefix, place):
         which[who] = prefix[who]
     return (torch.cat(x) for x in zip(*left))
 
-# %% ../../nbs/lm/05_rollout.ipynb #740f8704
+# %% ../../nbs/lm/05_rollout.ipynb #beb7e359
 def _off(lm, drawn, trunks, start, V, warping, owners, prefix, place, who, token):
     "Draw what follows behind the trunks; returns the tokens forwarded for each owner."
     device, forwarded = token.device, {}
+    if not len(who): return forwarded
     rows, row = (prefix[who] * V + token).unique(return_inverse=True)
     owner = torch.empty_like(rows).scatter_(0, row, owners[who])
     before = torch.empty_like(rows).scatter_(0, row, place[who])
@@ -204,7 +197,7 @@ def _off(lm, drawn, trunks, start, V, warping, owners, prefix, place, who, token
     lead = torch.tensor(prompts, device=device)
     batch = Branches(lm, trunks, owner, lead[owner] + before)
     inputs, places = rows % V, torch.arange(len(rows), device=device)
-    while len(who):
+    while True:
         ids = torch.zeros(len(batch.owners), dtype=torch.long, device=device)
         ids[places] = inputs
         for i, count in zip(*(x.tolist() for x in batch.owners[places].unique(return_counts=True))):
@@ -212,17 +205,16 @@ def _off(lm, drawn, trunks, start, V, warping, owners, prefix, place, who, token
         logits = batch.read(ids)
         token, on = drawn.draw(who, next_token_probs(logits[places], **warping, log=True), row)
         who = who[on]
-        if not len(who): break
+        if not len(who): return forwarded
         rows, row = (places[row[on]] * V + token[on]).unique(return_inverse=True)
         inputs, places = rows % V, batch.go_on(rows // V)
-    return forwarded
 
-# %% ../../nbs/lm/05_rollout.ipynb #c0f47649
+# %% ../../nbs/lm/05_rollout.ipynb #8911253d
 @torch.inference_mode()
 def _wave(lm, trunks, owners, prefixes, limits, u, warping, banned):
-    """Rollouts of one batch: `owners` (keys of `trunks`), `prefixes` (t) and `limits`, [N] each, and
-    their numbers `u` [N, longest]. Returns tokens, log-probabilities, lengths, finished as arrays,
-    and the tokens forwarded for each owner."""
+    """Rollouts of one batch: `owners` (keys of `trunks`), `prefixes` (t) and `limits`, [N] each,
+    and their numbers `u` [N, longest]. Returns tokens, log-probabilities, lengths, finished as
+    arrays, and the tokens forwarded for each owner."""
     device = lm.model.device
     owners, place, limits, u = (torch.from_numpy(x).to(device)
                                 for x in (owners, prefixes, limits, u))
@@ -233,13 +225,12 @@ def _wave(lm, trunks, owners, prefixes, limits, u, warping, banned):
     for number, (i, t) in enumerate(banned, len(follow)):
         which[(owners == i) & (place == t)] = number
     who, token = _along(drawn, known, follow, which, prefix, place)
-    V, forwarded = known.shape[-1], {}
-    if len(who):
-        forwarded = _off(lm, drawn, trunks, start, V, warping, owners, prefix, place, who, token)
+    forwarded = _off(lm, drawn, trunks, start, known.shape[-1], warping, owners, prefix, place, who,
+                     token)
     out = drawn.tokens, drawn.logprobs, drawn.lengths, drawn.finished
     return [x.cpu().numpy() for x in out] + [forwarded]
 
-# %% ../../nbs/lm/05_rollout.ipynb #c6dd9ec7
+# %% ../../nbs/lm/05_rollout.ipynb #0712a164
 def _jobs(lm, asked, limit, logprobs):
     """Empty `Rollouts` of each request, and one row (trajectory, place of the position, place of
     the rollout, position, rollout, tokens at most) for each continuation that is to be drawn."""
@@ -256,9 +247,8 @@ def _jobs(lm, asked, limit, logprobs):
     return results, np.array(jobs, dtype=int).reshape(-1, 6)
 
 def _trunk(lm, request, result):
-    if isinstance(request[0], Trunk): return request[0]
-    trunk = Trunk(lm, *request[0])
-    result.prefix_tokens += len(trunk)
+    trunk = request[0] if isinstance(request[0], Trunk) else Trunk(lm, *request[0])
+    if trunk is not request[0]: result.prefix_tokens += len(trunk)
     return trunk
 
 def _forbidden(asked, read, warping):
@@ -328,9 +318,9 @@ def rollouts_many(
 
     `num_samples` may be a range of numbers, or a list of these, one for each trajectory. Seed,
     stream, position and number name the random numbers of a continuation, so `range(8, 16)` adds
-    eight to the first eight, and results do not depend on `batch_size`, order or engine (up to the model's
-    rounding). Where tokens are banned, the distribution is renormalised. Raises ValueError for
-    settings out of range (see `check_warp`), and where banned tokens hold all probability.
+    eight to the first eight, and results do not depend on `batch_size`, order or engine (up to the
+    model's rounding). Where tokens are banned, the distribution is renormalised. Raises ValueError
+    for settings out of range (see `check_warp`), and where banned tokens hold all probability.
 
     >>> from tokenstudy.lm import tiny_lm
     >>> pairs = [([3, 1, 4], [1, 5]), ([2], [7])]
@@ -398,17 +388,15 @@ def _ray_shard(lm, settings):
     torch.set_num_threads(1)
     return rollouts_many(lm, **settings)[0]
 
-# %% ../../nbs/lm/05_rollout.ipynb #515dcc16
+# %% ../../nbs/lm/05_rollout.ipynb #73c19748
 def _joined(parts):
     "`Rollouts` of one trajectory out of those of its positions."
     longest = max(p.tokens.shape[2] for p in parts)
-    def stack(name, fill=0, width=0):
-        all_ = [getattr(p, name) for p in parts]
-        if all_[0] is None: return None
-        if width: all_ = [np.pad(x, ((0, 0), (0, 0), (0, width - x.shape[2])), constant_values=fill)
-                          for x in all_]
-        return np.concatenate(all_)
+    def stack(name, fill=0):
+        values = [getattr(p, name) for p in parts]
+        if values[0] is None: return None
+        return np.concatenate([x if x.ndim < 3 else np.pad(
+            x, ((0, 0), (0, 0), (0, longest - x.shape[2])), constant_values=fill) for x in values])
     return Rollouts(parts[0].response_ids, [t for p in parts for t in p.positions],
-                    stack("tokens", -1, longest), stack("lengths"), stack("finished"),
-                    stack("logprobs", 0, longest), sum(p.prefix_tokens for p in parts),
-                    sum(p.forwarded for p in parts))
+                    stack("tokens", -1), stack("lengths"), stack("finished"), stack("logprobs"),
+                    sum(p.prefix_tokens for p in parts), sum(p.forwarded for p in parts))

@@ -36,9 +36,10 @@ def check_warp(
         raise ValueError(f"top_p = {top_p}: it must lie in (0, 1] (1 keeps all tokens)")
 
 def _largest(probs, mass, most=1024):
-    """Probabilities in descending order with their places (first place first where they tie), all
-    of them or, where that is sure to hold the smallest set that reaches `mass`, the `most` largest: a
-    partial sort takes a quarter of the time."""
+    """Probabilities in descending order with their places (first place first where they tie).
+
+    All of them or, where that is sure to hold the smallest set that reaches `mass`, the `most`
+    largest: a partial sort takes a quarter of the time."""
     if probs.shape[-1] > 4 * most:
         ranked, order = probs.topk(most, -1)
         reached = ranked.cumsum(-1) - ranked >= mass              # not kept
