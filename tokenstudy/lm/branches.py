@@ -134,7 +134,7 @@ class Branches:
         width = max(len(trunk) for trunk, _ in self.parts)
         self.seen = torch.arange(width, device=self.owners.device) < self.prefixes[:, None]
 
-# %% ../../nbs/lm/04_branches.ipynb #ff205ec1
+# %% ../../nbs/lm/04_branches.ipynb #2972875d
 @patch
 @torch.inference_mode()
 def read(
@@ -151,6 +151,7 @@ def read(
     return logits
 
 @patch
+@torch.inference_mode()
 def go_on(
     self: Branches,
     parents: torch.Tensor  # [C] row numbers, ascending; a row that splits stands there again

@@ -81,7 +81,7 @@ class Rollouts:
         prefix = self.response_ids[:self.positions[i]]
         return [prefix + self.continuation(i, j) for j in range(self.tokens.shape[1])]
 
-# %% ../../nbs/lm/05_rollout.ipynb #39ed0f7e
+# %% ../../nbs/lm/05_rollout.ipynb #127f4de4
 def _check_run(engine, seed, **numbers):
     if engine not in ("local", "ray"):
         raise ValueError(f"engine {engine!r}: it is 'local' or 'ray'")
@@ -108,8 +108,8 @@ def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_tota
         if not many or many[0] < 0 or many.step != 1:
             raise ValueError(f"trajectory {i}: num_samples = {many}; "
                              "it must be a number ≥ 1, or a range from ≥ 0")
-        if (not where or min(where) < 0 or max(where) > len(response)
-                or len(set(where)) < len(where)):
+        inside = where and 0 <= min(where) <= max(where) <= len(response)
+        if not inside or len(set(where)) < len(where):
             raise ValueError(f"trajectory {i}: positions must be different numbers from 0 to "
                              f"{len(response)} (the response's length), at least one; got {where}")
         longest = max(max_total, len(response)) if max_total else max(where) + max_new_tokens
@@ -154,7 +154,7 @@ class _Drawn:
         self.finished[who] = torch.isin(token, self.ends)
         return token, ~self.finished[who] & (self.lengths[who] < self.limits[who])
 
-# %% ../../nbs/lm/05_rollout.ipynb #31608762
+# %% ../../nbs/lm/05_rollout.ipynb #d12a229e
 def _known(trunks, warping, banned, device):
     """Log-probabilities [R, V] after all prefixes of the trunks, then those without banned tokens;
     the token that follows each prefix (-1: none); each trunk's first row."""
@@ -164,8 +164,8 @@ def _known(trunks, warping, banned, device):
         log_probs.append(next_token_probs(trunks[i].logits, **warping, log=True))
         follow += trunks[i].response_ids + [-1]
     for (i, t), ids in banned.items():
-        left = log_probs[list(first).index(i)][t]
-        left = left.index_fill(0, torch.tensor(ids, device=device), -torch.inf)
+        left = log_probs[list(first).index(i)][t].index_fill(
+            0, torch.tensor(ids, device=device), -torch.inf)
         log_probs.append((left - left.logsumexp(-1))[None])
     start = torch.zeros(max(first) + 1, dtype=torch.long, device=device)
     start[list(first)] = torch.tensor(list(first.values()), device=device)
@@ -209,15 +209,14 @@ def _off(lm, drawn, trunks, start, V, warping, owners, prefix, place, who, token
         rows, row = (places[row[on]] * V + token[on]).unique(return_inverse=True)
         inputs, places = rows % V, batch.go_on(rows // V)
 
-# %% ../../nbs/lm/05_rollout.ipynb #8911253d
+# %% ../../nbs/lm/05_rollout.ipynb #8b3aa2e8
 @torch.inference_mode()
 def _wave(lm, trunks, owners, prefixes, limits, u, warping, banned):
     """Rollouts of one batch: `owners` (keys of `trunks`), `prefixes` (t) and `limits`, [N] each,
     and their numbers `u` [N, longest]. Returns tokens, log-probabilities, lengths, finished as
     arrays, and the tokens forwarded for each owner."""
-    device = lm.model.device
-    owners, place, limits, u = (torch.from_numpy(x).to(device)
-                                for x in (owners, prefixes, limits, u))
+    device, given = lm.model.device, (owners, prefixes, limits, u)
+    owners, place, limits, u = (torch.from_numpy(x).to(device) for x in given)
     drawn = _Drawn(lm, limits, u)
     known, follow, start = _known(trunks, warping, banned, device)
     prefix = start[owners] + place
@@ -271,16 +270,15 @@ def _written(results, wave, tokens, scores, lengths, finished, forwarded):
         if r.logprobs is not None: r.logprobs[a, b, :width] = scores[mine, :width]
         r.forwarded += forwarded.get(i, 0)
 
-# %% ../../nbs/lm/05_rollout.ipynb #b022692b
+# %% ../../nbs/lm/05_rollout.ipynb #453448bc
 def _local_rollouts(lm, asked, max_new_tokens, max_total, warping, seed, batch_size, logprobs):
     "`rollouts_many` on this machine."
-    def limit(t): return max_total - t if max_total else max_new_tokens
-    results, jobs = _jobs(lm, asked, limit, logprobs)
+    results, jobs = _jobs(
+        lm, asked, lambda t: max_total - t if max_total else max_new_tokens, logprobs)
     rows, read = batch_size or wave_rows(lm, max_total or max_new_tokens), {}
     sharing = branching(lm) if len(jobs) else None
     with core.progress(total=len(jobs), desc="rollouts", unit="text") as bar:
-        for wave in np.array_split(jobs, -(-len(jobs) // rows) or 1):
-            if not len(wave): continue
+        for wave in np.array_split(jobs, -(-len(jobs) // rows)) if len(jobs) else []:
             read = {i: read[i] if i in read else _trunk(lm, asked[i], results[i])
                     for i in np.unique(wave[:, 0]).tolist()}
             banned = _forbidden(asked, read, warping)
