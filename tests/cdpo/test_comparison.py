@@ -74,7 +74,7 @@ def test_comparison_of_preference_intervals_hold_the_mean(seeds, problems, seed)
 
 def test_comparison_of_preference_evaluate_counts_right_answers():
     base, problems = toy(), [dict(prompt_ids=[1, 4 + i], answer=i % 2) for i in range(6)]
-    answers = lms.sample(base, [p["prompt_ids"] for p in problems], 5, 0)
+    answers = lms.sample(base, [p["prompt_ids"] for p in problems], max_new_tokens=5, temperature=0)
     by_hand = [float(a.response_ids[0] % 2 == p["answer"]) for a, p in zip(answers, problems)]
     found = C.evaluate(base, problems, lambda p, ids: ids[0] % 2 == p["answer"], samples=3, max_new_tokens=5)
     assert found["greedy"] == by_hand and all(s*3 == pytest.approx(round(s*3)) for s in found["sampled"])

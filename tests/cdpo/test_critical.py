@@ -205,9 +205,9 @@ def test_critical_interventions(toy, wrong):
     rows = critical.intervene(toy, wrong, [clean] * len(wrong), marks, n=32, **FREE)
     assert all(r["kept"] == 0 for r in rows) and sum(r["without"] for r in rows) > 0
     for w, c in zip(wrong, marks):                       # the token is never drawn again at its place
-        r = lms.rollouts(toy, w.prompt_ids, w.response_ids, 64, [c], banned={c: [3]}, max_new_tokens=1)
+        r = lms.rollouts(toy, w.prompt_ids, w.response_ids, num_samples=64, positions=[c], banned={c: [3]}, max_new_tokens=1)
         assert (r.tokens != 3).all()
-    sure = lms.rollouts(toy, [1, 2], [], 1, [0], 1, temperature=0).continuation(0, 0)
+    sure = lms.rollouts(toy, [1, 2], [], num_samples=1, positions=[0], max_new_tokens=1, temperature=0).continuation(0, 0)
     with pytest.raises(ValueError, match="all the law's mass"): critical.intervene(toy, [([1, 2], sure)], [clean], [0], max_total=8, temperature=0)
     with pytest.raises(ValueError, match="index None"): critical.intervene(toy, wrong[:1], [clean], [None])
 

