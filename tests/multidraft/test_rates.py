@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from tokenstudy import core, lm as lms
-from tokenstudy import multidraft as rates, multidraft as verification
+from tokenstudy.multidraft import rates, verification
 from tokenstudy.multidraft.schemes import all_branches
 from tokenstudy.multidraft.drafts import LMDraft, TopDraft, Tree
 from tokenstudy.multidraft.decoding import TokenLevel, generate_multidraft
 from tokenstudy.multidraft.optimal import Optimal
 from tokenstudy.multidraft.schemes import SingleDraft, SpecInfer
 from tokenstudy.multidraft.canonical import TruncatedLP
-from tokenstudy.multidraft.verification import LeafToRoot, TableLaws, Traversal, decode_table, grow
+from tokenstudy.multidraft.verification import LeafToRoot, TableDistributions, Traversal, decode_table, grow
 
 
 def table(seed, n=2):
     known = {}
-    def law(prefix): return known.setdefault(prefix, np.random.default_rng([seed, *prefix]).dirichlet(np.ones(n)))
-    return law
+    def dist(prefix): return known.setdefault(prefix, np.random.default_rng([seed, *prefix]).dirichlet(np.ones(n)))
+    return dist
 
 
 def shape(tree): return sorted((tuple(tree.path(v)), len(tree.draws[v]), tuple(tree.tokens[c] for _, c in tree.draws[v])) for v in range(len(tree)))
@@ -38,7 +38,7 @@ def test_decoding_pruned_tree_is_that_of_the_first_sequences(seed):
             built = Tree(1)
             for one in sequences[:K]:
                 node = 0
-                for law, v in one[:L]: node = built._grow(node, tree.tokens[v], law)
+                for dist, v in one[:L]: node = built.grow(node, tree.tokens[v], dist)
             pruned, old = rates.prune(tree, sequences, K, L)
             assert shape(pruned) == shape(built)
             assert [tree.path(v) for v in old] == [pruned.path(v) for v in range(len(pruned))]
@@ -51,13 +51,13 @@ def test_decoding_rule_judged_beside_another_is_the_rule_alone(rule, K, L):
     target, draft = table(1), table(2)
     def alone(rng):
         tree = grow([draft] * K, (), L, rng)
-        return len(rule.verify(tree, TableLaws(target, (), tree), rng)[0]) + 1
+        return len(rule.verify(tree, TableDistributions(target, (), tree), rng)[0]) + 1
     def beside(rng):
         tree = grow([draft] * 2, (), 2, rng)
         judge = rates.Beside(TokenLevel(SpecInfer()), dict(it=(rule, K, L), whole=(Traversal(), 2, 2)))
         judge.rng, judge.others = rng, dict(it=judge.others["it"])
         judge.rule = type("None", (), dict(verify=lambda self, *a: ([], 0)))()
-        judge.verify(tree, TableLaws(target, (), tree), rng)
+        judge.verify(tree, TableDistributions(target, (), tree), rng)
         return judge.tokens["it"][0]
     mean = lambda run: sum(weight * tokens for weight, tokens in all_branches(run))
     assert abs(mean(alone) - mean(beside)) < 1e-12
@@ -97,14 +97,14 @@ def test_decoding_prompt_files(tmp_path):
 
 
 @pytest.mark.parametrize("scheme, drafts", [(SingleDraft(), 1), (Optimal(), 2), (Optimal(), 3), (TruncatedLP(), 2)], ids=lambda x: getattr(type(x), "__name__", x))
-def test_sequence_law_of_lifted_schemes(scheme, drafts):
+def test_sequence_distribution_of_lifted_schemes(scheme, drafts):
     "Texts of three tokens by `LeafToRoot`, every branch enumerated; a rule that keeps the old probability after a failure is caught."
-    target, law, length = table(3, 2), Counter(), 3
+    target, dist, length = table(3, 2), Counter(), 3
     def text(rule): return lambda rng: decode_table(rule, target, [table(4)] * drafts, length, 2, rng)[0]
     truth = {(): 1.0}
     for _ in range(length): truth = {ids + (x,): w * p for ids, w in truth.items() for x, p in enumerate(target(ids))}
-    for weight, ids in all_branches(text(LeafToRoot(scheme))): law[ids] += weight
-    assert max(abs(law[ids] - p) for ids, p in truth.items()) < 1e-12
+    for weight, ids in all_branches(text(LeafToRoot(scheme))): dist[ids] += weight
+    assert max(abs(dist[ids] - p) for ids, p in truth.items()) < 1e-12
     bent, rightly = Counter(), verification.leftover
     with mock.patch.object(verification, "leftover", lambda p, q, s: (p, rightly(p, q, s)[1])):
         for weight, ids in all_branches(text(LeafToRoot(scheme))): bent[ids] += weight

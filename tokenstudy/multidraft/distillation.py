@@ -25,9 +25,9 @@ from .distilled import DRAFTS, DraftConfig, new_draft, write_draft
 
 # %% ../../nbs/multidraft/08_distillation.ipynb #ca2b201c
 def overlap(q, p):
-    """Acceptance of one token drafted from p for the target law q: Σ min(p, q) = 1 - TV(p, q).
+    """Acceptance of one token drafted from p for the target distribution q: Σ min(p, q) = 1 - TV(p, q).
 
-    `q`, `p` [..., V] laws, torch tensors. Returns [...]. Source: Corollary 3.6 of arXiv 2211.17192."""
+    `q`, `p` [..., V] distributions, torch tensors. Returns [...]. Source: Corollary 3.6 of arXiv 2211.17192."""
     return torch.minimum(q, p).sum(-1)
 
 # %% ../../nbs/multidraft/08_distillation.ipynb #873dd542
@@ -47,13 +47,13 @@ def chat_template_ids(target):
 @torch.inference_mode()
 def sample_dialogues(target, template=None, rows=128, length=256, top=64, temperatures=(0.0, 0.7, 1.0),
                      seed=0):
-    """Dialogues that the target has with itself, and its laws on the way.
+    """Dialogues that the target has with itself, and its distributions on the way.
 
     `target` an `lm.LM`; `template`: three id lists as from `chat_template_ids` (the second begins with
     the token that ends a turn); `rows` B of `length` T tokens; user turns are sampled at temperature 1,
     answers of row b at `temperatures[b % n]` (below 1 from the `top` tokens only). Returns a dict of
     tensors: ids [B, T] int32; top_ids int32 and top_logprobs float16 [B, T - start, top], whose column t
-    is the law at temperature 1 of token start + t; free [B, T - start] bool, False where the template
+    is the distribution at temperature 1 of token start + t; free [B, T - start] bool, False where the template
     dictated the token; start."""
     head, middle, again = template or chat_template_ids(target)
     if length <= len(head):
@@ -64,18 +64,18 @@ def sample_dialogues(target, template=None, rows=128, length=256, top=64, temper
     dictated, user = [[] for _ in range(rows)], [True] * rows
     ids = torch.tensor([head] * rows, device=device)
     mask, past = torch.ones_like(ids, dtype=torch.bool), None
-    tokens, where, laws, free = [ids], [], [], []
+    tokens, where, dists, free = [ids], [], [], []
     while mask.shape[1] < length:
         out = lm.forward(target.model, ids, mask, past, logits_to_keep=1)
         past, logits = out.past_key_values, out.logits[:, -1].float()
         best, at = logits.topk(top, -1)
         total = logits.logsumexp(-1, keepdim=True)
-        where.append(at.int()); laws.append((best - total).half())
+        where.append(at.int()); dists.append((best - total).half())
         heat = torch.tensor([1.0 if asks else t for asks, t in zip(user, heats)], device=device)
-        law = ((best - best[:, :1]) / heat.clamp(min=1e-4)[:, None]).exp()
+        dist = ((best - best[:, :1]) / heat.clamp(min=1e-4)[:, None]).exp()
         mass = (heat != 1).double() + (heat == 1) * (best - total).exp().sum(-1).double()
         u = torch.as_tensor(generator.random(rows), device=device)
-        chosen = at.gather(1, lm.pick(law, (u / mass).clamp(max=1 - 1e-12))[:, None])[:, 0]
+        chosen = at.gather(1, lm.pick(dist, (u / mass).clamp(max=1 - 1e-12))[:, None])[:, 0]
         for b in torch.where(u >= mass)[0].tolist():              # a token outside the `top`
             rest = (logits[b] - total[b]).exp()
             rest[at[b]] = 0
@@ -90,7 +90,7 @@ def sample_dialogues(target, template=None, rows=128, length=256, top=64, temper
         tokens.append(ids)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
     return dict(ids=torch.cat(tokens, 1).int().cpu(), top_ids=torch.stack(where, 1).cpu(),
-                top_logprobs=torch.stack(laws, 1).cpu(), free=torch.stack(free, 1),
+                top_logprobs=torch.stack(dists, 1).cpu(), free=torch.stack(free, 1),
                 start=torch.tensor(len(head)))
 
 def sample_corpus(target, folder, rounds, seed=0, **options):
@@ -105,7 +105,7 @@ def sample_corpus(target, folder, rounds, seed=0, **options):
 # %% ../../nbs/multidraft/08_distillation.ipynb #5dea54a2
 def read_corpus(files):
     """Files of `sample_dialogues` as one dict with the same names (`start` an int). Raises
-    MissingModelError without files, CorruptFileError if one is damaged, of another shape, or its laws do
+    MissingModelError without files, CorruptFileError if one is damaged, of another shape, or its distributions do
     not belong to its tokens."""
     if not files:
         raise core.MissingModelError("No corpus here: make one with "
@@ -124,8 +124,8 @@ def read_corpus(files):
                                         f"{way_out}") from e
         if found < .8 * mass:
             raise core.CorruptFileError(
-                f"{found:.0%} of the tokens are among the noted ones of their law, which hold "
-                f"{mass:.0%} of the mass; the laws are not those of the tokens: {way_out}")
+                f"{found:.0%} of the tokens are among the noted ones of their distribution, which hold "
+                f"{mass:.0%} of the mass; the distributions are not those of the tokens: {way_out}")
         if parts and (start != parts[0]["start"] or at.shape[1:] != parts[0]["top_ids"].shape[1:]):
             raise core.CorruptFileError(f"lengths differ from {files[0]}: {way_out}")
         parts.append(part)
@@ -133,7 +133,7 @@ def read_corpus(files):
             for k in ("ids", "top_ids", "top_logprobs", "free", "start")}
 
 def token_frequency(corpus, vocabulary):
-    """Mean probability of each token over the free positions of a corpus, from the noted laws:
+    """Mean probability of each token over the free positions of a corpus, from the noted distributions:
     [V] float64."""
     free = corpus["free"]
     at, q = corpus["top_ids"][free].long().flatten(), corpus["top_logprobs"][free].double().exp()
@@ -148,12 +148,12 @@ class _HeadLoss(torch.autograd.Function):
         d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         loss = features.new_zeros(())
         for i in range(0, len(features), block):
-            z, at, law = features[i:i + block], where[i:i + block], q[i:i + block]
+            z, at, dist = features[i:i + block], where[i:i + block], q[i:i + block]
             p = torch.softmax(torch.addmm(bias, z, weight.T), -1)
             p_at = p.gather(-1, at)
             log_p = p_at.clamp(min=1e-30).log()
-            loss += (1 - tv) * -(law * log_p).sum() + tv * (len(z) - torch.minimum(law, p_at).sum())
-            pull = (1 - tv) * law + tv * p_at * (p_at < law)
+            loss += (1 - tv) * -(dist * log_p).sum() + tv * (len(z) - torch.minimum(dist, p_at).sum())
+            pull = (1 - tv) * dist + tv * p_at * (p_at < dist)
             total = pull.sum(-1, keepdim=True).clamp(min=1e-20)
             p.scatter_add_(-1, at, -pull / total)               # p - g / Σg, to be scaled by Σg
             d_features[i:i + block] = total * (p @ weight)
@@ -167,7 +167,7 @@ class _HeadLoss(torch.autograd.Function):
         return *(scale * d for d in ctx.saved_tensors), None, None, None, None
 
 def distillation_loss(features, head, where, q, tv=.5, block=256):
-    """Mean over N positions of (1 - tv) cross-entropy + tv total variation against a truncated law.
+    """Mean over N positions of (1 - tv) cross-entropy + tv total variation against a truncated distribution.
 
     `features` [N, r], `head` a Linear from r to S; `where` [N, k] rows of the shortlist (distinct where
     q > 0), `q` [N, k] their target probabilities, 0 to ignore an entry; what is not listed counts as
@@ -176,7 +176,7 @@ def distillation_loss(features, head, where, q, tv=.5, block=256):
 
 # %% ../../nbs/multidraft/08_distillation.ipynb #5b491b08
 def _shortlisted(corpus, model):
-    "A corpus' laws over a draft's shortlist: rows of it (int32), and log q, -inf for what is not in it."
+    "A corpus' distributions over a draft's shortlist: rows of it (int32), and log q, -inf for what is not in it."
     row = torch.full((model.config.vocab_size,), -1, dtype=torch.int32)
     row[model.shortlist] = torch.arange(len(model.shortlist), dtype=torch.int32)
     at = row[corpus["top_ids"].long()]
@@ -333,7 +333,7 @@ def acceptance_profile(target, draft, texts, temperatures=(1.0,), top_p=1.0):
     """Exact acceptance of a draft at positions of texts, the target at temperature 1.
 
     `target`, `draft` LMs over one vocabulary; `texts`: list of (ids, positions), the indices ≥ 1 of the
-    tokens whose laws are compared; the draft at each of `temperatures`; `top_p` for both. Returns one
+    tokens whose distributions are compared; the draft at each of `temperatures`; `top_p` for both. Returns one
     dict per text: `acceptance` {temperature: [n]}, `top1` [n] bool, whether both prefer the same token,
     and `inside` [n], the target's mass on what the draft can say. Raises ValueError if the
     vocabularies differ."""

@@ -20,7 +20,7 @@ from .schemes import NaiveLookup, SpecInfer, SpecTr
 from .canonical import TruncatedLP
 from .optimal import Optimal
 from .drafts import TopDraft, Tree
-from .decoding import NodeLaws, TokenLevel, Verification, stream_multidraft
+from .decoding import NodeDistributions, TokenLevel, Verification, stream_multidraft
 from .verification import LeafToRoot, Traversal
 
 # %% ../../nbs/multidraft/11_rates.ipynb #12097958
@@ -30,26 +30,26 @@ def prune(tree, sequences, K, L):
     small, old = Tree(tree.tokens[0]), [0]
     for path in sequences[:K]:
         node = 0
-        for law, v in path[:L]:
-            node = small._grow(node, tree.tokens[v], law)
+        for dist, v in path[:L]:
+            node = small.grow(node, tree.tokens[v], dist)
             if node == len(old): old.append(v)
     return small, old
 
 def paths_of(tree, K):
-    """The sequences of a sampled tree: for each of the K its (law, node) from the top. Where several passed through
+    """The sequences of a sampled tree: for each of the K its (distribution, node) from the top. Where several passed through
     a node, they are told apart by their order there, which is the order in which they were drawn."""
     found, level = [[] for _ in range(K)], {0: list(range(K))}
     while level:
         below = {}
         for node, ks in level.items():
-            for k, (law, child) in zip(ks, tree.draws[node]):
-                found[k].append((law, child))
+            for k, (dist, child) in zip(ks, tree.draws[node]):
+                found[k].append((dist, child))
                 below.setdefault(child, []).append(k)
         level = below
     return found
 
-class _Seen(NodeLaws):
-    "The target's laws of a tree under the node numbers of a pruned one."
+class _Seen(NodeDistributions):
+    "The target's distributions of a tree under the node numbers of a pruned one."
     def __init__(self, target, old): self.target, self.old = target, old
     def __getitem__(self, node): return self.target[self.old[node]]
     def certain(self, node): return self.target.certain(self.old[node])
