@@ -1151,6 +1151,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                   'tokenstudy/multidraft/distilled.py'),
                                                  'tokenstudy.multidraft.distilled.ShortlistEmbedding.forward': ( 'multidraft/distilled.html#shortlistembedding.forward',
                                                                                                                  'tokenstudy/multidraft/distilled.py'),
+                                                 'tokenstudy.multidraft.distilled._shortlist': ( 'multidraft/distilled.html#_shortlist',
+                                                                                                 'tokenstudy/multidraft/distilled.py'),
                                                  'tokenstudy.multidraft.distilled.load_draft': ( 'multidraft/distilled.html#load_draft',
                                                                                                  'tokenstudy/multidraft/distilled.py'),
                                                  'tokenstudy.multidraft.distilled.nearest_shortlisted': ( 'multidraft/distilled.html#nearest_shortlisted',

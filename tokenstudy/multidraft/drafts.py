@@ -47,7 +47,8 @@ def distributions_of(
     >>> p.tokens.tolist(), p.probs.round(3).tolist()
     ([1, 2], [0.269, 0.731])
     """
-    rows = lms.warp(logits, temperature, top_k, top_p).double().cpu().numpy()
+    warping = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    rows = lms.warp(logits, **warping).double().cpu().numpy()
     found = []
     for p in rows:
         here = np.flatnonzero(p)
