@@ -20,7 +20,8 @@ from .notebooks import checkout, find_studies
 from .study import run_study
 
 # %% ../../nbs/app/04_commands.ipynb #daa25514
-BENCHES = {"multidraft": "tokenstudy.multidraft.bench", "decoding": "tokenstudy.multidraft.decoding_bench",
+BENCHES = {"multidraft": "tokenstudy.multidraft.bench:selection_rows",
+           "decoding": "tokenstudy.multidraft.bench:decoding_rows",
            "brat": "tokenstudy.brat.bench", "cdpo": "tokenstudy.cdpo.bench",
            "tvm": "tokenstudy.tvm.bench"}
 
@@ -42,7 +43,8 @@ def run_bench(
     if not as_json: print(f"{'row':<30} {'ours':>10} {'peer':>10} {'unit':<9} ratio > 1: ours is better", flush=True)
     for name in what or BENCHES:
         try:
-            for row in importlib.import_module(BENCHES[name]).rows():
+            module, _, function = BENCHES[name].partition(":")
+            for row in getattr(importlib.import_module(module), function or "rows")():
                 rows.append(row)
                 print(bench_line(row), file=sys.stderr if as_json else sys.stdout, flush=True)
         except TokenStudyError as e:

@@ -8,33 +8,52 @@ __all__ = ['NodeDistributions', 'TargetDistributions', 'Choice', 'Verification',
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #333ec7c8
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from .. import lm as lms
-from .schemes import Scheme, Script, SpecTr, draw
 from .canonical import TruncatedLP
+from .drafts import Distribution, Draft, LMDraft, Mixed, Tree
 from .optimal import Optimal
-from .drafts import Draft, Mixed, Tree
+from .schemes import Scheme, Script, SpecTr, draw
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #e265d93f
 class NodeDistributions:
-    "The target's distributions at the nodes of a tree; `self[node]` is q [V] float64, which is all that a subclass must define."
-    def __getitem__(self, node): raise NotImplementedError
+    """The target's distributions at the nodes of a tree; subclass it for your own target.
 
-    def certain(self, node):
-        "The token that the target says with certainty, or None."
+    `self[node]` is q [V] float64, which is all that a subclass must define.
+
+    >>> class Fair(NodeDistributions):
+    ...     def __getitem__(self, node): return np.array([.5, .5])
+    >>> Fair().at(0, np.array([1]))[0].tolist()
+    [0.5]
+    """
+    def __getitem__(self, node: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def certain(self,
+        node: int, # of the tree
+    ) -> int | None: # a token, or None
+        "The token that the target says with certainty."
         q = self[node]
         return int(q.argmax()) if q.max() == 1 else None
 
-    def at(self, node, tokens):
-        "q at some tokens [m] and the mass of all others."
+    def at(self,
+        node: int, # of the tree
+        tokens: np.ndarray, # [m]
+    ) -> tuple[np.ndarray, float]: # q [m] there, and the mass of all other tokens
+        "q at some tokens."
         q = self[node]
         return q[tokens], self._without(q, tokens).sum()
 
-    def draw_other(self, node, tokens, rng):
+    def draw_other(self,
+        node: int, # of the tree
+        tokens: np.ndarray, # [m]
+        rng: np.random.Generator | Script, # source of randomness
+    ) -> int: # a token
         "A draw from q without those tokens."
         return draw(rng, self._without(self[node], tokens))
 
@@ -44,12 +63,24 @@ class NodeDistributions:
         rest[tokens] = 0
         return rest
 
+# %% ../../nbs/multidraft/09_decoding.ipynb #0d4f9699
 class TargetDistributions(NodeDistributions):
-    """Distributions from the target's logits [nodes, V], warped by `lm.warp`, computed where they are asked for. Without top-k and
-    top-p, `at` needs no more than the logits of the tokens and one normaliser for each node."""
-    def __init__(self, logits, temperature=1.0, top_k=0, top_p=1.0):
-        self.logits, self.warping, self._found, self._scores = logits, (temperature, top_k, top_p), {}, {}
-        self.greedy = None
+    """Distributions from the target's logits, computed where they are asked for.
+
+    Shaped by `lm.warp`. Without top-k and top-p, `at` needs no more than the logits of the tokens
+    and one normaliser for each node. Raises ValueError for logits that hold NaN or +inf.
+
+    >>> TargetDistributions(torch.tensor([[0., 2., 1.]]), 0.0).certain(0)
+    1
+    """
+    def __init__(self,
+        logits: torch.Tensor, # [nodes, V]
+        temperature: float = 1.0, # 0 is greedy
+        top_k: int = 0, # 0 keeps all
+        *, top_p: float = 1.0, # 1 keeps all
+    ):
+        self.logits, self._found, self._scores, self.greedy = logits, {}, {}, None
+        self.warping = dict(temperature=temperature, top_k=top_k, top_p=top_p)
         if temperature == 0:
             most, where = logits.max(-1)
             self._finite(most)
@@ -61,17 +92,19 @@ class TargetDistributions(NodeDistributions):
         if not torch.isfinite(most).all():
             raise ValueError("the target's logits hold NaN or +inf, or a row of nothing but -inf")
 
-    def __getitem__(self, node):
+    def __getitem__(self, node: int) -> np.ndarray:
         if node not in self._found:
             if self.direct:
                 scores, total = self._normalised(node)
                 q = (scores - total).exp()
-            else: q = lms.warp(self.logits[node], *self.warping)
+            else: q = lms.warp(self.logits[node], **self.warping)
             q = q.double().cpu().numpy()
             self._found[node] = q / q.sum()
         return self._found[node]
 
-    def certain(self, node): return self.greedy[node] if self.greedy else None
+    def certain(self, node: int) -> int | None:
+        "The token at a `node` at temperature 0, else None."
+        return self.greedy[node] if self.greedy else None
 
     def _normalised(self, node):
         "Logits over temperature below their maximum, and the logarithm of their normaliser."
@@ -79,22 +112,37 @@ class TargetDistributions(NodeDistributions):
             scores = self.logits[node].to(torch.promote_types(self.logits.dtype, torch.float32))
             most = scores.max()
             self._finite(most)
-            scores = (scores - most) / max(self.warping[0], torch.finfo(scores.dtype).tiny)
+            least = torch.finfo(scores.dtype).tiny
+            scores = (scores - most) / max(self.warping["temperature"], least)
             self._scores[node] = scores, float(scores.logsumexp(-1))
         return self._scores[node]
 
-    def at(self, node, tokens):
+    def at(self, node: int, tokens: np.ndarray) -> tuple[np.ndarray, float]:
+        "q at some `tokens` [m] of a `node`, and the mass of all others."
         if not self.direct: return super().at(node, tokens)
         scores, total = self._normalised(node)
         q = np.exp(scores[torch.from_numpy(tokens)].double().cpu().numpy() - total)
         rest = 1 - q.sum()
-        return (q, rest) if rest > 1e-4 else super().at(node, tokens)    # a small rest is summed, not subtracted
+        # a small rest is summed, not subtracted
+        return (q, rest) if rest > 1e-4 else super().at(node, tokens)
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #33d4b8e3
 class Choice:
-    """A node's decision on a small alphabet: the tokens that some draft may have drawn, and one symbol for
-    all the others, which no draft can draw. `q` [m + 1], `ps` one distribution [m + 1] per draft."""
-    def __init__(self, target, node, dists):
+    """A node's decision on a small alphabet: tokens that some draft may have drawn, and the rest.
+
+    The rest is one symbol, the last, which no draft can draw. `tokens` [m], `q` [m + 1], `ps` one
+    array [m + 1] per draft.
+
+    >>> class Fair(NodeDistributions):
+    ...     def __getitem__(self, node): return np.array([.5, .25, .25])
+    >>> Choice(Fair(), 0, [Distribution(np.array([1]), np.ones(1))]).q.tolist()
+    [0.25, 0.75]
+    """
+    def __init__(self,
+        target: NodeDistributions, # q at every node
+        node: int, # where the choice is made
+        dists: Sequence[Distribution], # of the active drafts
+    ):
         self.target, self.node, self.tokens = target, node, dists[0].tokens
         if any(dist is not dists[0] for dist in dists):
             self.tokens = np.unique(np.concatenate([dist.tokens for dist in dists]))
@@ -107,27 +155,55 @@ class Choice:
             made[id(dist)][np.searchsorted(self.tokens, dist.tokens)] = dist.probs
         self.ps = [made[id(dist)] for dist in dists]
 
-    def index(self, token):
-        "Where a drafted token stands in the small alphabet."
+    def index(self,
+        token: int, # a drafted token
+    ) -> int: # in [0, m)
+        "Where a drafted token is in the small alphabet."
         return int(np.searchsorted(self.tokens, token))
 
-    def token(self, index, rng):
+    def token(self,
+        index: int, # in [0, m]
+        rng: np.random.Generator | Script, # source of randomness
+    ) -> int: # a token of the vocabulary
         "The token of an index; one of the others is drawn from q."
         if index < len(self.tokens): return int(self.tokens[index])
         return self.target.draw_other(self.node, self.tokens, rng)
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #b202017f
 class Verification:
-    "What decides which path of a tree is kept: `verify(tree, target, rng)` gives (nodes of the path, next token)."
+    """What decides which path of a tree is kept; subclass it for your own.
+
+    `needs_identical`: only for identical drafts; `replacement`: how tokens are drafted; `single`:
+    only for one sequence.
+
+    >>> Verification().needs_identical
+    False
+    """
     needs_identical, replacement, single = False, True, False
 
+    def verify(self,
+        tree: Tree, # the drafted sequences
+        target: NodeDistributions, # q at every node
+        rng: np.random.Generator | Script, # source of randomness
+    ) -> tuple[list[int], int]: # nodes of the path, and the token that follows it
+        "Decide."
+        raise NotImplementedError
+
 class TokenLevel(Verification):
-    "A selection scheme applied at one node after the other, from the root down."
-    def __init__(self, scheme):
+    """A selection scheme applied at one node after the other, from the root down.
+
+    >>> TokenLevel(Optimal()).needs_identical
+    True
+    """
+    def __init__(self,
+        scheme: Scheme, # prepared anew at every node
+    ):
         self.scheme, self.replacement = scheme, scheme.replacement
         self.needs_identical = isinstance(scheme, (Optimal, SpecTr)) or not scheme.replacement
 
-    def verify(self, tree, target, rng):
+    def verify(self, tree: Tree, target: NodeDistributions,
+               rng: np.random.Generator | Script) -> tuple[list[int], int]:
+        "Walk down the `tree` of drafts: `target` has q at its nodes, `rng` is the randomness."
         node, path = 0, []
         while tree.draws[node]:
             dists, children = zip(*tree.draws[node])
@@ -135,8 +211,8 @@ class TokenLevel(Verification):
             if token is None:
                 choice = Choice(target, node, dists)
                 self.scheme.prepare(choice.q, choice.ps)
-                index, _ = self.scheme.select([choice.index(tree.tokens[v]) for v in children], rng)
-                token = choice.token(index, rng)
+                drafted = [choice.index(tree.tokens[v]) for v in children]
+                token = choice.token(self.scheme.select(drafted, rng)[0], rng)
             if (node, token) not in tree.child: return path, token
             node = tree.child[node, token]
             path.append(node)
@@ -146,46 +222,77 @@ class TokenLevel(Verification):
 # %% ../../nbs/multidraft/09_decoding.ipynb #a0388f90
 @dataclass
 class Step:
-    "One target call. Dicts have one entry for each row that took part."
-    tokens: dict           # tokens that came out
-    active: dict           # number of active drafts at each node of the path, from the root on
-    nodes: dict            # nodes of the tree, the root included
-    seconds: dict          # draft, target: their forward passes; selection; total: the whole step
+    """One target call; dicts have one entry for each row that took part.
+
+    >>> Step({0: 3}, {0: [2, 2, 1]}, {0: 9}, dict(total=.05)).tokens[0]
+    3
+    """
+    tokens: dict[int, int] # tokens that came out
+    active: dict[int, list[int]] # active drafts at each node of the path, from the root on
+    nodes: dict[int, int] # nodes of the tree, the root included
+    seconds: dict[str, float] # draft, target: forward passes; selection; total: the step
 
 @dataclass
 class Row:
-    "One decoded row."
-    prompt_ids: list
-    response_ids: list = field(default_factory=list)
-    finished: bool = False         # whether it ended by itself: end token or stop string
-    text: str | None = None        # the response as text, if there is a tokenizer
+    """One decoded row.
+
+    >>> Row([1, 2, 3]).response_ids
+    []
+    """
+    prompt_ids: list[int] # as encoded
+    response_ids: list[int] = field(default_factory=list) # what was decoded
+    finished: bool = False # whether it ended by itself: end token or stop string
+    text: str | None = None # the response as text, if there is a tokenizer
 
 @dataclass
 class Decoding:
-    "What `generate_multidraft` returns."
-    rows: list
-    steps: list
-    prefill: float                 # seconds to read the prompts
+    """What `generate_multidraft` returns.
+
+    >>> Decoding([Row([1], [2, 3])], [Step({0: 2}, {}, {}, dict(total=.05))], .05).block_efficiency
+    2.0
+    """
+    rows: list[Row] # one for each prompt
+    steps: list[Step] # one for each target call
+    prefill: float # seconds to read the prompts
 
     @property
-    def block_efficiency(self):
+    def block_efficiency(self) -> float:
         "Tokens per row and target call."
-        return sum(sum(s.tokens.values()) for s in self.steps) / max(1, sum(len(s.tokens) for s in self.steps))
+        calls = sum(len(s.tokens) for s in self.steps)
+        return sum(sum(s.tokens.values()) for s in self.steps) / max(1, calls)
 
     @property
-    def tokens_per_second(self):
+    def tokens_per_second(self) -> float:
         "Over all rows, the reading of the prompts included."
-        return sum(len(r.response_ids) for r in self.rows) / (self.prefill + sum(s.seconds["total"] for s in self.steps))
+        seconds = self.prefill + sum(s.seconds["total"] for s in self.steps)
+        return sum(len(r.response_ids) for r in self.rows) / seconds
 
     @property
-    def seconds(self):
+    def seconds(self) -> dict[str, float]:
         "Mean seconds of a step: draft, target, selection, other, total."
-        mean = {name: float(np.mean([s.seconds[name] for s in self.steps])) for name in self.steps[0].seconds}
-        return mean | dict(other=mean["total"] - mean["draft"] - mean["target"] - mean["selection"])
+        names = self.steps[0].seconds
+        mean = {name: float(np.mean([s.seconds[name] for s in self.steps])) for name in names}
+        other = mean["total"] - mean["draft"] - mean["target"] - mean["selection"]
+        return mean | dict(other=other)
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #3b8ff704
-def check_setting(target, drafts, scheme, K, L, temperature, top_k, top_p):
-    "Everything that can be said before any work; returns (draft, verification, K)."
+def check_setting(
+    target: lms.LM, # the model that is decoded
+    drafts: Draft | Sequence[Draft], # what proposes
+    scheme: "Scheme | Verification | None" = None, # what decides; None: by the kind of drafts
+    *, K: int | None = None, # sequences; None: what the drafts fix, or 4
+    L: int = 4, # tokens of each
+    temperature: float = 1.0, # of the target; 0 is greedy
+    top_k: int = 0, # of the target; 0 keeps all
+    top_p: float = 1.0, # of the target; 1 keeps all
+) -> tuple[Draft, Verification, int]: # draft, rule and K
+    """Everything that can be said about a setting before any work.
+
+    Raises ValueError that names what cannot be.
+
+    >>> check_setting(lms.tiny_lm(vocab=12), LMDraft(lms.tiny_lm(vocab=12)))[2]
+    4
+    """
     lms.check_warp(temperature, top_k, top_p)
     draft = drafts if isinstance(drafts, Draft) else Mixed(drafts)
     for name, value in dict(K=K, L=L).items():
@@ -196,72 +303,93 @@ def check_setting(target, drafts, scheme, K, L, temperature, top_k, top_p):
     K = draft.count or K or 4
     if scheme is None: scheme = Optimal() if draft.identical else TruncatedLP()
     rule = TokenLevel(scheme) if isinstance(scheme, Scheme) else scheme
-    if not isinstance(rule, Verification):
-        raise ValueError(f"scheme {scheme!r}: give a Scheme such as Optimal(), or a Verification")
-    if rule.needs_identical and not draft.identical and K > 1:
-        raise ValueError(f"{type(scheme).__name__} is for identical drafts (K independent draws from one distribution), "
-                         "but the drafts given differ; use TruncatedLP or SpecInfer")
-    if rule.single and K > 1: raise ValueError(f"{type(scheme).__name__} verifies one sequence; K = {K}: use K = 1")
-    if getattr(scheme, "rho", None) is not None and K > 1:
-        raise ValueError(f"SpecTr(rho={scheme.rho}): the number of active drafts falls along a text, and rho with it; leave it out")
+    _check_rule(rule, scheme, draft, K)
     draft.check(target)
     lms.check_attention(target)
     return draft, rule, K
 
+def _check_rule(rule, scheme, draft, K):
+    "ValueError if a scheme does not fit the drafts."
+    name = type(scheme).__name__
+    if not isinstance(rule, Verification):
+        raise ValueError(f"scheme {scheme!r}: give a Scheme such as Optimal(), or a Verification")
+    if rule.needs_identical and not draft.identical and K > 1:
+        raise ValueError(f"{name} is for identical drafts (K independent draws from one "
+                         "distribution), but the drafts given differ; use TruncatedLP or SpecInfer")
+    if rule.single and K > 1:
+        raise ValueError(f"{name} verifies one sequence; K = {K}: use K = 1")
+    if getattr(scheme, "rho", None) is not None and K > 1:
+        raise ValueError(f"SpecTr(rho={scheme.rho}): the number of active drafts falls along a "
+                         "text, and rho with it; leave it out")
+
 # %% ../../nbs/multidraft/09_decoding.ipynb #9eae2ab5
-def stream_multidraft(target, drafts, prompts, scheme=None, K=None, L=4, max_new_tokens=64, temperature=1.0,
-                      top_k=0, top_p=1.0, seed=0, stop=(), chat=False, ends=None, stopping=None):
-    """The engine, step by step: yields (`Step`, rows) after each target call, first (None, rows) after the
-    prompts were read. Arguments as in `generate_multidraft`; `stopping(number of the row, response ids)` may
-    end a row after any token."""
-    draft, rule, K = check_setting(target, drafts, scheme, K, L, temperature, top_k, top_p)
-    if not (isinstance(max_new_tokens, (int, np.integer)) and max_new_tokens >= 1):
-        raise ValueError(f"max_new_tokens = {max_new_tokens!r}: it must be a whole number ≥ 1")
-    stop = [stop] if isinstance(stop, str) else list(stop)
-    if stop and target.tokenizer is None: raise ValueError("stop: stop strings need a tokenizer")
-    if not all(stop): raise ValueError("stop: a stop string is empty")
+def stream_multidraft(
+    target: lms.LM, # the model that is decoded
+    drafts: Draft | Sequence[Draft], # what proposes
+    prompts: Sequence, # strings or id lists
+    *, scheme: Scheme | Verification | None = None, # as in `generate_multidraft`
+    K: int | None = None, # sequences
+    L: int = 4, # tokens of each
+    max_new_tokens: int = 64, # of each row
+    temperature: float = 1.0, # of the target; 0 is greedy
+    top_k: int = 0, # of the target; 0 keeps all
+    top_p: float = 1.0, # of the target; 1 keeps all
+    seed: int | Sequence[np.random.Generator] = 0, # a number, or one generator for each row
+    stop: str | Sequence[str] = (), # strings that end a row
+    chat: bool = False, # whether strings are a user's turn
+    ends: int | Iterable[int] | None = None, # tokens that end a row; None: the model's own
+    stopping: Callable[[int, list[int]], bool] | None = None, # (row, response ids): end it?
+) -> Iterator[tuple[Step | None, list[Row]]]: # first (None, rows), then one step after the other
+    """The engine, step by step: yields after the prompts were read and after each target call.
+
+    Raises ValueError as `generate_multidraft` does.
+
+    >>> target = lms.tiny_lm(vocab=12)
+    >>> steps = [step for step, rows in stream_multidraft(target, LMDraft(target), [[1, 2]])]
+    >>> steps[0] is None, 1 <= steps[1].tokens[0] <= 5
+    (True, True)
+    """
+    draft, rule, K = check_setting(target, drafts, scheme, K=K, L=L, temperature=temperature,
+                                   top_k=top_k, top_p=top_p)
+    stop = _check_length_and_stop(target, max_new_tokens, stop)
     prompts = lms.encode(target, prompts, chat)
     longest = max(map(len, prompts))
     lms.check_length(target, longest + max_new_tokens)
     draft.check_length(longest + max_new_tokens)
-    ends = lms.eos_ids(target) if ends is None else {ends} if isinstance(ends, int) else set(ends)
-    rngs = _generators(seed, len(prompts))
-    rows = [Row(p) for p in prompts]
-    live = list(range(len(rows)))
+    if ends is None: ends = lms.eos_ids(target)
+    ends = {ends} if isinstance(ends, (int, np.integer)) else set(ends)
+    rngs, rows = _generators(seed, len(prompts)), [Row(p) for p in prompts]
+    warping = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    live, pending = list(range(len(rows))), [p[-1] for p in prompts]
     draft.begin(prompts)
-    reader, start = lms.CachedModel(target, len(rows)), time.perf_counter()
+    reader = lms.CachedModel(target, len(rows))
     if longest > 1:
         reader.extend([p[:-1] or [0] for p in prompts], last=True)
         reader.commit([range(len(p) - 1) for p in prompts])
-    pending = [p[-1] for p in prompts]
     yield None, rows
     while live:
         begun, before = time.perf_counter(), (draft.seconds, reader.seconds)
         trees = [Tree(pending[b]) for b in live]
         lengths = [min(L, max_new_tokens - len(rows[b].response_ids) - 1) for b in live]
-        draft.propose(trees, lengths, K, [rngs[b] for b in live], rule.replacement)
-        if max(max(t.tokens) for t in trees) >= target.model.config.vocab_size:
-            raise ValueError(f"a draft made a token outside the target's vocabulary of {target.model.config.vocab_size}")
+        draft.propose(trees, lengths, K, [rngs[b] for b in live], replacement=rule.replacement)
+        _check_tokens(target, trees)
         logits = reader.extend([t.tokens for t in trees], [t.parents for t in trees])
         chosen = time.perf_counter()
-        paths, tokens = [], []
-        for i, (b, tree) in enumerate(zip(live, trees)):
-            dists = TargetDistributions(logits[i], temperature, top_k, top_p)
-            path, token = rule.verify(tree, dists, rngs[b])
-            paths.append(path)
-            tokens.append(token)
+        verdicts = [rule.verify(tree, TargetDistributions(logits[i], **warping), rngs[b])
+                    for i, (b, tree) in enumerate(zip(live, trees))]
         selection = time.perf_counter() - chosen
         step = Step({}, {}, {}, {})
-        for b, tree, path, token in zip(live, trees, paths, tokens):
+        for b, tree, (path, token) in zip(live, trees, verdicts):
             row, new = rows[b], [tree.tokens[v] for v in path] + [token]
             count = _cut(target, b, row, new, ends, stop, stopping, max_new_tokens)
             row.response_ids += new[:count]
             pending[b] = token
             step.tokens[b], step.nodes[b] = count, len(tree)
             step.active[b] = [len(tree.draws[v]) for v in [0] + path]
-        going = [i for i, b in enumerate(live) if not rows[b].finished and len(rows[b].response_ids) < max_new_tokens]
-        reader.commit([[0] + path for path in paths])
-        draft.advance(trees, paths, tokens)
+        unfinished = lambda row: not row.finished and len(row.response_ids) < max_new_tokens
+        going = [i for i, b in enumerate(live) if unfinished(rows[b])]
+        reader.commit([[0] + path for path, _ in verdicts])
+        draft.advance(trees, *zip(*verdicts))
         if len(going) < len(live) and going:
             reader.select(going)
             draft.select(going)
@@ -270,11 +398,27 @@ def stream_multidraft(target, drafts, prompts, scheme=None, K=None, L=4, max_new
                             selection=selection, total=time.perf_counter() - begun)
         yield step, rows
 
+# %% ../../nbs/multidraft/09_decoding.ipynb #df9c235d
+def _check_length_and_stop(target, max_new_tokens, stop):
+    "The stop strings as a list; ValueError for settings that cannot be."
+    if not (isinstance(max_new_tokens, (int, np.integer)) and max_new_tokens >= 1):
+        raise ValueError(f"max_new_tokens = {max_new_tokens!r}: it must be a whole number ≥ 1")
+    stop = [stop] if isinstance(stop, str) else list(stop)
+    if stop and target.tokenizer is None: raise ValueError("stop: stop strings need a tokenizer")
+    if not all(stop): raise ValueError("stop: a stop string is empty")
+    return stop
+
+def _check_tokens(target, trees):
+    size = target.model.config.vocab_size
+    if max(max(t.tokens) for t in trees) >= size:
+        raise ValueError(f"a draft made a token outside the target's vocabulary of {size}")
+
 def _generators(seed, rows):
     "One random generator for each row."
     if not isinstance(seed, (list, tuple)):
         if not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ValueError(f"seed = {seed!r}: give a whole number ≥ 0, or a list with one generator for each row")
+            raise ValueError(f"seed = {seed!r}: give a whole number ≥ 0, "
+                             "or a list with one generator for each row")
         return [np.random.default_rng([seed, b]) for b in range(rows)]
     if len(seed) != rows: raise ValueError(f"seed: {len(seed)} generators for {rows} rows")
     for one in seed:
@@ -288,49 +432,88 @@ def _cut(target, number, row, new, ends, stop, stopping, most):
         if len(row.response_ids) + count > most: return count - 1
         if token in ends: row.finished = True
         elif stop:
-            text = target.tokenizer.decode(row.response_ids + new[:count], skip_special_tokens=True)
+            ids = row.response_ids + new[:count]
+            text = target.tokenizer.decode(ids, skip_special_tokens=True)
             row.finished = any(s in text for s in stop)
-        if stopping and not row.finished: row.finished = bool(stopping(number, row.response_ids + new[:count]))
+        if stopping and not row.finished:
+            row.finished = bool(stopping(number, row.response_ids + new[:count]))
         if row.finished: return count
     return len(new)
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #201ba3e1
-def generate_multidraft(target, drafts, prompts, scheme=None, K=None, L=4, max_new_tokens=64, temperature=1.0,
-                        top_k=0, top_p=1.0, seed=0, stop=(), chat=False, ends=None):
+def generate_multidraft(
+    target: lms.LM, # the model that is decoded
+    drafts: Draft | Sequence[Draft], # what proposes
+    prompts: Sequence, # strings or id lists
+    *, scheme: Scheme | Verification | None = None, # None: `Optimal`, or `TruncatedLP`
+    K: int | None = None, # sequences; None: what the drafts fix, or 4
+    L: int = 4, # tokens of each
+    max_new_tokens: int = 64, # of each row
+    temperature: float = 1.0, # of the target, a draft has its own; 0 is greedy
+    top_k: int = 0, # of the target; 0 keeps all
+    top_p: float = 1.0, # of the target; 1 keeps all
+    seed: int | Sequence[np.random.Generator] = 0, # a number, or one generator for each row
+    stop: str | Sequence[str] = (), # strings that end a row, and are kept
+    chat: bool = False, # whether strings are a user's turn
+    ends: int | Iterable[int] | None = None, # tokens that end a row; None: the model's own
+) -> Decoding: # rows and steps
     """Decode with several drafts per step; every token's distribution is exactly the target's.
 
-    `target`: an `lm.LM`; `drafts`: a `Draft` or a list of them; `prompts`: strings or id lists (`chat` wraps
-    strings as a user's turn); `scheme`: a `Scheme` of `optimal` or a `Verification` (default: `Optimal` for
-    identical drafts, `TruncatedLP` for different ones); `K` sequences (default: what the draft fixes, or 4) of
-    `L` tokens. `temperature` (0 is greedy), `top_k`, `top_p` shape the target's distribution; a draft has its own.
-    `seed`: a number, or one generator for each row; a row's result does not depend on its neighbours.
-    Generation ends at `max_new_tokens`, at a token of `ends` (default: the model's own) or once a string of
-    `stop` has appeared, which is kept. Returns a `Decoding`. Raises ValueError before any work if the setting
-    cannot be: see `check_setting`."""
+    A row's result does not depend on its neighbours. Raises ValueError before any work if the
+    setting cannot be: see `check_setting`.
+
+    >>> target = lms.tiny_lm(vocab=12)
+    >>> options = dict(K=2, max_new_tokens=8, ends=())
+    >>> done = generate_multidraft(target, LMDraft(target), [[1, 2]], **options)
+    >>> len(done.rows[0].response_ids), done.block_efficiency > 1
+    (8, True)
+    """
     steps, start = [], time.perf_counter()
-    for step, rows in stream_multidraft(target, drafts, prompts, scheme, K, L, max_new_tokens, temperature,
-                                        top_k, top_p, seed, stop, chat, ends):
+    options = dict(scheme=scheme, K=K, L=L, max_new_tokens=max_new_tokens, temperature=temperature,
+                   top_k=top_k, top_p=top_p, seed=seed, stop=stop, chat=chat, ends=ends)
+    for step, rows in stream_multidraft(target, drafts, prompts, **options):
         if step is None: prefill = time.perf_counter() - start
         else: steps.append(step)
     if target.tokenizer is not None:
-        for row in rows: row.text = target.tokenizer.decode(row.response_ids, skip_special_tokens=True)
+        for row in rows:
+            row.text = target.tokenizer.decode(row.response_ids, skip_special_tokens=True)
     return Decoding(rows, steps, prefill)
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #8b2bbb72
 class Multidraft:
-    """A value for `model.generate(custom_generate=…)`: multi-draft decoding with `drafts`, `scheme`, `K`, `L` as in
-    `generate_multidraft`. `tokenizer` is compared with the drafts' if given; `streamer` gets the prompt and the
-    tokens of each step (one row; a streamer given to `generate` itself never arrives here). The random numbers follow `torch.manual_seed`. After a call, `last` is its
-    `Decoding`."""
-    def __init__(self, drafts, scheme=None, K=None, L=4, tokenizer=None, streamer=None):
+    """A value for `model.generate(custom_generate=…)`: multi-draft decoding.
+
+    The random numbers follow `torch.manual_seed`. After a call, `last` is its `Decoding`. One
+    object serves one call at a time.
+
+    >>> target = lms.tiny_lm(vocab=12)
+    >>> decode = Multidraft(LMDraft(lms.tiny_lm(vocab=12, seed=2)), K=3)
+    >>> options = dict(custom_generate=decode, max_new_tokens=8, do_sample=False, pad_token_id=0)
+    >>> target.model.generate(torch.tensor([[1, 2]]), **options).shape
+    torch.Size([1, 10])
+    """
+    def __init__(self,
+        drafts: Draft | Sequence[Draft], # what proposes
+        scheme: Scheme | Verification | None = None, # as in `generate_multidraft`
+        *, K: int | None = None, # sequences
+        L: int = 4, # tokens of each
+        tokenizer=None, # compared with the drafts' if given
+        streamer=None, # gets prompt and tokens; one given to `generate` itself never arrives here
+    ):
         self.drafts, self.scheme, self.K, self.L = drafts, scheme, K, L
         self.tokenizer, self.streamer, self.last = tokenizer, streamer, None
 
-    def __call__(self, model, input_ids, logits_processor=None, stopping_criteria=None, generation_config=None,
-                 synced_gpus=False, streamer=None, **model_kwargs):
-        """What `generate` calls. `input_ids` [B, T], padded on the left; returns ids [B, T + new], or
-        `GenerateDecoderOnlyOutput` with `return_dict_in_generate`."""
-        from transformers.generation import GenerateDecoderOnlyOutput
+    def __call__(self,
+        model, # what `generate` was called on
+        input_ids: torch.Tensor, # [B, T], padded on the left
+        logits_processor=None, # temperature, top-k and top-p only
+        *, stopping_criteria=None, # any
+        generation_config=None, # the settings
+        synced_gpus: bool = False, # refused
+        streamer=None, # None, always
+        **model_kwargs, # the attention mask
+    ) -> "torch.Tensor | object": # ids [B, T + new], or with `return_dict_in_generate` an output
+        "What `generate` calls. Raises ValueError for settings that it does not honour."
         c, mask = generation_config, model_kwargs.get("attention_mask")
         warping = _warping(c, logits_processor)
         _refuse(c, synced_gpus, self.streamer, len(input_ids))
@@ -338,52 +521,68 @@ class Multidraft:
         prompts = [ids[keep.bool()].tolist() for ids, keep in zip(input_ids, mask)]
         ends = c.eos_token_id if isinstance(c.eos_token_id, (list, tuple)) else [c.eos_token_id]
         ends = [int(e) for e in ends if e is not None]
-        target = lms.LM(model, self.tokenizer, getattr(model, "name_or_path", "") or type(model).__name__)
-        begun, steps, prefill, sent = time.perf_counter(), [], 0.0, 0
-        for step, rows in stream_multidraft(target, self.drafts, prompts, self.scheme, self.K, self.L,
-                                            c.max_length - input_ids.shape[1], seed=int(torch.randint(2 ** 62, ())),
-                                            ends=ends, stopping=_criteria(stopping_criteria, input_ids), **warping):
-            if step is None:
-                prefill = time.perf_counter() - begun
-                if self.streamer is not None: self.streamer.put(input_ids.cpu())
-                continue
-            steps.append(step)
-            if self.streamer is not None:
-                self.streamer.put(torch.tensor(rows[0].response_ids[sent:]))
-                sent = len(rows[0].response_ids)
-        if self.streamer is not None: self.streamer.end()
-        self.last = Decoding(rows, steps, prefill)
-        new, real = lms.pad([row.response_ids for row in rows], "right", device=input_ids.device)
+        name = getattr(model, "name_or_path", "") or type(model).__name__
+        steps = stream_multidraft(
+            lms.LM(model, self.tokenizer, name), self.drafts, prompts, scheme=self.scheme, K=self.K,
+            L=self.L, max_new_tokens=c.max_length - input_ids.shape[1],
+            seed=int(torch.randint(2 ** 62, ())), ends=ends,
+            stopping=_criteria(stopping_criteria, input_ids), **warping)
+        self.last = self._follow(steps, input_ids)
+        responses = [row.response_ids for row in self.last.rows]
+        new, real = lms.pad(responses, "right", device=input_ids.device)
         filler = c.pad_token_id if c.pad_token_id is not None else (ends or [0])[0]
         ids = torch.cat([input_ids, new.masked_fill(~real, filler)], 1)
-        return GenerateDecoderOnlyOutput(sequences=ids) if c.return_dict_in_generate else ids
+        if not c.return_dict_in_generate: return ids
+        from transformers.generation import GenerateDecoderOnlyOutput
+        return GenerateDecoderOnlyOutput(sequences=ids)
 
+    def _follow(self, steps, input_ids):
+        "Decode to the end, and give the streamer what comes."
+        begun, done, prefill, sent, streamer = time.perf_counter(), [], 0.0, 0, self.streamer
+        for step, rows in steps:
+            if step is None:
+                prefill = time.perf_counter() - begun
+                if streamer is not None: streamer.put(input_ids.cpu())
+                continue
+            done.append(step)
+            if streamer is not None:
+                streamer.put(torch.tensor(rows[0].response_ids[sent:]))
+                sent = len(rows[0].response_ids)
+        if streamer is not None: streamer.end()
+        return Decoding(rows, done, prefill)
+
+# %% ../../nbs/multidraft/09_decoding.ipynb #1b4fcc79
 def _warping(c, processors):
-    "Temperature, top-k and top-p as `generate` would apply them; ValueError for any other logits processor."
+    "Temperature, top-k and top-p as `generate` applies them; ValueError for any other processor."
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
     kinds = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
     for one in processors or []:
         if not isinstance(one, kinds):
-            raise ValueError(f"{type(one).__name__}: multi-draft decoding shapes the target's distribution by temperature, "
-                             "top_k and top_p only; switch this setting off")
+            raise ValueError(f"{type(one).__name__}: multi-draft decoding shapes the target's "
+                             "distribution by temperature, top_k and top_p only; "
+                             "switch this setting off")
     if not c.do_sample: return dict(temperature=0)
     order = [kinds.index(type(one)) for one in processors or []]
-    if sorted(set(order)) != order: raise ValueError("temperature, top_k and top_p may be given once each, in this order")
+    if sorted(set(order)) != order:
+        raise ValueError("temperature, top_k and top_p may be given once each, in this order")
     names = ("temperature", "top_k", "top_p")
     return {names[kind]: getattr(one, names[kind]) for kind, one in zip(order, processors or [])}
 
 def _refuse(c, synced_gpus, streamer, rows):
     "ValueError for settings of `generate` that multi-draft decoding does not honour."
     for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
-        if getattr(c, name, None): raise ValueError(f"{name} is not available in multi-draft decoding")
-    if (c.num_beams or 1) > 1: raise ValueError("num_beams: multi-draft decoding samples, it has no beams")
+        if getattr(c, name, None):
+            raise ValueError(f"{name} is not available in multi-draft decoding")
+    if (c.num_beams or 1) > 1:
+        raise ValueError("num_beams: multi-draft decoding samples, it has no beams")
     if synced_gpus: raise ValueError("synced_gpus is not supported by multi-draft decoding")
     if streamer is not None and rows > 1: raise ValueError(f"a streamer takes one row, not {rows}")
 
 def _criteria(criteria, prompts):
-    "Stopping criteria of `generate` as the engine's `stopping`; length and end tokens it knows itself."
+    "Stopping criteria of `generate` as the engine's `stopping`, but for length and end tokens."
     from transformers import EosTokenCriteria, MaxLengthCriteria
-    criteria = [one for one in criteria or [] if not isinstance(one, (EosTokenCriteria, MaxLengthCriteria))]
+    known = (EosTokenCriteria, MaxLengthCriteria)
+    criteria = [one for one in criteria or [] if not isinstance(one, known)]
     def stopping(number, response):
         ids = torch.cat([prompts[number], torch.tensor(response, device=prompts.device)])[None]
         return any(bool(torch.as_tensor(one(ids, None)).any()) for one in criteria)
