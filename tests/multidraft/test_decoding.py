@@ -84,7 +84,7 @@ def engine_distribution(target, drafts, prompt, length, scheme, neighbours=(), *
     dist = Counter()
     def run(rng):
         rngs = [rng] + [np.random.default_rng(b) for b, _ in enumerate(neighbours)]
-        return tuple(generate_multidraft(target, drafts, [prompt, *neighbours], scheme, max_new_tokens=length, seed=rngs, ends=(), **options).rows[0].response_ids)
+        return tuple(generate_multidraft(target, drafts, [prompt, *neighbours], scheme=scheme, max_new_tokens=length, seed=rngs, ends=(), **options).rows[0].response_ids)
     for weight, ids in all_branches(run): dist[ids] += weight
     return dist
 
@@ -97,7 +97,7 @@ def check_engine(target, drafts, scheme, length=2, prompt=(1, 0), tolerance=1e-1
 
 def check_table(rule, target, drafts, length, L, tolerance=1e-12):
     found = Counter()
-    for weight, (text, _, _) in all_branches(lambda rng: decode_table(rule, target, drafts, length, L, rng)): found[text] += weight
+    for weight, (text, _, _) in all_branches(lambda rng: decode_table(rule, target, drafts, length=length, L=L, rng=rng)): found[text] += weight
     truth = product_distribution(target, length)
     assert furthest(found, truth) < tolerance, (rule, furthest(found, truth))
 
@@ -117,7 +117,7 @@ def check_texts(target, drafts, scheme, prompts, batches, limit=1e-4, length=3, 
     warping = {k: v for k, v in options.items() if k in ("temperature", "top_k", "top_p")}
     found = [[] for _ in prompts]
     for call in range(batches):
-        done = generate_multidraft(target, drafts, prompts, scheme, max_new_tokens=length, ends=(), seed=1000 * seed + call, **options)
+        done = generate_multidraft(target, drafts, prompts, scheme=scheme, max_new_tokens=length, ends=(), seed=1000 * seed + call, **options)
         for texts, row in zip(found, done.rows): texts.append(tuple(row.response_ids))
     by_prompt = {}
     for prompt, texts in zip(prompts, found): by_prompt.setdefault(tuple(prompt), []).extend(texts)
@@ -300,7 +300,7 @@ def residual_of_the_unwarped(self, rng):
     return draw(rng, np.maximum(raw / raw.sum() - self.accepted_probabilities(), 0) + 1e-300)
 
 _distributions = TargetDistributions.__init__
-def unwarped_distributions(self, logits, *warping): _distributions(self, logits)
+def unwarped_distributions(self, logits, **warping): _distributions(self, logits)
 
 _grow = Tree.grow
 def grow_once(self, node, token, dist):
@@ -407,7 +407,7 @@ class Careless(Draft):
     "Draws from one distribution of a model and states another; `how` says which."
     def __init__(self, lm, sampled, stated): self.inner, self.sampled, self.stated = LMDraft(lm), sampled, stated
     def begin(self, prompts): self.texts, self.lm = [list(p) for p in prompts], self.inner.lm
-    def propose(self, trees, lengths, count, rngs, replacement=True):
+    def propose(self, trees, lengths, count, rngs, *, replacement=True):
         for tree, text, length, rng in zip(trees, self.texts, lengths, rngs):
             if not length: continue
             logits = self.lm.model(torch.tensor([text])).logits[:, -1]
@@ -494,8 +494,8 @@ def test_decoding_at_temperature_zero_is_greedy_generate(family):
         assert [row.response_ids for row in done.rows] == plain, draft
         assert [row.finished for row in done.rows] == [text[-1] == end for text in plain]
     for rule in (Traversal(), NaiveLookup(), SpecTr(), SpecInfer(replacement=False), SingleDraft(), TruncatedLP()):
-        assert [row.response_ids for row in generate_multidraft(target, LMDraft(small), SOME, rule, L=3, **options).rows] == plain, rule
-    assert [row.response_ids for row in generate_multidraft(target, LMDraft(small), SOME, Block(), K=1, L=9, **options).rows] == plain
+        assert [row.response_ids for row in generate_multidraft(target, LMDraft(small), SOME, scheme=rule, L=3, **options).rows] == plain, rule
+    assert [row.response_ids for row in generate_multidraft(target, LMDraft(small), SOME, scheme=Block(), K=1, L=9, **options).rows] == plain
     perfect = generate_multidraft(target, LMDraft(target, 0), SOME[:1], K=1, L=3, max_new_tokens=12, temperature=0, ends=())
     assert perfect.block_efficiency == 4 and len(perfect.steps) == 3
 
@@ -609,7 +609,7 @@ def test_decoding_stop_strings():
     target = tiny("llama", 7, seed=3)._replace(tokenizer=tokenizer)
     whole = generate_multidraft(target, LMDraft(small), ["bcd", "c"], max_new_tokens=20, seed=1, ends=())
     for stop in ([whole.rows[0].text[4:6]], whole.rows[1].text[7:9], ["zz", whole.rows[0].text[:1]]):
-        done = generate_multidraft(target, LMDraft(small), ["bcd", "c"], max_new_tokens=20, seed=1, ends=(), stop=stop)
+        done = generate_multidraft(target, LMDraft(small), ["bcd", "c"], max_new_tokens=20, seed=1, ends=(), stop_strings=stop)
         for row, full in zip(done.rows, whole.rows):
             found = [full.text.find(s) + len(s) for s in ([stop] if isinstance(stop, str) else stop) if s in full.text]
             assert row.text == full.text[:min(found, default=20)] and row.finished == bool(found)
@@ -655,9 +655,9 @@ def test_decoding_rows_do_not_depend_on_their_neighbours(family):
     prompts = [[1, 2, 3], [2], [3, 1, 1, 2, 3, 5, 4], [1, 2, 3], [0, 5]]
     for draft, scheme in ((LMDraft(small), None), (LMDraft(small, [1.0, 1.5]), Traversal()), (NGramDraft(), Optimal()), (Mixed([TopDraft(small, 4, 2), LMDraft(small)]), None)):
         rngs = lambda: [np.random.default_rng([9, b]) for b in range(len(prompts))]
-        together = [row.response_ids for row in generate_multidraft(target, draft, prompts, scheme, L=3, max_new_tokens=15, seed=rngs()).rows]
-        backwards = [row.response_ids for row in generate_multidraft(target, draft, prompts[::-1], scheme, L=3, max_new_tokens=15, seed=rngs()[::-1]).rows]
-        alone = [generate_multidraft(target, draft, [prompt], scheme, L=3, max_new_tokens=15, seed=[rng]).rows[0].response_ids for prompt, rng in zip(prompts, rngs())]
+        together = [row.response_ids for row in generate_multidraft(target, draft, prompts, scheme=scheme, L=3, max_new_tokens=15, seed=rngs()).rows]
+        backwards = [row.response_ids for row in generate_multidraft(target, draft, prompts[::-1], scheme=scheme, L=3, max_new_tokens=15, seed=rngs()[::-1]).rows]
+        alone = [generate_multidraft(target, draft, [prompt], scheme=scheme, L=3, max_new_tokens=15, seed=[rng]).rows[0].response_ids for prompt, rng in zip(prompts, rngs())]
         assert together == backwards[::-1] == alone
         assert together[0] != together[3]                              # equal prompts, each its own random numbers
 
@@ -739,10 +739,10 @@ def test_decoding_fills_the_context_to_its_edge():
 def test_decoding_spectr_with_a_fixed_rho():
     "Fewer drafts than rho may be active: refused at the start, or decoded."
     target, small = tiny("llama", 7, seed=3), tiny("llama", 7, seed=2)
-    try: list(zip(range(1), stream_multidraft(target, Untouched(), [[1]], SpecTr(rho=2.0), K=3)))
+    try: list(zip(range(1), stream_multidraft(target, Untouched(), [[1]], scheme=SpecTr(rho=2.0), K=3)))
     except ValueError: return
     except AssertionError: pass                                        # not refused: then it must go through
-    generate_multidraft(target, LMDraft(small), RAGGED, SpecTr(rho=2.0), K=3, L=3, max_new_tokens=20)
+    generate_multidraft(target, LMDraft(small), RAGGED, scheme=SpecTr(rho=2.0), K=3, L=3, max_new_tokens=20)
 
 
 def test_decoding_draws_the_tree_that_the_verifier_sees():
@@ -932,7 +932,7 @@ class Fixed(Untouched):
     (dict(prompts=[[1], [7]]), "token id 7 is outside the vocabulary of 7"), (dict(prompts=[[-1]]), "outside the vocabulary"), (dict(prompts=[[1.5]]), "prompt 0"), (dict(prompts=[[1] * 120]), "184 tokens .* do not fit into the context of tiny-llama, 128"),
     (dict(K=0), "K = 0"), (dict(K=2.0), "K = 2.0"), (dict(L=0), "L = 0"), (dict(L="4"), "L = '4'"), (dict(max_new_tokens=0), "max_new_tokens = 0"), (dict(max_new_tokens=2.5), "max_new_tokens = 2.5"),
     (dict(temperature=-1), "temperature = -1"), (dict(temperature=None), "temperature = None"), (dict(top_k=-1), "top_k = -1"), (dict(top_p=0), "top_p = 0"), (dict(top_p=1.5), "top_p = 1.5"),
-    (dict(stop="x"), "need a tokenizer"), (dict(stop=[""]), "tokenizer|empty"), (dict(scheme="optimal"), "scheme 'optimal'"), (dict(scheme=Optimal), "scheme"), (dict(drafts=[]), "drafts: the list is empty"),
+    (dict(stop_strings="x"), "need a tokenizer"), (dict(stop_strings=[""]), "tokenizer|empty"), (dict(scheme="optimal"), "scheme 'optimal'"), (dict(scheme=Optimal), "scheme"), (dict(drafts=[]), "drafts: the list is empty"),
     (dict(drafts=Fixed(True, 2), K=3), "K = 3, but the drafts given make 2"), (dict(drafts=Fixed(False, 2), scheme=Optimal()), "Optimal is for identical drafts"), (dict(drafts=Fixed(False, 2), scheme=SpecTr()), "SpecTr is for identical"),
     (dict(drafts=Fixed(False, 2), scheme=SpecInfer(replacement=False)), "SpecInfer is for identical"), (dict(scheme=Block(), K=2), "Block verifies one sequence; K = 2"), (dict(scheme=Block()), "K = 4"),
     (dict(seed=[np.random.default_rng(0)] * 2), "seed"), (dict(seed=[1]), "seed"), (dict(seed=-1), "seed|non-negative")], ids=named)

@@ -39,7 +39,7 @@ def test_decoding_pruned_tree_is_that_of_the_first_sequences(seed):
             for one in sequences[:K]:
                 node = 0
                 for dist, v in one[:L]: node = built.grow(node, tree.tokens[v], dist)
-            pruned, old = rates.prune(tree, sequences, K, L)
+            pruned, old = rates.prune(tree, sequences, K, L=L)
             assert shape(pruned) == shape(built)
             assert [tree.path(v) for v in old] == [pruned.path(v) for v in range(len(pruned))]
 
@@ -50,10 +50,10 @@ def test_decoding_rule_judged_beside_another_is_the_rule_alone(rule, K, L):
     "Exactly: the expected number of tokens on pruned trees is that on trees of that size."
     target, draft = table(1), table(2)
     def alone(rng):
-        tree = grow([draft] * K, (), L, rng)
+        tree = grow([draft] * K, (), L, rng=rng)
         return len(rule.verify(tree, TableDistributions(target, (), tree), rng)[0]) + 1
     def beside(rng):
-        tree = grow([draft] * 2, (), 2, rng)
+        tree = grow([draft] * 2, (), 2, rng=rng)
         judge = rates.Beside(TokenLevel(SpecInfer()), dict(it=(rule, K, L), whole=(Traversal(), 2, 2)))
         judge.rng, judge.others = rng, dict(it=judge.others["it"])
         judge.rule = type("None", (), dict(verify=lambda self, *a: ([], 0)))()
@@ -66,9 +66,9 @@ def test_decoding_rule_judged_beside_another_is_the_rule_alone(rule, K, L):
 def test_decoding_block_efficiency_beside_agrees_with_the_engine():
     target, small = lms.tiny_lm(vocab=8, seed=1), lms.tiny_lm(vocab=8, seed=2)
     prompts = [[1, 2]] * 60
-    found = rates.measure_blocks(target, LMDraft(small), prompts, dict(it=(TokenLevel(Optimal()), 2, 2), most=(Traversal(), 3, 3)), 3, 3, tokens=12)
+    found = rates.measure_blocks(target, LMDraft(small), prompts, others=dict(it=(TokenLevel(Optimal()), 2, 2), most=(Traversal(), 3, 3)), K=3, L=3, max_new_tokens=12)
     mean, low, high = rates.efficiency([found["it"]])
-    alone = generate_multidraft(target, LMDraft(small), prompts, Optimal(), 2, 2, 12).block_efficiency
+    alone = generate_multidraft(target, LMDraft(small), prompts, scheme=Optimal(), K=2, L=2, max_new_tokens=12).block_efficiency
     assert abs(mean - alone) < 3 * (high - low)
 
 
@@ -78,12 +78,12 @@ def test_decoding_costs_interpolate_and_predict():
     assert costs.rate(2.0, 8, 4) == pytest.approx(2 / .066)
 
 
-def test_decoding_tune_prefers_the_draft_that_is_right(monkeypatch):
+def test_decoding_tune_prefers_the_better_draft(monkeypatch):
     monkeypatch.setattr(rates, "draft_cost", lambda *a, **k: .01)
     target, other = lms.tiny_lm(vocab=12, seed=1), lms.tiny_lm(vocab=12, seed=9)
-    found = rates.tune(target, dict(right=LMDraft(target), wrong=LMDraft(other), top=TopDraft(target, nodes=4)), [[1, 2], [3]], K=2, L=3, tokens=8,
+    found = rates.tune(target, dict(good=LMDraft(target), poor=LMDraft(other), top=TopDraft(target, nodes=4)), [[1, 2], [3]], K=2, L=3, max_new_tokens=8,
                        costs={1: 1.0, 16: 1.0})
-    assert found[0]["draft"] == "right" and found[0]["L"] == 3
+    assert found[0]["draft"] == "good" and found[0]["L"] == 3
     assert [one["rate"] for one in found] == sorted((one["rate"] for one in found), reverse=True)
 
 
@@ -100,7 +100,7 @@ def test_decoding_prompt_files(tmp_path):
 def test_sequence_distribution_of_lifted_schemes(scheme, drafts):
     "Texts of three tokens by `LeafToRoot`, every branch enumerated; a rule that keeps the old probability after a failure is caught."
     target, dist, length = table(3, 2), Counter(), 3
-    def text(rule): return lambda rng: decode_table(rule, target, [table(4)] * drafts, length, 2, rng)[0]
+    def text(rule): return lambda rng: decode_table(rule, target, [table(4)] * drafts, length=length, L=2, rng=rng)[0]
     truth = {(): 1.0}
     for _ in range(length): truth = {ids + (x,): w * p for ids, w in truth.items() for x, p in enumerate(target(ids))}
     for weight, ids in all_branches(text(LeafToRoot(scheme))): dist[ids] += weight

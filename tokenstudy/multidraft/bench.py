@@ -9,6 +9,7 @@ __all__ = ['made_distributions', 'selection_rows', 'decoding_rows']
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -170,7 +171,7 @@ def _contestants(target, packed, model, draft, best, temperature, tokens, steps)
 
 # %% ../../nbs/multidraft/12_bench.ipynb #28070427
 def decoding_rows(
-    target=None, # an `lm.LM`; None: SmolLM2
+    target: Any = None, # an `lm.LM`; None: SmolLM2
     models: dict | None = None, # its draft models by name; None: both distilled drafts
     prompts: int = 6, # that are timed
     *, max_new_tokens: int = 64, # of each

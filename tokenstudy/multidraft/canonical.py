@@ -183,7 +183,7 @@ def pair_weights(
     q: np.ndarray, # target [m]; need not sum to one
     p1: np.ndarray, # first draft [m]; need not sum to one
     p2: np.ndarray, # second draft [m]
-    base: np.ndarray | None = None, # [m] selection probability the tokens have already; None: p1 p2
+    *, base: np.ndarray | None = None, # [m] probability that the tokens have already; None: p1 p2
 ) -> np.ndarray: # weights [m, m] in [0, 1], w_ij + w_ji = 1 exactly
     """Optimal pair weights for two drafts, by the reduced linear program of arXiv 2410.18234.
 
@@ -298,7 +298,7 @@ class TruncatedLP(Scheme):
         inside = r_in * p_in + r_in * p_after + r_after * p_in
         top = slice(0, s)
         base = r_in[top] * p_in[top] + r_in[top] * p_after[s - 1] + r_after[s - 1] * p_in[top]
-        weights = pair_weights(self.q[order[top]], r_in[top], p_in[top], base)
+        weights = pair_weights(self.q[order[top]], r_in[top], p_in[top], base=base)
         pairs = pair_distribution(r_in[top], p_in[top], weights)
         inside[top] = base - r_in[top] * p_in[top] + pairs
         winner[order] = inside

@@ -10,6 +10,7 @@ __all__ = ['NodeDistributions', 'TargetDistributions', 'Choice', 'Verification',
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -335,7 +336,7 @@ def stream_multidraft(
     top_k: int = 0, # of the target; 0 keeps all
     top_p: float = 1.0, # of the target; 1 keeps all
     seed: int | Sequence[np.random.Generator] = 0, # a number, or one generator for each row
-    stop: str | Sequence[str] = (), # strings that end a row
+    stop_strings: str | Sequence[str] = (), # that end a row
     chat: bool = False, # whether strings are a user's turn
     ends: int | Iterable[int] | None = None, # tokens that end a row; None: the model's own
     stopping: Callable[[int, list[int]], bool] | None = None, # (row, response ids): end it?
@@ -351,7 +352,7 @@ def stream_multidraft(
     """
     draft, rule, K = check_setting(target, drafts, scheme, K=K, L=L, temperature=temperature,
                                    top_k=top_k, top_p=top_p)
-    stop = _check_length_and_stop(target, max_new_tokens, stop)
+    stop = _check_length_and_stop(target, max_new_tokens, stop_strings)
     prompts = lms.encode(target, prompts, chat)
     longest = max(map(len, prompts))
     lms.check_length(target, longest + max_new_tokens)
@@ -404,8 +405,8 @@ def _check_length_and_stop(target, max_new_tokens, stop):
     if not (isinstance(max_new_tokens, (int, np.integer)) and max_new_tokens >= 1):
         raise ValueError(f"max_new_tokens = {max_new_tokens!r}: it must be a whole number ≥ 1")
     stop = [stop] if isinstance(stop, str) else list(stop)
-    if stop and target.tokenizer is None: raise ValueError("stop: stop strings need a tokenizer")
-    if not all(stop): raise ValueError("stop: a stop string is empty")
+    if stop and target.tokenizer is None: raise ValueError("stop_strings: they need a tokenizer")
+    if not all(stop): raise ValueError("stop_strings: one of them is empty")
     return stop
 
 def _check_tokens(target, trees):
@@ -453,7 +454,7 @@ def generate_multidraft(
     top_k: int = 0, # of the target; 0 keeps all
     top_p: float = 1.0, # of the target; 1 keeps all
     seed: int | Sequence[np.random.Generator] = 0, # a number, or one generator for each row
-    stop: str | Sequence[str] = (), # strings that end a row, and are kept
+    stop_strings: str | Sequence[str] = (), # that end a row, and are kept
     chat: bool = False, # whether strings are a user's turn
     ends: int | Iterable[int] | None = None, # tokens that end a row; None: the model's own
 ) -> Decoding: # rows and steps
@@ -470,7 +471,8 @@ def generate_multidraft(
     """
     steps, start = [], time.perf_counter()
     options = dict(scheme=scheme, K=K, L=L, max_new_tokens=max_new_tokens, temperature=temperature,
-                   top_k=top_k, top_p=top_p, seed=seed, stop=stop, chat=chat, ends=ends)
+                   top_k=top_k, top_p=top_p, seed=seed, stop_strings=stop_strings, chat=chat,
+                   ends=ends)
     for step, rows in stream_multidraft(target, drafts, prompts, **options):
         if step is None: prefill = time.perf_counter() - start
         else: steps.append(step)
@@ -497,22 +499,22 @@ class Multidraft:
         scheme: Scheme | Verification | None = None, # as in `generate_multidraft`
         *, K: int | None = None, # sequences
         L: int = 4, # tokens of each
-        tokenizer=None, # compared with the drafts' if given
-        streamer=None, # gets prompt and tokens; one given to `generate` itself never arrives here
+        tokenizer: Any = None, # compared with the drafts' if given
+        streamer: Any = None, # gets prompt and tokens; one given to `generate` itself never arrives here
     ):
         self.drafts, self.scheme, self.K, self.L = drafts, scheme, K, L
         self.tokenizer, self.streamer, self.last = tokenizer, streamer, None
 
     def __call__(self,
-        model, # what `generate` was called on
+        model: Any, # what `generate` was called on
         input_ids: torch.Tensor, # [B, T], padded on the left
-        logits_processor=None, # temperature, top-k and top-p only
-        *, stopping_criteria=None, # any
-        generation_config=None, # the settings
+        logits_processor: Any = None, # temperature, top-k and top-p only
+        *, stopping_criteria: Any = None, # any
+        generation_config: Any = None, # the settings
         synced_gpus: bool = False, # refused
-        streamer=None, # None, always
-        **model_kwargs, # the attention mask
-    ) -> "torch.Tensor | object": # ids [B, T + new], or with `return_dict_in_generate` an output
+        streamer: Any = None, # None, always
+        **model_kwargs: Any, # the attention mask
+    ) -> Any: # ids [B, T + new], or with `return_dict_in_generate` an output
         "What `generate` calls. Raises ValueError for settings that it does not honour."
         c, mask = generation_config, model_kwargs.get("attention_mask")
         warping = _warping(c, logits_processor)

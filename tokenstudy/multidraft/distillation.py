@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ def sample_corpus(
     folder: str | Path, # where the files go; those that are there stay
     rounds: int, # number of files
     *, seed: int = 0, # of file 0; file r has seed + r
-    **options, # as in `sample_dialogues`
+    **options: Any, # as in `sample_dialogues`
 ) -> list[Path]: # 0000.safetensors and so on
     """Fill a folder with files of dialogues.
 
@@ -413,7 +414,7 @@ def make_draft(
     name: str, # "small" or "base", of `DRAFTS`
     target: lm.LM, # with a tokenizer
     folder: str | Path, # of corpus files
-    **options, # as in `distill`
+    **options: Any, # as in `distill`
 ) -> tuple[DraftLM, list[dict]]: # as from `distill`
     """Distil a draft that ships. Raises ValueError for another name.
 
@@ -480,7 +481,7 @@ def evaluate(
     target: lm.LM, # at temperature 1
     draft: lm.LM, # over the same vocabulary
     texts: Sequence[tuple[Sequence[int], Sequence[int]]], # as in `acceptance_profile`
-    temperatures: Sequence[float] = (.6, .8, 1.0, 1.2), # of the draft
+    *, temperatures: Sequence[float] = (.6, .8, 1.0, 1.2), # of the draft
 ) -> dict: # positions, acceptance {temperature: [N]}, top1 [N], inside [N], by_position
     """Means of `acceptance_profile` over the positions of each of N texts.
 

@@ -10,6 +10,7 @@ __all__ = ['DRAFTS', 'DraftConfig', 'ShortlistEmbedding', 'DraftLM', 'nearest_sh
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,7 +43,7 @@ class DraftConfig(LlamaConfig):
         num_attention_heads: int = 4, # of each layer
         max_position_embeddings: int = 8192, # longest text
         tie_word_embeddings: bool = True, # the head reads the embedding's table
-        **kwargs, # as in LlamaConfig
+        **kwargs: Any, # as in LlamaConfig
     ):
         if not 1 <= shortlist_size <= vocab_size:
             raise ValueError(f"shortlist_size = {shortlist_size}: it must lie between 1 and the "
@@ -110,16 +111,20 @@ class DraftLM(PreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.rank, config.shortlist_size)
         self.post_init()
 
-    def get_input_embeddings(self): return self.embed_tokens
-    def get_output_embeddings(self): return self.lm_head
+    def get_input_embeddings(self) -> nn.Module:
+        "The embedding; transformers asks for it."
+        return self.embed_tokens
+    def get_output_embeddings(self) -> nn.Module:
+        "The head, whose weights are the embedding's."
+        return self.lm_head
 
     def features(self,
         input_ids: torch.Tensor, # [B, T]
         attention_mask: torch.Tensor | None = None, # [B, T'] or [B, 1, T, T']
         position_ids: torch.Tensor | None = None, # [B, T]
-        *, past_key_values=None, # a transformers cache
+        *, past_key_values: Any = None, # a transformers cache
         use_cache: bool | None = None, # whether to return one
-        **kwargs, # as in LlamaModel
+        **kwargs: Any, # as in LlamaModel
     ) -> tuple[torch.Tensor, object]: # last hidden states [B, T, H], and the cache
         "What the body makes of tokens."
         out = self.model(inputs_embeds=self.embed_proj(self.embed_tokens(input_ids)),
@@ -138,13 +143,13 @@ class DraftLM(PreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor | None = None, # [B, T]
         attention_mask: torch.Tensor | None = None, # [B, T'] or [B, 1, T, T']
         position_ids: torch.Tensor | None = None, # [B, T]
-        past_key_values=None, # a transformers cache
+        past_key_values: Any = None, # a transformers cache
         labels: torch.Tensor | None = None, # [B, T], -100: none
         use_cache: bool | None = None, # whether to return a cache
         logits_to_keep: int | torch.Tensor = 0, # as in transformers; 0: all
         shortlist_logits: bool = False, # logits [B, T, S] in the order of `shortlist`
         return_dict: bool | None = None, # False: a tuple
-        **kwargs, # as in LlamaModel
+        **kwargs: Any, # as in LlamaModel
     ) -> CausalLMOutputWithPast: # logits [B, T, V], -inf outside the shortlist
         "Logits after each token; with `labels` a loss, which is inf where a label cannot be said."
         use_cache = self.config.use_cache if use_cache is None else use_cache

@@ -196,7 +196,7 @@ class Draft:
         lengths: Sequence[int], # tokens to draft at most, of each row
         count: int, # number of sequences K
         rngs: Sequence[np.random.Generator], # one for each row
-        replacement: bool = True, # False: tokens of one node differ
+        *, replacement: bool = True, # False: tokens of one node differ
     ) -> None:
         "Add sequences to the trees."
         raise NotImplementedError
@@ -274,7 +274,7 @@ class LMDraft(Draft):
         lms.check_length(self.lm, tokens)
 
     def begin(self, prompts: Sequence[Sequence[int]]) -> None:
-        "Start rows with an empty cache."
+        "Start rows of `prompts`, token ids, with an empty cache."
         self.unread = [list(p) for p in prompts]
         self.cached = lms.CachedModel(self.lm, len(prompts))
 
@@ -302,8 +302,10 @@ class LMDraft(Draft):
         return dists
 
     def propose(self, trees: Sequence[Tree], lengths: Sequence[int], count: int,
-                rngs: Sequence[np.random.Generator], replacement: bool = True) -> None:
-        "Sample the sequences, one forward pass for each level."
+                rngs: Sequence[np.random.Generator], *, replacement: bool = True) -> None:
+        """Sample the sequences, one forward pass for each level.
+
+        `trees`, `lengths`, `count`, `rngs`, `replacement`: see `Draft.propose`."""
         found = self._start()
         frontier = [{0: (dists[0], list(range(count)))} if length else {}
                     for dists, length in zip(found, lengths)]
@@ -334,7 +336,7 @@ class LMDraft(Draft):
 
     def advance(self, trees: Sequence[Tree], paths: Sequence[Sequence[int]],
                 tokens: Sequence[int]) -> None:
-        "Keep the cache of the nodes that were kept."
+        "Keep what was read of kept nodes; `trees`, `paths`, `tokens`: see `Draft.advance`."
         kept = [[v for v in path if v in seen] for path, seen in zip(paths, self.read)]
         self.cached.commit([[seen[v] for v in path] for path, seen in zip(kept, self.read)])
         self.unread = [[tree.tokens[v] for v in path[len(known):]] + [token]
@@ -366,7 +368,7 @@ class NGramDraft(Draft):
         self.n, self.least = n, least
 
     def begin(self, prompts: Sequence[Sequence[int]]) -> None:
-        "Start rows and count their prompts."
+        "Start rows and count their `prompts`, token ids."
         self.texts, self.followers = [[] for _ in prompts], [{} for _ in prompts]
         for b, prompt in enumerate(prompts): self._learn(b, prompt)
 
@@ -393,8 +395,10 @@ class NGramDraft(Draft):
         return None
 
     def propose(self, trees: Sequence[Tree], lengths: Sequence[int], count: int,
-                rngs: Sequence[np.random.Generator], replacement: bool = True) -> None:
-        "Sample the sequences from the counts."
+                rngs: Sequence[np.random.Generator], *, replacement: bool = True) -> None:
+        """Sample the sequences from the counts.
+
+        `trees`, `lengths`, `count`, `rngs`, `replacement`: see `Draft.propose`."""
         for b, (tree, length, rng) in enumerate(zip(trees, lengths, rngs)):
             level = {0: count}
             for _ in range(length):
@@ -408,7 +412,7 @@ class NGramDraft(Draft):
 
     def advance(self, trees: Sequence[Tree], paths: Sequence[Sequence[int]],
                 tokens: Sequence[int]) -> None:
-        "Count the tokens that were kept."
+        "Count the tokens that were kept; `trees`, `paths`, `tokens`: see `Draft.advance`."
         for b, (tree, path, token) in enumerate(zip(trees, paths, tokens)):
             self._learn(b, [tree.tokens[v] for v in path] + [token])
 
@@ -438,8 +442,10 @@ class TopDraft(LMDraft):
         self.identical, self.nodes, self.width, self.count = False, nodes, width, nodes
 
     def propose(self, trees: Sequence[Tree], lengths: Sequence[int], count: int,
-                rngs: Sequence[np.random.Generator], replacement: bool = True) -> None:
-        "Grow the trees, one forward pass for each level; nothing is random."
+                rngs: Sequence[np.random.Generator], *, replacement: bool = True) -> None:
+        """Grow the trees, one forward pass for each level; nothing is random.
+
+        `trees` and `lengths` as in `Draft.propose`; `count`, `rngs` and `replacement` do nothing."""
         found = self._start()
         pools = [[] for _ in trees]                 # per row: (probability, parent's place, token)
         frontier = [[(1.0, -1, dists[0][0])] if length else []
@@ -520,15 +526,17 @@ class Mixed(Draft):
         "ValueError unless texts of so many tokens fit into all contexts."
         for d in self.drafts: d.check_length(tokens)
     def begin(self, prompts: Sequence[Sequence[int]]) -> None:
-        "Start rows in all drafts."
+        "Start rows of `prompts`, token ids, in all drafts."
         for d in self.drafts: d.begin(prompts)
     def propose(self, trees: Sequence[Tree], lengths: Sequence[int], count: int,
-                rngs: Sequence[np.random.Generator], replacement: bool = True) -> None:
-        "Let all drafts add their sequences, one after the other."
-        for d in self.drafts: d.propose(trees, lengths, d.count or 1, rngs, replacement)
+                rngs: Sequence[np.random.Generator], *, replacement: bool = True) -> None:
+        """Let all drafts add their sequences, one after the other.
+
+        `trees`, `lengths`, `rngs`, `replacement`: see `Draft.propose`; `count` does nothing."""
+        for d in self.drafts: d.propose(trees, lengths, d.count or 1, rngs, replacement=replacement)
     def advance(self, trees: Sequence[Tree], paths: Sequence[Sequence[int]],
                 tokens: Sequence[int]) -> None:
-        "Tell all drafts."
+        "Tell all drafts; `trees`, `paths`, `tokens`: see `Draft.advance`."
         for d in self.drafts: d.advance(trees, paths, tokens)
     def select(self, rows: Sequence[int]) -> None:
         "Give up the other rows in all drafts."

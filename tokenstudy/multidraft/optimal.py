@@ -247,14 +247,14 @@ def _slide(low, high, length, target, K):
     return g
 
 @compiled
-def _eat(top, most, least, beta, right, need, K):
-    """d in [least, most] with moment(top - d, top) + moment(beta, beta + right - d) = need:
+def _eat(top, most, least, beta, rest, need, K):
+    """d in [least, most] with moment(top - d, top) + moment(beta, beta + rest - d) = need:
     bracketed Newton, decreasing in d."""
     low, high = least, most
     d = .5 * (low + high)
     for _ in range(80):
-        a, b = top - d, beta + right - d
-        excess = d * _slope(a, top, K) + (right - d) * _slope(beta, b, K) - need
+        a, b = top - d, beta + rest - d
+        excess = d * _slope(a, top, K) + (rest - d) * _slope(beta, b, K) - need
         if excess > 0: low = d
         else: high = d
         steep = K * (a ** (K - 1) - b ** (K - 1))

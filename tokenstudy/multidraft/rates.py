@@ -263,7 +263,7 @@ def tune(
     max_new_tokens: int = 24, # decoded for each prompt
     costs: dict[int, float] | None = None, # of the target {new tokens: seconds}; None: measured
     other: float = .004, # seconds of a step outside models
-    **warping, # temperature, top_k, top_p of the target
+    **warping: float, # temperature, top_k, top_p of the target
 ) -> list[dict]: # draft, rule, K, L, nodes, block_efficiency, rate; best first
     """Predicted tokens per second of every setting.
 

@@ -342,7 +342,7 @@ class SingleDraft(Scheme):
     0.7
     """
     def choose(self, drafts: Sequence[int], rng: np.random.Generator | Script) -> int:
-        "The first draft."
+        "The first of `drafts`; `rng` is not used."
         return drafts[0]
 
     def selection_distribution(self) -> np.ndarray:
@@ -454,7 +454,7 @@ class SpecInfer(Scheme):
         return accepted
 
     def draft(self, rng: np.random.Generator | Script) -> tuple[int, ...]:
-        "Drafted tokens, with or without replacement."
+        "Drafted tokens, with or without replacement, drawn by `rng`."
         if self.replacement: return super().draft(rng)
         p, drafts = self.ps[0].copy(), []
         while len(drafts) < self.drafted:
