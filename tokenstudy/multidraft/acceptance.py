@@ -31,7 +31,7 @@ def compare_schemes(
     """
     schemes = (SingleDraft(), NaiveLookup(), SpecInfer(), SpecTr(), TruncatedLP())
     found = {type(one).__name__: one.prepare(q, [p] * K).acceptance() for one in schemes}
-    return found | dict(Optimal=optimal_acceptance(q, [p] * K))
+    return found | dict(Optimal=float(optimal_acceptance(q, [p] * K)))
 
 # %% ../../nbs/multidraft/05_acceptance.ipynb #e29f84f3
 def draw_comparison(
@@ -110,7 +110,7 @@ def summarise(
     >>> [row["draft"] for row in summarise([], 2)]
     []
     """
-    groups = {}
+    groups: dict[tuple, list[dict]] = {}
     for r in records:
         c = r["config"]
         if c["experiment"] == "acceptance" and K in c["Ks"]:

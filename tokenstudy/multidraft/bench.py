@@ -149,6 +149,7 @@ def _generate(target, ids, tokens, temperature, **options):
                                 **sampling, **options)
     return out.shape[1] - ids.shape[1]
 
+# %% ../../nbs/multidraft/12_bench.ipynb #0e7975d5
 def _contestants(target, packed, model, draft, best, temperature, tokens, steps):
     "Functions of a prompt that return the number of new tokens, ours first."
     from tokenstudy.multidraft.decoding import generate_multidraft
@@ -206,6 +207,7 @@ def decoding_rows(
         yield from _race_at(temperature, target, packed, models, ids, costs, max_new_tokens, K, L,
                             tuning)
 
+# %% ../../nbs/multidraft/12_bench.ipynb #a225351f
 def _race_at(temperature, target, packed, models, ids, costs, tokens, K, L, tuning):
     "The rows of one temperature; the first four prompts are for tuning."
     from tokenstudy.multidraft.rates import tune

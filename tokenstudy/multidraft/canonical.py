@@ -203,6 +203,7 @@ def pair_weights(
     weights[j, i] = 1 - weights[i, j]
     return weights
 
+# %% ../../nbs/multidraft/03_canonical.ipynb #db0c160d
 def _best_weights(q, pair, i, j, base):
     """w [W] of the pairs (i, j): maximise sum a_i with a_i <= q_i and
     a_i - sum_{j>i} pair_ij w_ij + sum_{j<i} pair_ji w_ji <= base_i + sum_{j<i} pair_ji."""

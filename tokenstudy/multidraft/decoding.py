@@ -80,8 +80,10 @@ class TargetDistributions(NodeDistributions):
         top_k: int = 0, # 0 keeps all
         *, top_p: float = 1.0, # 1 keeps all
     ):
-        self.logits, self._found, self._scores, self.greedy = logits, {}, {}, None
-        self.warping = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+        self.logits, self.greedy = logits, None
+        self._found: dict[int, np.ndarray] = {}
+        self._scores: dict[int, tuple[torch.Tensor, float]] = {}
+        self.warping: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p)
         if temperature == 0:
             most, where = logits.max(-1)
             self._finite(most)
@@ -190,6 +192,7 @@ class Verification:
         "Decide."
         raise NotImplementedError
 
+# %% ../../nbs/multidraft/09_decoding.ipynb #09f66313
 class TokenLevel(Verification):
     """A selection scheme applied at one node after the other, from the root down.
 
@@ -205,7 +208,7 @@ class TokenLevel(Verification):
     def verify(self, tree: Tree, target: NodeDistributions,
                rng: np.random.Generator | Script) -> tuple[list[int], int]:
         "Walk down the `tree` of drafts: `target` has q at its nodes, `rng` is the randomness."
-        node, path = 0, []
+        node, path = 0, list[int]()
         while tree.draws[node]:
             dists, children = zip(*tree.draws[node])
             token = target.certain(node)
@@ -245,6 +248,7 @@ class Row:
     finished: bool = False # whether it ended by itself: end token or stop string
     text: str | None = None # the response as text, if there is a tokenizer
 
+# %% ../../nbs/multidraft/09_decoding.ipynb #c4231954
 @dataclass
 class Decoding:
     """What `generate_multidraft` returns.
@@ -309,6 +313,7 @@ def check_setting(
     lms.check_attention(target)
     return draft, rule, K
 
+# %% ../../nbs/multidraft/09_decoding.ipynb #6806b8cd
 def _check_rule(rule, scheme, draft, K):
     "ValueError if a scheme does not fit the drafts."
     name = type(scheme).__name__
@@ -360,7 +365,7 @@ def stream_multidraft(
     if ends is None: ends = lms.eos_ids(target)
     ends = {ends} if isinstance(ends, (int, np.integer)) else set(ends)
     rngs, rows = _generators(seed, len(prompts)), [Row(p) for p in prompts]
-    warping = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    warping: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p)
     live, pending = list(range(len(rows))), [p[-1] for p in prompts]
     draft.begin(prompts)
     reader = lms.CachedModel(target, len(rows))
@@ -470,9 +475,9 @@ def generate_multidraft(
     (8, True)
     """
     steps, start = [], time.perf_counter()
-    options = dict(scheme=scheme, K=K, L=L, max_new_tokens=max_new_tokens, temperature=temperature,
-                   top_k=top_k, top_p=top_p, seed=seed, stop_strings=stop_strings, chat=chat,
-                   ends=ends)
+    options: dict[str, Any] = dict(
+        scheme=scheme, K=K, L=L, max_new_tokens=max_new_tokens, temperature=temperature,
+        top_k=top_k, top_p=top_p, seed=seed, stop_strings=stop_strings, chat=chat, ends=ends)
     for step, rows in stream_multidraft(target, drafts, prompts, **options):
         if step is None: prefill = time.perf_counter() - start
         else: steps.append(step)
@@ -503,7 +508,8 @@ class Multidraft:
         streamer: Any = None, # gets prompt and tokens; one given to `generate` itself never arrives here
     ):
         self.drafts, self.scheme, self.K, self.L = drafts, scheme, K, L
-        self.tokenizer, self.streamer, self.last = tokenizer, streamer, None
+        self.tokenizer, self.streamer = tokenizer, streamer
+        self.last: Any = None
 
     def __call__(self,
         model: Any, # what `generate` was called on

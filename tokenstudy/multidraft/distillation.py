@@ -75,6 +75,7 @@ def _say(logits, heat, top, generator):
         chosen[b] = lm.pick(rest[None], torch.tensor([generator.random()], device=logits.device))[0]
     return chosen, at.int(), (best - total).half()
 
+# %% ../../nbs/multidraft/08_distillation.ipynb #a6f3eff3
 @torch.inference_mode()
 def sample_dialogues(
     target: lm.LM, # the model that talks to itself
@@ -103,7 +104,8 @@ def sample_dialogues(
     end, answer, device = middle[0], middle[1:], target.model.device
     generator = np.random.default_rng(seed)
     heats = [temperatures[b % len(temperatures)] for b in range(rows)]
-    dictated, user = [[] for _ in range(rows)], [True] * rows
+    dictated: list[list[int]] = [[] for _ in range(rows)]
+    user = [True] * rows
     ids = torch.tensor([head] * rows, device=device)
     mask, past = torch.ones_like(ids, dtype=torch.bool), None
     tokens, where, logprobs, free = [ids], [], [], []
@@ -168,6 +170,7 @@ def _read_part(file):
             f"{mass:.0%} of the mass; the distributions are not those of the tokens: {way_out}")
     return part, way_out
 
+# %% ../../nbs/multidraft/08_distillation.ipynb #84cfa3cf
 def read_corpus(
     files: Sequence[str | Path], # of `sample_dialogues`
 ) -> dict: # as from `sample_dialogues`, all rows together; start is an int
@@ -185,7 +188,7 @@ def read_corpus(
     if not files:
         raise core.MissingModelError("No corpus here: make one with "
                                      "sample_corpus(target, folder, rounds).")
-    parts = []
+    parts: list[dict] = []
     for file in files:
         part, way_out = _read_part(file)
         shape = lambda one: (one["start"], one["top_ids"].shape[1:])
@@ -195,6 +198,7 @@ def read_corpus(
     names = ("ids", "top_ids", "top_logprobs", "free")
     return {k: torch.cat([p[k] for p in parts]) for k in names} | dict(start=parts[0]["start"])
 
+# %% ../../nbs/multidraft/08_distillation.ipynb #49ebf373
 def token_frequency(
     corpus: dict, # as from `read_corpus`
     vocabulary: int, # V
@@ -239,6 +243,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx, scale):
         return *(scale * d for d in ctx.saved_tensors), None, None, None, None
 
+# %% ../../nbs/multidraft/08_distillation.ipynb #059ab568
 def distillation_loss(
     features: torch.Tensor, # [N, r] what the head reads at N positions
     head: nn.Linear, # from r to S
@@ -383,7 +388,7 @@ def distill(
     parameters = list(model.parameters())
     with _lanes(lanes) as pool:
         loss, per_epoch = _batch_loss(model, corpus, batch_size, tv, seed, lanes, pool)
-        steps, history, running = epochs * per_epoch, [], dict(loss=0.)
+        steps, history, running = epochs * per_epoch, list[dict](), dict(loss=0.)
         marks = {round(steps * (k + 1) / looks) for k in range(looks)}
         def look(step, value):
             running["loss"] += value
@@ -400,6 +405,7 @@ def distill(
                    keep=dict(history=history, running=running), desc="distilling")
     return model.eval(), history
 
+# %% ../../nbs/multidraft/08_distillation.ipynb #58b0033d
 def _split_corpus(folder, leave_out):
     "The corpus in a folder, what is held out of it, and all files."
     files = sorted(Path(folder).glob("[0-9]*.safetensors"))
@@ -425,7 +431,8 @@ def make_draft(
     """
     if name not in DRAFTS:
         raise ValueError(f"draft {name!r}: it must be one of {', '.join(DRAFTS)}")
-    theirs, settings = target.model.config, DRAFTS[name] | options
+    theirs = target.model.config
+    settings: dict[str, Any] = dict(DRAFTS[name]) | options
     always = set().union(*chat_template_ids(target), target.tokenizer.all_special_ids)
     ends = {k: getattr(theirs, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = DraftConfig(**settings.pop("config"), **ends, vocab_size=theirs.vocab_size,
@@ -477,6 +484,7 @@ def acceptance_profile(
                           inside=(q * y.isfinite()).sum(-1)))
     return found
 
+# %% ../../nbs/multidraft/08_distillation.ipynb #68fd93f2
 def evaluate(
     target: lm.LM, # at temperature 1
     draft: lm.LM, # over the same vocabulary

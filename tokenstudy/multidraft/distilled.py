@@ -81,6 +81,7 @@ _BODY = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention
          "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_parameters",
          "attention_dropout")
 
+# %% ../../nbs/multidraft/07_distilled.ipynb #7089e32e
 class DraftLM(PreTrainedModel, GenerationMixin):
     """A small causal language model over a shortlist of the target's vocabulary.
 
@@ -164,6 +165,7 @@ class DraftLM(PreTrainedModel, GenerationMixin):
         out = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past)
         return out.to_tuple() if return_dict is False else out
 
+# %% ../../nbs/multidraft/07_distilled.ipynb #1074ce4b
 AutoConfig.register(DraftConfig.model_type, DraftConfig, exist_ok=True)
 AutoModelForCausalLM.register(DraftConfig, DraftLM, exist_ok=True)
 
@@ -182,6 +184,7 @@ def nearest_shortlisted(
     found[shortlist] = torch.arange(len(shortlist), dtype=torch.int32, device=found.device)
     return found
 
+# %% ../../nbs/multidraft/07_distilled.ipynb #670e2eb0
 @torch.no_grad()
 def new_draft(
     target: lm.LM, # the model to draft for
@@ -222,6 +225,7 @@ def new_draft(
     model.lm_head.bias.copy_((share / share.sum()).log())
     return model
 
+# %% ../../nbs/multidraft/07_distilled.ipynb #bfafb94d
 def _shortlist(frequency, S, always):
     "The ids in `always` and the most frequent others, S in all, ascending."
     always = sorted({int(t) for t in always})

@@ -10,6 +10,7 @@ __all__ = ['Distribution', 'distributions_of', 'check_distribution', 'Tree', 'Dr
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,8 @@ class Tree:
         root: int, # last token of the text so far
     ):
         self.tokens, self.parents, self.depths = [root], [-1], [0]
-        self.draws, self.child = [[]], {}
+        self.draws: list[list[tuple[Distribution, int]]] = [[]]
+        self.child: dict[tuple[int, int], int] = {}
 
     def __len__(self): return len(self.tokens)
 
@@ -257,8 +259,9 @@ class LMDraft(Draft):
         *, top_p: float = 1.0, # as in `lm.warp`; 1 keeps all
     ):
         self.lm, self.top_k, self.top_p = lm, top_k, top_p
-        self.identical = not isinstance(temperature, (list, tuple))
-        self.temperatures = [temperature] if self.identical else list(temperature)
+        several = list(temperature) if isinstance(temperature, (list, tuple)) else None
+        self.identical = several is None
+        self.temperatures: list[Any] = [temperature] if several is None else several
         self.count = None if self.identical else len(self.temperatures)
         if not self.temperatures: raise ValueError("temperature: the list is empty")
         for t in self.temperatures: lms.check_warp(t, top_k, top_p)
@@ -279,7 +282,7 @@ class LMDraft(Draft):
         self.cached = lms.CachedModel(self.lm, len(prompts))
 
     @property
-    def seconds(self) -> float:
+    def seconds(self) -> float:                             # type: ignore[override]
         "Seconds spent in forward passes since `begin`."
         return self.cached.seconds
 
@@ -369,7 +372,8 @@ class NGramDraft(Draft):
 
     def begin(self, prompts: Sequence[Sequence[int]]) -> None:
         "Start rows and count their `prompts`, token ids."
-        self.texts, self.followers = [[] for _ in prompts], [{} for _ in prompts]
+        self.texts: list[list[int]] = [[] for _ in prompts]
+        self.followers: list[dict] = [{} for _ in prompts]
         for b, prompt in enumerate(prompts): self._learn(b, prompt)
 
     def _learn(self, b, tokens):
@@ -402,7 +406,7 @@ class NGramDraft(Draft):
         for b, (tree, length, rng) in enumerate(zip(trees, lengths, rngs)):
             level = {0: count}
             for _ in range(length):
-                below = {}
+                below: dict[int, int] = {}
                 for node, ways in level.items():
                     dist = self.distribution(b, tree.path(node))
                     if dist is None: continue
@@ -418,7 +422,8 @@ class NGramDraft(Draft):
 
     def select(self, rows: Sequence[int]) -> None:
         "Give up the other rows."
-        self.texts, self.followers = ([x[b] for b in rows] for x in (self.texts, self.followers))
+        self.texts = [self.texts[b] for b in rows]
+        self.followers = [self.followers[b] for b in rows]
 
 # %% ../../nbs/multidraft/06_drafts.ipynb #7c513b56
 class TopDraft(LMDraft):
@@ -447,7 +452,7 @@ class TopDraft(LMDraft):
 
         `trees` and `lengths` as in `Draft.propose`; `count`, `rngs` and `replacement` do nothing."""
         found = self._start()
-        pools = [[] for _ in trees]                 # per row: (probability, parent's place, token)
+        pools: list[list] = [[] for _ in trees]     # per row: (probability, parent's place, token)
         frontier = [[(1.0, -1, dists[0][0])] if length else []
                     for dists, length in zip(found, lengths)]
         for level in range(1, max(lengths, default=0) + 1):
@@ -500,7 +505,7 @@ class Mixed(Draft):
         drafts: Draft | Sequence[Draft], # one or several
     ):
         several = isinstance(drafts, (list, tuple)) and not hasattr(drafts, "model")
-        self.drafts = list(drafts) if several else [drafts]
+        self.drafts: list[Draft] = list(drafts) if several else [drafts]  # type: ignore
         if not self.drafts: raise ValueError("drafts: the list is empty")
         for d in self.drafts:
             if not isinstance(d, Draft):
@@ -513,7 +518,7 @@ class Mixed(Draft):
         self.count = sum(d.count or 1 for d in self.drafts)
 
     @property
-    def seconds(self) -> float:
+    def seconds(self) -> float:                             # type: ignore[override]
         "Seconds spent in forward passes, over all drafts."
         return sum(d.seconds for d in self.drafts)
     def parts(self) -> list[Draft]:

@@ -11,6 +11,7 @@ import heapq
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -67,6 +68,7 @@ def _shrunk(box):
         stays = ~(enters | leaves)
         q_u, P_u = q_u[stays], P_u[:, stays]
 
+# %% ../../nbs/multidraft/04_optimal.ipynb #01c924dd
 def _bounds(box):
     "Values of two sets in a shrunk box, and a lower bound on all."
     low, high, q_in, p_in, q_u, P_u = box
@@ -131,6 +133,7 @@ def _lorenz_gap(q, p, order, K):
         least = min(least, L - power)
     return least
 
+# %% ../../nbs/multidraft/04_optimal.ipynb #d09cfd83
 def optimal_acceptance(
     q: ArrayLike, # target [n], or [B, n] for B positions at once
     ps: Sequence[ArrayLike], # K independent drafts, each of the shape of q
@@ -149,7 +152,9 @@ def optimal_acceptance(
         if any(np.shape(p) != np.shape(q) for p in ps):
             raise ValueError(f"ps: for q of shape {list(np.shape(q))} every draft must have the "
                              f"same shape, got {[list(np.shape(p)) for p in ps]}")
-        return np.array([optimal_acceptance(q[b], [p[b] for p in ps]) for b in range(len(q))])
+        whole: Any = q, ps                         # arrays or tensors, indexed by position
+        return np.array([optimal_acceptance(whole[0][b], [p[b] for p in whole[1]])
+                         for b in range(np.shape(q)[0])])
     q, ps = as_distributions(q, ps)
     if identical(ps):
         p = ps[0]
@@ -158,6 +163,7 @@ def optimal_acceptance(
     else: gap = _worst_gap(q, ps)
     return round(float(1 + min(0.0, gap)), 14)              # digits after that are rounding of sums
 
+# %% ../../nbs/multidraft/04_optimal.ipynb #7330cf4f
 def is_lossless_acceptance_one(
     q: ArrayLike, # target [n]
     ps: Sequence[ArrayLike], # K independent drafts [n]
@@ -200,6 +206,7 @@ def _clipped(q, p, K):
     x = np.maximum(x, 0)
     return order, P, x / x.sum(), low, high
 
+# %% ../../nbs/multidraft/04_optimal.ipynb #167262bd
 def optimal_selection_distribution(
     q: ArrayLike, # target [n]
     p: ArrayLike, # every draft [n]
@@ -395,6 +402,7 @@ class Optimal(Scheme):
             if self._rank[piece] > best: best, winner = self._rank[piece], x
         return winner
 
+# %% ../../nbs/multidraft/04_optimal.ipynb #194b2747
 def _slope_array(a, b, K):
     "(b^K - a^K) / (b - a) for arrays, without cancellation."
     total, power = np.ones_like(a), np.ones_like(a)

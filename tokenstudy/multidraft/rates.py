@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from .decoding import (
     NodeDistributions, TokenLevel, Verification, stream_multidraft)
 from .drafts import Distribution, Draft, LMDraft, TopDraft, Tree
 from .optimal import Optimal
-from .schemes import NaiveLookup, SpecInfer, SpecTr
+from .schemes import NaiveLookup, Script, SpecInfer, SpecTr
 from .verification import LeafToRoot, Traversal
 
 # %% ../../nbs/multidraft/11_rates.ipynb #12097958
@@ -47,6 +48,7 @@ def prune(
             if node == len(old): old.append(v)
     return small, old
 
+# %% ../../nbs/multidraft/11_rates.ipynb #21918012
 def paths_of(
     tree: Tree, # of K sampled sequences
     K: int, # their number
@@ -61,9 +63,10 @@ def paths_of(
     >>> [[node for _, node in path] for path in paths_of(tree, 2)] == [[node] for node in children]
     True
     """
-    found, level = [[] for _ in range(K)], {0: list(range(K))}
+    found: list[list[tuple]] = [[] for _ in range(K)]
+    level = {0: list(range(K))}
     while level:
-        below = {}
+        below: dict[int, list[int]] = {}
         for node, ks in level.items():
             for k, (dist, child) in zip(ks, tree.draws[node]):
                 found[k].append((dist, child))
@@ -97,13 +100,13 @@ class Beside(Verification):
     ):
         self.rule, self.others, self.repeats = rule, others, repeats
         self.rng = np.random.default_rng([seed, 77])
-        self.tokens = {name: [] for name in others}
-        self.nodes = {name: [] for name in others}
+        self.tokens: dict[str, list[float]] = {name: [] for name in others}
+        self.nodes: dict[str, list[int]] = {name: [] for name in others}
         self.needs_identical = any(one.needs_identical for one, _, _ in others.values())
         self.K = max(K for _, K, _ in others.values())
 
     def verify(self, tree: Tree, target: NodeDistributions,
-               rng: np.random.Generator) -> tuple[list[int], int]:
+               rng: np.random.Generator | Script) -> tuple[list[int], int]:
         "What `rule` says of `tree` and `target` with `rng`; the others' verdicts are noted."
         sequences, size = paths_of(tree, self.K), lambda name: self.others[name][1:]
         for (K, L), group in itertools.groupby(sorted(self.others, key=size), key=size):
@@ -131,6 +134,7 @@ def study_rules(
     lifted = LeafToRoot(Optimal() if identical else TruncatedLP())
     return rules | dict(Traversal=Traversal(), LeafToRoot=lifted)
 
+# %% ../../nbs/multidraft/11_rates.ipynb #ecb9ca6c
 def measure_blocks(
     target: lms.LM, # the model that is decoded
     draft: Draft, # what proposes
@@ -153,8 +157,8 @@ def measure_blocks(
     >>> found["single"]["calls"][0] > 0
     True
     """
-    found = {name: dict(tokens=[], calls=[], nodes=[]) for name in others}
-    options = dict(K=None if draft.count else K, L=L, max_new_tokens=max_new_tokens + L + 1,
+    found: dict[str, dict[str, list]] = {name: dict(tokens=[], calls=[], nodes=[]) for name in others}
+    options: dict[str, Any] = dict(K=None if draft.count else K, L=L, max_new_tokens=max_new_tokens + L + 1,
                    temperature=temperature, top_k=top_k, top_p=top_p)
     for i, prompt in enumerate(prompts):
         number = 1000 * seed + i
@@ -168,6 +172,7 @@ def measure_blocks(
             one["nodes"].append(sum(beside.nodes[name]))
     return found
 
+# %% ../../nbs/multidraft/11_rates.ipynb #3681b08f
 def efficiency(
     parts: Sequence[dict], # with the lists `tokens` and `calls`, as from `measure_blocks`
 ) -> tuple[float, float, float]: # mean, low, high
@@ -206,6 +211,7 @@ class Costs:
         "What a step gives."
         return block_efficiency / (self.target_call(nodes) + calls * self.draft + self.other)
 
+# %% ../../nbs/multidraft/11_rates.ipynb #6418644d
 def target_costs(
     target: lms.LM, # a model
     sizes: Sequence[int] = (1, 2, 4, 8, 12, 16, 24, 32), # new tokens
@@ -220,7 +226,7 @@ def target_costs(
     reader = lms.CachedModel(target, 1)
     reader.extend([[1] * context], last=True)
     reader.commit([range(context)])
-    found = {}
+    found: dict[int, float] = {}
     for size in sizes:
         seconds = []
         for _ in range(runs + 1):
@@ -231,6 +237,7 @@ def target_costs(
         found[size] = float(np.median(seconds[1:]))
     return found
 
+# %% ../../nbs/multidraft/11_rates.ipynb #096f59ad
 def draft_cost(
     draft: Draft, # what proposes
     target: lms.LM, # what it drafts for
@@ -275,8 +282,8 @@ def tune(
     >>> tune(target, dict(top=TopDraft(target, nodes=3)), [[1, 2]], **options)[0]["rule"]
     'NaiveLookup'
     """
-    costs, found = costs or target_costs(target), []
-    options = dict(max_new_tokens=max_new_tokens, **warping)
+    costs, found = costs or target_costs(target), list[dict]()
+    options: dict[str, Any] = dict(max_new_tokens=max_new_tokens, **warping)
     for name, draft in drafts.items():
         each = Costs(costs, draft_cost(draft, target, prompts[0]), other)
         try_it = _try_top if isinstance(draft, TopDraft) else _try_sampled
@@ -293,6 +300,7 @@ def _try_top(target, draft, prompts, K, L, options):
         be = sum(s.tokens[0] for s in steps) / len(steps)
         yield "NaiveLookup", None, l, be, float(np.mean([s.nodes[0] for s in steps]))
 
+# %% ../../nbs/multidraft/11_rates.ipynb #6f8f78f0
 def _try_sampled(target, draft, prompts, K, L, options):
     "(rule, K, L, block efficiency, nodes) of sampled drafts, all on the same trees."
     most = draft.count or K
@@ -345,6 +353,7 @@ _HUB = dict(gsm8k=("openai/gsm8k", "main", "test", lambda r: r["question"]),
             wmt=("wmt/wmt18", "de-en", "test",
                  lambda r: f"German: {r['translation']['de']}\nEnglish:"))
 
+# %% ../../nbs/multidraft/11_rates.ipynb #f22203c7
 def _hub_texts(name):
     try: from datasets import load_dataset
     except ImportError as e:

@@ -69,8 +69,9 @@ class Script:
     def __init__(self,
         outcomes: Sequence[int] = (), # indices to take, in order
     ):
-        self.outcomes, self.taken = list(outcomes), []
-        self.weight, self.others = 1.0, []
+        self.outcomes, self.weight = list(outcomes), 1.0
+        self.taken: list[int] = []
+        self.others: list[list[int]] = []
 
     def draw(self,
         weights: ArrayLike, # [m] ≥ 0
@@ -78,13 +79,13 @@ class Script:
         "Take an outcome of a draw."
         p = np.asarray(weights, float) / np.sum(weights)
         at = len(self.taken)
-        if at < len(self.outcomes): choice = self.outcomes[at]
+        if at < len(self.outcomes): choice = int(self.outcomes[at])
         else:
-            choice, *rest = np.flatnonzero(p > 0)
-            self.others += [self.taken + [int(i)] for i in rest]
-        self.taken.append(int(choice))
+            choice, *rest = np.flatnonzero(p > 0).tolist()
+            self.others += [self.taken + [i] for i in rest]
+        self.taken.append(choice)
         self.weight *= float(p[choice])
-        return int(choice)
+        return choice
 
     def flip(self,
         probability: float, # of True
@@ -104,7 +105,7 @@ def all_branches(
     >>> sorted(all_branches(lambda rng: flip(rng, .25)))
     [(0.25, True), (0.75, False)]
     """
-    todo = [[]]
+    todo: list[list[int]] = [[]]
     while todo:
         script = Script(todo.pop())
         result = run(script)
@@ -125,6 +126,11 @@ class Scheme:
     """
     # True: the drafts are independent draws; False: drawn without replacement
     replacement = True
+    q: np.ndarray                  # set by `prepare`: target [n]
+    ps: list[np.ndarray]           # K drafts [n]
+    n: int                         # size of the alphabet
+    K: int                         # number of drafts
+    _residual: np.ndarray | None
 
     def prepare(self,
         q: ArrayLike, # target [n]
@@ -278,12 +284,13 @@ def as_distributions(
                          "for one draft give [p]")
     ps = list(ps)
     if not ps: raise ValueError("ps: K = 0; at least one draft is needed")
-    checked, seen = [], []
+    checked: list[np.ndarray] = []
+    seen: list[tuple[ArrayLike, np.ndarray]] = []
     for k, p in enumerate(ps):
         same = next((dist for raw, dist in seen if raw is p), None)
         if same is None:
-            if np.ndim(p) == 1 and len(p) != len(q):
-                raise ValueError(f"ps[{k}]: has {len(p)} tokens but q has {len(q)}; "
+            if np.ndim(p) == 1 and np.shape(p) != q.shape:
+                raise ValueError(f"ps[{k}]: has {np.shape(p)[0]} tokens but q has {len(q)}; "
                                  "both distributions must be over one vocabulary")
             dist = as_distribution(p, f"ps[{k}]")
             same = next((other for _, other in seen if np.array_equal(other, dist)), dist)
@@ -456,7 +463,7 @@ class SpecInfer(Scheme):
     def draft(self, rng: np.random.Generator | Script) -> tuple[int, ...]:
         "Drafted tokens, with or without replacement, drawn by `rng`."
         if self.replacement: return super().draft(rng)
-        p, drafts = self.ps[0].copy(), []
+        p, drafts = self.ps[0].copy(), list[int]()
         while len(drafts) < self.drafted:
             drafts.append(draw(rng, p))
             p[drafts[-1]] = 0

@@ -61,6 +61,7 @@ class Block(Verification):
             if i == 0 or flip(rng, chance):
                 left = choices[i].q if left is None else left    # reached with probability 1e-16
                 return nodes[1:i + 1], choices[i].token(draw(rng, left), rng)
+        raise RuntimeError("unreachable: the root is always kept")
 
 # %% ../../nbs/multidraft/10_verification.ipynb #904308ef
 class Traversal(Verification):
@@ -151,7 +152,7 @@ def grow(
     """
     tree, level, known = Tree(root=-1), {0: list(range(len(drafts)))}, {}
     for _ in range(length):
-        below = {}
+        below: dict[int, list[int]] = {}
         for node, ks in level.items():
             def dist(k):
                 key = node, id(drafts[k])
@@ -165,6 +166,7 @@ def grow(
         level = below
     return tree
 
+# %% ../../nbs/multidraft/10_verification.ipynb #482e57be
 class TableDistributions(NodeDistributions):
     """The target's distributions at a tree's nodes, from a function of the prefix.
 
@@ -196,7 +198,8 @@ def decode_table(
     >>> decode_table(Traversal(), certain, [certain], length=3, L=1, rng=np.random.default_rng(0))
     ((1, 1, 1), 2, 2)
     """
-    text, calls, first = (), 0, None
+    text: tuple[int, ...] = ()
+    calls = first = 0
     while len(text) < length:
         tree = grow(drafts, text, min(L, length - len(text) - 1), rng=rng,
                     replacement=rule.replacement)
