@@ -13,7 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["schemes", "canonical", "optimal", "acceptance", "drafts", "distilled",
                 "distillation", "decoding", "verification", "rates", "bench"],
     submod_attrs={
-        "schemes": ["Scheme", "exact_distribution", "SingleDraft", "NaiveLookup", "SpecTr", "SpecInfer"],
+        "schemes": ["Scheme", "exact_distribution", "SingleDraft", "NaiveLookup", "SpecTr",
+                    "SpecInfer"],
         "canonical": ["acceptance_lp", "TruncatedLP"],
         "optimal": ["optimal_acceptance", "Optimal"],
         "drafts": ["Draft", "LMDraft", "NGramDraft", "TopDraft"],

@@ -126,7 +126,8 @@ def _rule(name):
     from tokenstudy.multidraft.decoding import TokenLevel
     from tokenstudy.multidraft.verification import LeafToRoot, Traversal
     made = dict(Traversal=Traversal, LeafToRoot=lambda: LeafToRoot(Optimal()),
-                Optimal=lambda: TokenLevel(Optimal()), NaiveLookup=lambda: TokenLevel(NaiveLookup()))
+                Optimal=lambda: TokenLevel(Optimal()),
+                NaiveLookup=lambda: TokenLevel(NaiveLookup()))
     return made[name]()
 
 def _candidates(models, greedy):
@@ -232,8 +233,8 @@ def _race_at(temperature, target, packed, models, ids, costs, tokens, K, L, tuni
     goals = dict(vs_generate=1.5, vs_assisted=1.2)
     median = lambda name: float(np.median(speeds[name]))
     for name, other in names.items():
-        yield core.bench_row(f"{name}_{at}", median("ours"), median(name), unit="tokens/s", runs=rows,
-                             peer_name=f"{other}; ours: {what}", goal=goals.get(name),
+        yield core.bench_row(f"{name}_{at}", median("ours"), median(name), unit="tokens/s",
+                             runs=rows, peer_name=f"{other}; ours: {what}", goal=goals.get(name),
                              lower_is_better=False)
     mean = {part: sum(s.seconds[part] for s in steps) for part in steps[0].seconds}
     other = mean["total"] - mean["draft"] - mean["target"]

@@ -505,7 +505,7 @@ class Multidraft:
         *, K: int | None = None, # sequences
         L: int = 4, # tokens of each
         tokenizer: Any = None, # compared with the drafts' if given
-        streamer: Any = None, # gets prompt and tokens; one given to `generate` itself never arrives here
+        streamer: Any = None, # gets prompt and tokens; one given to `generate` never arrives here
     ):
         self.drafts, self.scheme, self.K, self.L = drafts, scheme, K, L
         self.tokenizer, self.streamer = tokenizer, streamer

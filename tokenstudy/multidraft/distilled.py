@@ -107,7 +107,7 @@ class DraftLM(PreTrainedModel, GenerationMixin):
         self.embed_proj = nn.Linear(config.rank, config.hidden_size, bias=False)
         self.model = LlamaModel(LlamaConfig(**{k: getattr(config, k) for k in _BODY}, vocab_size=1,
                                             bos_token_id=None, eos_token_id=None))
-        self.model.embed_tokens = nn.Identity()           # never asked: the body is given embeddings
+        self.model.embed_tokens = nn.Identity()          # never asked: the body is given embeddings
         self.head_proj = nn.Linear(config.hidden_size, config.rank, bias=False)
         self.lm_head = nn.Linear(config.rank, config.shortlist_size)
         self.post_init()

@@ -168,8 +168,8 @@ class Draft:
     """What proposes sequences; subclass it for your own.
 
     `begin(prompts)` starts rows of token ids. Then, for each target call, `propose(trees, …)`
-    adds sequences to each row's tree, `advance(trees, paths, tokens)` says which nodes were kept and
-    which token followed, and `select(rows)` continues with some rows only. A draft holds the state
+    adds sequences to each row's tree, `advance(trees, paths, tokens)` says which nodes were kept
+    and which token followed, and `select(rows)` continues with some rows only. A draft holds the state
     of one decoding at a time: use it from one thread.
 
     >>> Draft().identical, Draft().count
@@ -450,7 +450,7 @@ class TopDraft(LMDraft):
                 rngs: Sequence[np.random.Generator], *, replacement: bool = True) -> None:
         """Grow the trees, one forward pass for each level; nothing is random.
 
-        `trees` and `lengths` as in `Draft.propose`; `count`, `rngs` and `replacement` do nothing."""
+        `trees` and `lengths` as in `Draft.propose`; `count`, `rngs`, `replacement` do nothing."""
         found = self._start()
         pools: list[list] = [[] for _ in trees]     # per row: (probability, parent's place, token)
         frontier = [[(1.0, -1, dists[0][0])] if length else []

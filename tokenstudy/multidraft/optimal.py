@@ -311,7 +311,7 @@ def left_curtain(
             if end <= 1.0 + 1e-15 and enough: break
             gaps -= 1
             a, b = gap_a[gaps], gap_b[gaps]
-            swallowed = b - a <= right       # the whole gap, unless the equation below stops earlier
+            swallowed = b - a <= right      # the whole gap, unless the equation below stops earlier
             take = b - a if swallowed else right
             end -= take
             total = done + take * _slope(b - take, b, K) + (right - take) * _slope(beta, end, K)

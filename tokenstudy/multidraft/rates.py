@@ -157,9 +157,11 @@ def measure_blocks(
     >>> found["single"]["calls"][0] > 0
     True
     """
-    found: dict[str, dict[str, list]] = {name: dict(tokens=[], calls=[], nodes=[]) for name in others}
-    options: dict[str, Any] = dict(K=None if draft.count else K, L=L, max_new_tokens=max_new_tokens + L + 1,
-                   temperature=temperature, top_k=top_k, top_p=top_p)
+    found: dict[str, dict[str, list]] = {}
+    for name in others: found[name] = dict(tokens=[], calls=[], nodes=[])
+    options: dict[str, Any] = dict(
+        K=None if draft.count else K, L=L, max_new_tokens=max_new_tokens + L + 1,
+        temperature=temperature, top_k=top_k, top_p=top_p)
     for i, prompt in enumerate(prompts):
         number = 1000 * seed + i
         beside = Beside(Traversal(), others, number, repeats=repeats)
