@@ -1,7 +1,8 @@
-"""The multi-draft engine. The exact law of whole texts by enumeration of the engine itself (model, tree, cache and all), chi-square on batches, greedy
+"""The multi-draft engine. The exact distribution of whole texts by enumeration of the engine itself (model, tree, cache and all), chi-square on batches, greedy
 texts against transformers, the cache against uncached reading; and a list of faults, each of which must be caught by the checks that the real code passes.
 Models are in float64 where a tolerance or an equality would otherwise depend on rounding."""
 import copy
+from dataclasses import replace
 from collections import Counter
 
 import numpy as np
@@ -14,14 +15,14 @@ from transformers.generation.streamers import BaseStreamer
 
 from conftest import named
 from tokenstudy import lm as lms
-from tokenstudy import multidraft as verification
+from tokenstudy.multidraft import verification
 from tokenstudy.multidraft.schemes import Scheme, all_branches, draw
-from tokenstudy.multidraft.decoding import Choice, Multidraft, NodeLaws, TargetLaws, TokenLevel, generate_multidraft, stream_multidraft
-from tokenstudy.multidraft.drafts import Draft, Law, LMDraft, Mixed, NGramDraft, TopDraft, Tree, check_law, laws_of
+from tokenstudy.multidraft.decoding import Choice, Multidraft, NodeDistributions, TargetDistributions, TokenLevel, generate_multidraft, stream_multidraft
+from tokenstudy.multidraft.drafts import Draft, Distribution, LMDraft, Mixed, NGramDraft, TopDraft, Tree, check_distribution, distributions_of
 from tokenstudy.multidraft.schemes import NaiveLookup, SingleDraft, SpecInfer, SpecTr
 from tokenstudy.multidraft.optimal import Optimal
 from tokenstudy.multidraft.canonical import TruncatedLP
-from tokenstudy.multidraft.verification import Block, TableLaws, Traversal, decode_table
+from tokenstudy.multidraft.verification import Block, TableDistributions, Traversal, decode_table
 
 FAMILIES = ("llama", "qwen", "gpt2", "opt")
 RAGGED = [[1, 2, 3], [2], [3, 1, 1, 2, 3], [1, 0]]
@@ -61,76 +62,76 @@ def uncached(lm, text):
     return _READ[key][1]
 
 
-def next_law(lm, text, **warping):
-    "The target's law after a text."
+def next_distribution(lm, text, **warping):
+    "The target's distribution after a text."
     q = lms.warp(uncached(lm, text), **warping).double().numpy()
     return q / q.sum()
 
 
-def product_law(law, length):
-    "The law of whole texts from a law for every prefix: {tokens: probability}."
+def product_distribution(dist, length):
+    "The distribution of whole texts from a distribution for every prefix: {tokens: probability}."
     texts = {(): 1.0}
     for _ in range(length):
-        texts = {text + (x,): weight * p for text, weight in texts.items() for x, p in enumerate(law(text)) if p > 0}
+        texts = {text + (x,): weight * p for text, weight in texts.items() for x, p in enumerate(dist(text)) if p > 0}
     return texts
 
 
 def furthest(a, b): return max(abs(a.get(text, 0) - b.get(text, 0)) for text in {*a, *b})
 
 
-def engine_law(target, drafts, prompt, length, scheme, neighbours=(), **options):
-    "The exact law of the engine's text for one prompt, which stands first in a batch with others that have generators of their own."
-    law = Counter()
+def engine_distribution(target, drafts, prompt, length, scheme, neighbours=(), **options):
+    "The exact distribution of the engine's text for one prompt, which stands first in a batch with others that have generators of their own."
+    dist = Counter()
     def run(rng):
         rngs = [rng] + [np.random.default_rng(b) for b, _ in enumerate(neighbours)]
-        return tuple(generate_multidraft(target, drafts, [prompt, *neighbours], scheme, max_new_tokens=length, seed=rngs, ends=(), **options).rows[0].response_ids)
-    for weight, ids in all_branches(run): law[ids] += weight
-    return law
+        return tuple(generate_multidraft(target, drafts, [prompt, *neighbours], scheme=scheme, max_new_tokens=length, seed=rngs, ends=(), **options).rows[0].response_ids)
+    for weight, ids in all_branches(run): dist[ids] += weight
+    return dist
 
 
 def check_engine(target, drafts, scheme, length=2, prompt=(1, 0), tolerance=1e-10, neighbours=(), K=None, L=2, **warping):
-    found = engine_law(target, drafts, list(prompt), length, scheme, neighbours, K=K, L=L, **warping)
-    truth = product_law(lambda text: next_law(target, [*prompt, *text], **warping), length)
+    found = engine_distribution(target, drafts, list(prompt), length, scheme, neighbours, K=K, L=L, **warping)
+    truth = product_distribution(lambda text: next_distribution(target, [*prompt, *text], **warping), length)
     assert abs(sum(found.values()) - 1) < tolerance and furthest(found, truth) < tolerance, (scheme, furthest(found, truth))
 
 
 def check_table(rule, target, drafts, length, L, tolerance=1e-12):
     found = Counter()
-    for weight, (text, _, _) in all_branches(lambda rng: decode_table(rule, target, drafts, length, L, rng)): found[text] += weight
-    truth = product_law(target, length)
+    for weight, (text, _, _) in all_branches(lambda rng: decode_table(rule, target, drafts, length=length, L=L, rng=rng)): found[text] += weight
+    truth = product_distribution(target, length)
     assert furthest(found, truth) < tolerance, (rule, furthest(found, truth))
 
 
-def chi_square(counts, law):
-    "p-value of counted texts under an exact law, cells with fewer than five expected texts merged; 0 if an impossible text came."
+def chi_square(counts, dist):
+    "p-value of counted texts under an exact distribution, cells with fewer than five expected texts merged; 0 if an impossible text came."
     total = sum(counts.values())
-    if set(counts) - set(law): return 0.0
-    cells = [(p * total, counts[text]) for text, p in law.items() if p * total >= 5]
+    if set(counts) - set(dist): return 0.0
+    cells = [(p * total, counts[text]) for text, p in dist.items() if p * total >= 5]
     rest = total - sum(e for e, _ in cells), total - sum(c for _, c in cells)
     if rest[0] > 1: cells.append(rest)
     return float(chi2.sf(sum((c - e) ** 2 / e for e, c in cells), len(cells) - 1)) if len(cells) > 1 else 1.0
 
 
 def check_texts(target, drafts, scheme, prompts, batches, limit=1e-4, length=3, seed=0, **options):
-    "Texts of `batches` calls of the engine: the first token, the first two, and all, for every prompt, against their exact laws (level 1e-4 for all together)."
+    "Texts of `batches` calls of the engine: the first token, the first two, and all, for every prompt, against their exact distributions (level 1e-4 for all together)."
     warping = {k: v for k, v in options.items() if k in ("temperature", "top_k", "top_p")}
     found = [[] for _ in prompts]
     for call in range(batches):
-        done = generate_multidraft(target, drafts, prompts, scheme, max_new_tokens=length, ends=(), seed=1000 * seed + call, **options)
+        done = generate_multidraft(target, drafts, prompts, scheme=scheme, max_new_tokens=length, ends=(), seed=1000 * seed + call, **options)
         for texts, row in zip(found, done.rows): texts.append(tuple(row.response_ids))
     by_prompt = {}
     for prompt, texts in zip(prompts, found): by_prompt.setdefault(tuple(prompt), []).extend(texts)
     values = []
     for prompt, texts in by_prompt.items():
-        whole = product_law(lambda text: next_law(target, [*prompt, *text], **warping), length)
+        whole = product_distribution(lambda text: next_distribution(target, [*prompt, *text], **warping), length)
         for first in range(1, length + 1):
-            law = Counter()
-            for text, p in whole.items(): law[text[:first]] += p
-            values.append(chi_square(Counter(text[:first] for text in texts), law))
+            dist = Counter()
+            for text, p in whole.items(): dist[text[:first]] += p
+            values.append(chi_square(Counter(text[:first] for text in texts), dist))
     assert min(values) * len(values) > limit, min(values)
 
 
-# --- exact laws: the engine itself -----------------------------------------------------------------------------------------------------------------
+# --- exact distributions: the engine itself -----------------------------------------------------------------------------------------------------------------
 
 def three():
     "A target and two drafts of three tokens (GPT-2 computes in float64 throughout; Llama's norms do not)."
@@ -141,19 +142,19 @@ DIFFERENT = [SingleDraft(), NaiveLookup(), SpecInfer(), TruncatedLP(), Truncated
 
 
 @pytest.mark.parametrize("scheme", IDENTICAL, ids=named)
-def test_sequence_law_identical_drafts(scheme):
+def test_sequence_distribution_identical_drafts(scheme):
     target, small, _ = three()
     check_engine(target, LMDraft(small, temperature=1.4), scheme, K=2, L=1, temperature=.8)
 
 
 @pytest.mark.parametrize("scheme", [Optimal(), SpecTr(), SpecInfer(replacement=False), TruncatedLP(), Traversal()], ids=named)
-def test_sequence_law_over_several_levels(scheme):
+def test_sequence_distribution_over_several_levels(scheme):
     target, small, _ = three()
     check_engine(target, LMDraft(small, top_k=2), scheme, length=3, K=2, L=2, top_k=2)
 
 
 @pytest.mark.parametrize("scheme", DIFFERENT, ids=named)
-def test_sequence_law_different_drafts(scheme):
+def test_sequence_distribution_different_drafts(scheme):
     target, small, other = three()
     check_engine(target, LMDraft(small, temperature=[1.0, 2.0], top_k=2), scheme, L=1, temperature=1.3)
     check_engine(target, [LMDraft(small, top_k=2), LMDraft(other, top_k=1)], scheme, length=3, top_k=2)
@@ -161,7 +162,7 @@ def test_sequence_law_different_drafts(scheme):
 
 
 @pytest.mark.parametrize("scheme", [NaiveLookup(), Traversal(), TruncatedLP(), SpecInfer()], ids=named)
-def test_sequence_law_of_drafts_that_do_not_sample(scheme):
+def test_sequence_distribution_of_drafts_that_do_not_sample(scheme):
     target, small, other = three()
     check_engine(target, TopDraft(small, nodes=3, width=2), scheme, length=3)
     check_engine(target, TopDraft(small, nodes=1), scheme, temperature=.5)
@@ -169,14 +170,14 @@ def test_sequence_law_of_drafts_that_do_not_sample(scheme):
 
 
 @pytest.mark.parametrize("scheme", [Optimal(), SpecTr(), SpecInfer(replacement=False), Traversal(), NaiveLookup()], ids=named)
-def test_sequence_law_of_ngrams(scheme):
+def test_sequence_distribution_of_ngrams(scheme):
     target, *_ = three()
     check_engine(target, NGramDraft(), scheme, length=3, prompt=(1, 0, 1, 2, 1), K=2, L=2, top_k=2)
     check_engine(target, NGramDraft(n=2, least=2), scheme, prompt=(2, 0), K=2)                     # nothing matches
 
 
 @pytest.mark.parametrize("scheme", [Block(), Optimal(), SpecTr(), Traversal(), SpecInfer(replacement=False), TruncatedLP()], ids=named)
-def test_sequence_law_of_one_sequence(scheme):
+def test_sequence_distribution_of_one_sequence(scheme):
     target, small, _ = three()
     check_engine(target, LMDraft(small), scheme, length=3, K=1, temperature=.7, top_k=2)
     check_engine(target, LMDraft(small), scheme, length=2, K=1, L=5, top_p=.9)
@@ -184,7 +185,7 @@ def test_sequence_law_of_one_sequence(scheme):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sequence_law_in_a_ragged_batch(family):
+def test_sequence_distribution_in_a_ragged_batch(family):
     "The first row is enumerated while its neighbours, shorter and longer, go their own ways."
     target, small, tolerance = tiny(family, 3, seed=1), tiny(family, 3, seed=2), 1e-10 if family in ("gpt2", "opt") else 1e-6      # norms in float32
     check_engine(target, LMDraft(small, temperature=1.5), None, length=2, neighbours=[[1], [2, 2, 0, 1, 1]], K=2, L=1, temperature=.7, top_k=2, tolerance=tolerance)
@@ -192,13 +193,13 @@ def test_sequence_law_in_a_ragged_batch(family):
 
 
 @pytest.mark.parametrize("settings", [dict(temperature=.5), dict(temperature=2.0), dict(top_k=1), dict(top_k=2), dict(top_p=.6), dict(temperature=.7, top_k=2, top_p=.8), dict(temperature=0)], ids=named)
-def test_sequence_law_of_the_warped_target(settings):
+def test_sequence_distribution_of_the_warped_target(settings):
     target, small, _ = three()
     for scheme in (Optimal(), Traversal()): check_engine(target, LMDraft(small), scheme, K=2, L=1, **settings)
 
 
-def test_sequence_law_in_float32_and_eager():
-    "float32 models: the law to 1e-5, which is the rounding of batches of different widths. Eager attention: as exact as the other."
+def test_sequence_distribution_in_float32_and_eager():
+    "float32 models: the distribution to 1e-5, which is the rounding of batches of different widths. Eager attention: as exact as the other."
     target, small = tiny(vocab=3, seed=4, dtype=torch.float32), tiny(vocab=3, seed=5, dtype=torch.float32)
     for scheme in (Optimal(), Traversal()): check_engine(target, LMDraft(small), scheme, K=2, L=1, tolerance=1e-5)
     eager = lms.LM(copy.deepcopy(three()[0].model), None, "eager")
@@ -206,12 +207,12 @@ def test_sequence_law_in_float32_and_eager():
     check_engine(eager, LMDraft(three()[1]), Optimal(), K=2, L=1, neighbours=[[2, 2, 2]])
 
 
-def test_sequence_law_with_more_drafts_than_tokens():
+def test_sequence_distribution_with_more_drafts_than_tokens():
     target, small, _ = three()
     for scheme in (Optimal(), SpecInfer(replacement=False), SpecTr()): check_engine(target, LMDraft(small, top_k=2), scheme, K=3, L=1)
 
 
-# --- exact laws: tables ----------------------------------------------------------------------------------------------------------------------------
+# --- exact distributions: tables ----------------------------------------------------------------------------------------------------------------------------
 
 WEIGHT = st.one_of(st.sampled_from([0.0, 0.0, 1.0, 1.0, 2.0, 1e-18, 1e-9, 1e-4]), st.floats(1e-3, 1))
 
@@ -223,37 +224,37 @@ def normalised(weights):
 
 @st.composite
 def tables(pick, different):
-    "Laws that depend on the prefix, from a common pool (so that q = p and point masses happen): (target, drafts, length, L)."
+    "Distributions that depend on the prefix, from a common pool (so that q = p and point masses happen): (target, drafts, length, L)."
     n, K, L = pick(st.sampled_from([(2, 1, 2), (2, 2, 2), (2, 3, 2), (3, 2, 1), (3, 3, 1), (3, 1, 2), (4, 2, 1)]))
     pool = [normalised(w) for w in pick(st.lists(st.lists(WEIGHT, min_size=n, max_size=n), min_size=1, max_size=5))]
-    def law(start, step): return lambda text: pool[(start + sum((step + i) * (x + 1) for i, x in enumerate(text))) % len(pool)]
+    def dist(start, step): return lambda text: pool[(start + sum((step + i) * (x + 1) for i, x in enumerate(text))) % len(pool)]
     some = st.tuples(st.integers(0, 4), st.integers(0, 4))
-    target = law(*pick(some))
-    drafts = [law(*pick(some)) for _ in range(K)] if different else [law(*pick(some))] * K
+    target = dist(*pick(some))
+    drafts = [dist(*pick(some)) for _ in range(K)] if different else [dist(*pick(some))] * K
     return target, drafts, L + 1, L
 
 
 @pytest.mark.parametrize("scheme", [SingleDraft(), NaiveLookup(), SpecInfer(), SpecInfer(replacement=False), SpecTr(), TruncatedLP(), TruncatedLP(1, 2), Optimal()], ids=named)
 @given(case=tables(different=False))
 @settings(max_examples=10)
-def test_sequence_law_of_tables_identical_drafts(scheme, case): check_table(TokenLevel(scheme), *case)
+def test_sequence_distribution_of_tables_identical_drafts(scheme, case): check_table(TokenLevel(scheme), *case)
 
 
 @pytest.mark.parametrize("scheme", [SingleDraft(), NaiveLookup(), SpecInfer(), TruncatedLP(), TruncatedLP(1, 2)], ids=named)
 @given(case=tables(different=True))
 @settings(max_examples=10)
-def test_sequence_law_of_tables_different_drafts(scheme, case): check_table(TokenLevel(scheme), *case)
+def test_sequence_distribution_of_tables_different_drafts(scheme, case): check_table(TokenLevel(scheme), *case)
 
 
 @pytest.mark.parametrize("different", [False, True])
 @given(data=st.data())
 @settings(max_examples=25)
-def test_sequence_law_of_tables_traversal(different, data): check_table(Traversal(), *data.draw(tables(different)))
+def test_sequence_distribution_of_tables_traversal(different, data): check_table(Traversal(), *data.draw(tables(different)))
 
 
 @given(case=tables(different=False))
 @settings(max_examples=25)
-def test_sequence_law_of_tables_block(case):
+def test_sequence_distribution_of_tables_block(case):
     target, drafts, length, L = case
     check_table(Block(), target, drafts[:1], length, L)
     check_table(Traversal(), target, drafts[:1], length, L)
@@ -264,8 +265,8 @@ DISJOINT = {"disjoint": ([.5, .5, 0, 0], [0, 0, .5, .5]), "point on point": ([1,
 
 
 @pytest.mark.parametrize("name", DISJOINT)
-def test_sequence_law_of_named_tables(name):
-    q, p = (np.array(law, float) for law in DISJOINT[name])
+def test_sequence_distribution_of_named_tables(name):
+    q, p = (np.array(dist, float) for dist in DISJOINT[name])
     for K, L in ((1, 2), (2, 1), (3, 1)):
         for rule in [Traversal()] + [TokenLevel(s) for s in (SpecInfer(), SpecInfer(replacement=False), TruncatedLP(), SpecTr(), Optimal(), NaiveLookup())] + [Block()] * (K == 1):
             check_table(rule, lambda text: q, [lambda text: p] * K, 2, L)
@@ -274,7 +275,7 @@ def test_sequence_law_of_named_tables(name):
 # --- chi-square on whole texts ----------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sequence_law_by_chi_square(family):
+def test_sequence_distribution_by_chi_square(family):
     "Sampled texts: one row at a time, four ragged rows at a time, and hundreds of rows at once."
     target, small = tiny(family, 5, seed=1, dtype=torch.float32), tiny("llama", 5, seed=2, dtype=torch.float32)
     alike, unlike = LMDraft(small, temperature=1.3), LMDraft(small, temperature=[1.0, 1.8])
@@ -296,15 +297,15 @@ def positions_one_late(self, depths, old): return self.lengths[:, None] + depths
 
 def residual_of_the_unwarped(self, rng):
     raw = self.q ** .5                            # the checks run at temperature .5: this undoes it
-    return draw(rng, np.maximum(raw / raw.sum() - self.accepted_law(), 0) + 1e-300)
+    return draw(rng, np.maximum(raw / raw.sum() - self.accepted_probabilities(), 0) + 1e-300)
 
-_laws = TargetLaws.__init__
-def unwarped_laws(self, logits, *warping): _laws(self, logits)
+_distributions = TargetDistributions.__init__
+def unwarped_distributions(self, logits, **warping): _distributions(self, logits)
 
-_grow = Tree._grow
-def grow_once(self, node, token, law):
+_grow = Tree.grow
+def grow_once(self, node, token, dist):
     known = (node, token) in self.child
-    child = _grow(self, node, token, law)
+    child = _grow(self, node, token, dist)
     if known: self.draws[node].pop()
     return child
 
@@ -324,9 +325,9 @@ def wrong_rows(self, rows): _select(self, [len(self.lengths) - 1 - b for b in ro
 
 FAULTS = {"stale cache row": (lms.CachedModel, "commit", stale), "slots instead of positions": (lms.CachedModel, "positions", slots_for_positions),
           "positions one late": (lms.CachedModel, "positions", positions_one_late), "siblings seen": (lms.CachedModel, "extend", siblings_seen),
-          "residual of the unwarped law": (Scheme, "redraw", residual_of_the_unwarped), "unwarped target": (TargetLaws, "__init__", unwarped_laws),
-          "forgotten multiplicity": (Tree, "_grow", grow_once), "always accept": (Scheme, "select", always_accept), "the likeliest of the others": (NodeLaws, "draw_other", likeliest_other),
-          "the others and the drafted": (NodeLaws, "draw_other", all_others)}
+          "residual of the unwarped distribution": (Scheme, "redraw", residual_of_the_unwarped), "unwarped target": (TargetDistributions, "__init__", unwarped_distributions),
+          "forgotten multiplicity": (Tree, "grow", grow_once), "always accept": (Scheme, "select", always_accept), "the likeliest of the others": (NodeDistributions, "draw_other", likeliest_other),
+          "the others and the drafted": (NodeDistributions, "draw_other", all_others)}
 
 
 def exactly():
@@ -368,18 +369,18 @@ def test_decoding_fault_rows_in_the_wrong_order_after_one_ends(monkeypatch):
 
 
 def table(seed, n=3):
-    "A random law for every prefix."
+    "A random distribution for every prefix."
     known = {}
-    def law(prefix):
+    def dist(prefix):
         if prefix not in known: known[prefix] = np.random.default_rng([seed, *prefix]).dirichlet(np.ones(n))
         return known[prefix]
-    return law
+    return dist
 
 
 class ForgetsTheUpdate(Traversal):
     "A draft that agrees with an earlier one is not counted as an attempt."
     def verify(self, tree, target, rng):
-        for node, draws in enumerate(tree.draws): tree.draws[node] = list({child: (law, child) for law, child in draws}.values())
+        for node, draws in enumerate(tree.draws): tree.draws[node] = list({child: (dist, child) for dist, child in draws}.values())
         return super().verify(tree, target, rng)
 
 class RootFirst(Block):
@@ -390,7 +391,7 @@ class RootFirst(Block):
 
 
 @pytest.mark.parametrize("fault", ["multiplicity", "keeps p", "keeps q", "token from elsewhere"])
-def test_sequence_law_faults_of_verification_are_caught(fault, monkeypatch):
+def test_sequence_distribution_faults_of_verification_are_caught(fault, monkeypatch):
     target, one, whole = table(0), table(1), verification.leftover
     rule, drafts = Traversal(), [one, one]
     if fault == "multiplicity":
@@ -403,10 +404,10 @@ def test_sequence_law_faults_of_verification_are_caught(fault, monkeypatch):
 
 
 class Careless(Draft):
-    "Draws from one law of a model and states another; `how` says which."
+    "Draws from one distribution of a model and states another; `how` says which."
     def __init__(self, lm, sampled, stated): self.inner, self.sampled, self.stated = LMDraft(lm), sampled, stated
     def begin(self, prompts): self.texts, self.lm = [list(p) for p in prompts], self.inner.lm
-    def propose(self, trees, lengths, count, rngs, replacement=True):
+    def propose(self, trees, lengths, count, rngs, *, replacement=True):
         for tree, text, length, rng in zip(trees, self.texts, lengths, rngs):
             if not length: continue
             logits = self.lm.model(torch.tensor([text])).logits[:, -1]
@@ -416,52 +417,52 @@ class Careless(Draft):
     def select(self, rows): self.texts = [self.texts[b] for b in rows]
 
 
-def exact_law_of(logits): return laws_of(logits)[0]
-def top_two(logits): return laws_of(logits, top_k=2)[0]
-def sharper(logits): return laws_of(logits, .7)[0]
-def flatter(logits): return laws_of(logits, 1.2)[0]
+def exact_distribution_of(logits): return distributions_of(logits)[0]
+def top_two(logits): return distributions_of(logits, top_k=2)[0]
+def sharper(logits): return distributions_of(logits, .7)[0]
+def flatter(logits): return distributions_of(logits, 1.2)[0]
 def rounded(logits):
-    law = flatter(logits)                    # one of five laws of three tokens adds up to one even when rounded: this one does not
-    return law._replace(probs=torch.tensor(law.probs).bfloat16().double().numpy())
+    dist = flatter(logits)                    # one of five distributions of three tokens adds up to one even when rounded: this one does not
+    return replace(dist, probs=torch.tensor(dist.probs).bfloat16().double().numpy())
 def in_bfloat16(logits):
-    law = laws_of(logits.bfloat16().softmax(-1).log())[0]
-    return law._replace(probs=law.probs.astype(np.float16))
+    dist = distributions_of(logits.bfloat16().softmax(-1).log())[0]
+    return replace(dist, probs=dist.probs.astype(np.float16))
 
 
 @torch.no_grad()
-def test_sequence_law_of_a_draft_that_states_another_law():
-    "Told by the guard where the law itself shows it, by the check of the text's law where only the samples do."
+def test_sequence_distribution_of_a_draft_that_states_another_distribution():
+    "Told by the guard where the distribution itself shows it, by the check of the text's distribution where only the samples do."
     target, small, _ = three()
-    check_engine(target, Careless(small, exact_law_of, exact_law_of), SpecInfer(), K=2, L=1)
-    with pytest.raises(ValueError, match="warped differently"): check_engine(target, Careless(small, exact_law_of, top_two), SpecInfer(), K=2, L=1)
+    check_engine(target, Careless(small, exact_distribution_of, exact_distribution_of), SpecInfer(), K=2, L=1)
+    with pytest.raises(ValueError, match="warped differently"): check_engine(target, Careless(small, exact_distribution_of, top_two), SpecInfer(), K=2, L=1)
     with pytest.raises(ValueError, match="adds up to"): check_engine(target, Careless(small, flatter, rounded), SpecInfer(), K=2, L=1)
-    with pytest.raises(ValueError, match="float32 or better"): check_engine(target, Careless(small, exact_law_of, in_bfloat16), SpecInfer(), K=2, L=1)
+    with pytest.raises(ValueError, match="float32 or better"): check_engine(target, Careless(small, exact_distribution_of, in_bfloat16), SpecInfer(), K=2, L=1)
     for fault in (top_two, sharper):
-        with pytest.raises(AssertionError): check_engine(target, Careless(small, fault, exact_law_of), SpecInfer(), K=2, L=1)
+        with pytest.raises(AssertionError): check_engine(target, Careless(small, fault, exact_distribution_of), SpecInfer(), K=2, L=1)
     with pytest.raises(AssertionError): check_engine(target, Careless(small, rounded, flatter), SpecInfer(), K=2, L=1)
 
 
 def test_decoding_guard():
-    good = Law(np.array([1, 4]), np.array([.25, .75]))
-    check_law(good, 4)
-    for wrong, token, message in ((good, 2, "token 2, which has probability 0"), (good._replace(probs=np.array([.25, .7])), None, "adds up to 0.95"), (good._replace(probs=good.probs.astype(np.float16)), None, "float16"),
-                                  (good._replace(tokens=np.array([4, 1])), None, "ascending"), (good._replace(probs=np.array([0., 1.])), None, "positive"), (good._replace(tokens=np.array([1, 1])), None, "ascending"),
-                                  (good._replace(tokens=np.array([1])), None, "ascending"), (good._replace(probs=np.array([np.nan, 1])), None, "positive|adds up")):
-        with pytest.raises(ValueError, match=message): check_law(wrong, token)
+    good = Distribution(np.array([1, 4]), np.array([.25, .75]))
+    check_distribution(good, 4)
+    for wrong, token, message in ((good, 2, "token 2, which has probability 0"), (replace(good, probs=np.array([.25, .7])), None, "adds up to 0.95"), (replace(good, probs=good.probs.astype(np.float16)), None, "float16"),
+                                  (replace(good, tokens=np.array([4, 1])), None, "ascending"), (replace(good, probs=np.array([0., 1.])), None, "positive"), (replace(good, tokens=np.array([1, 1])), None, "ascending"),
+                                  (replace(good, tokens=np.array([1])), None, "ascending"), (replace(good, probs=np.array([np.nan, 1])), None, "positive|adds up")):
+        with pytest.raises(ValueError, match=message): check_distribution(wrong, token)
         tree = Tree(0)
         with pytest.raises(ValueError): tree.add(0, 4 if token is None else token, wrong)
         assert len(tree) == 1 and tree.draws == [[]]
 
 
-def test_decoding_guard_takes_an_honest_float32_law():
+def test_decoding_guard_takes_an_honest_float32_distribution():
     "A float32 softmax over 50,000 tokens adds up to one to 1e-5 only; it must be accepted and give a lawful choice."
     for seed in range(8):
         p = (3 * torch.randn(50_000, generator=torch.Generator().manual_seed(seed))).softmax(-1).numpy()
-        law = Law(np.flatnonzero(p), p[p > 0])
+        dist = Distribution(np.flatnonzero(p), p[p > 0])
         tree = Tree(0)
-        tree.add(0, int(law.tokens[0]), law)
+        tree.add(0, int(dist.tokens[0]), dist)
         q = p.astype(float) / p.sum(dtype=float)
-        TokenLevel(SpecInfer()).verify(tree, TableLaws(lambda text: q, (), tree), np.random.default_rng(0))
+        TokenLevel(SpecInfer()).verify(tree, TableDistributions(lambda text: q, (), tree), np.random.default_rng(0))
 
 
 # --- greedy ------------------------------------------------------------------------------------------------------------------------------------------
@@ -493,8 +494,8 @@ def test_decoding_at_temperature_zero_is_greedy_generate(family):
         assert [row.response_ids for row in done.rows] == plain, draft
         assert [row.finished for row in done.rows] == [text[-1] == end for text in plain]
     for rule in (Traversal(), NaiveLookup(), SpecTr(), SpecInfer(replacement=False), SingleDraft(), TruncatedLP()):
-        assert [row.response_ids for row in generate_multidraft(target, LMDraft(small), SOME, rule, L=3, **options).rows] == plain, rule
-    assert [row.response_ids for row in generate_multidraft(target, LMDraft(small), SOME, Block(), K=1, L=9, **options).rows] == plain
+        assert [row.response_ids for row in generate_multidraft(target, LMDraft(small), SOME, scheme=rule, L=3, **options).rows] == plain, rule
+    assert [row.response_ids for row in generate_multidraft(target, LMDraft(small), SOME, scheme=Block(), K=1, L=9, **options).rows] == plain
     perfect = generate_multidraft(target, LMDraft(target, 0), SOME[:1], K=1, L=3, max_new_tokens=12, temperature=0, ends=())
     assert perfect.block_efficiency == 4 and len(perfect.steps) == 3
 
@@ -608,7 +609,7 @@ def test_decoding_stop_strings():
     target = tiny("llama", 7, seed=3)._replace(tokenizer=tokenizer)
     whole = generate_multidraft(target, LMDraft(small), ["bcd", "c"], max_new_tokens=20, seed=1, ends=())
     for stop in ([whole.rows[0].text[4:6]], whole.rows[1].text[7:9], ["zz", whole.rows[0].text[:1]]):
-        done = generate_multidraft(target, LMDraft(small), ["bcd", "c"], max_new_tokens=20, seed=1, ends=(), stop=stop)
+        done = generate_multidraft(target, LMDraft(small), ["bcd", "c"], max_new_tokens=20, seed=1, ends=(), stop_strings=stop)
         for row, full in zip(done.rows, whole.rows):
             found = [full.text.find(s) + len(s) for s in ([stop] if isinstance(stop, str) else stop) if s in full.text]
             assert row.text == full.text[:min(found, default=20)] and row.finished == bool(found)
@@ -618,7 +619,7 @@ def test_decoding_stop_strings():
 
 
 def test_decoding_through_generate_samples():
-    "num_return_sequences, generate's own defaults (top_k = 50), seeds that follow torch's, and the law by chi-square."
+    "num_return_sequences, generate's own defaults (top_k = 50), seeds that follow torch's, and the distribution by chi-square."
     target, small = tiny("gpt2", 5, seed=1, dtype=torch.float32), tiny("llama", 5, seed=2, dtype=torch.float32)
     options = dict(**padded([[1, 2, 3], [2]]), do_sample=True, max_new_tokens=3, num_return_sequences=150, eos_token_id=None, pad_token_id=0)
     def texts(seed, **more):
@@ -629,7 +630,7 @@ def test_decoding_through_generate_samples():
         found, values = texts(2, **warping), []
         kept = {k: v for k, v in warping.items() if v is not None}
         for part, prompt in ((found[:150], [1, 2, 3]), (found[150:], [2])):
-            values.append(chi_square(Counter(map(tuple, part)), product_law(lambda text: next_law(target, [*prompt, *text], **kept), 3)))
+            values.append(chi_square(Counter(map(tuple, part)), product_distribution(lambda text: next_distribution(target, [*prompt, *text], **kept), 3)))
         assert min(values) > 1e-5, warping
 
 
@@ -649,14 +650,14 @@ def test_decoding_through_generate_refuses_what_it_does_not_honour(wrong, messag
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoding_rows_do_not_depend_on_their_neighbours(family):
-    "float64 models, so that rounding decides nothing (in float32 a number may fall between two roundings of a law): the same prompt with an equal generator, alone and anywhere in a batch."
+    "float64 models, so that rounding decides nothing (in float32 a number may fall between two roundings of a distribution): the same prompt with an equal generator, alone and anywhere in a batch."
     target, small = tiny(family, 7, seed=3), tiny("llama", 7, seed=2)
     prompts = [[1, 2, 3], [2], [3, 1, 1, 2, 3, 5, 4], [1, 2, 3], [0, 5]]
     for draft, scheme in ((LMDraft(small), None), (LMDraft(small, [1.0, 1.5]), Traversal()), (NGramDraft(), Optimal()), (Mixed([TopDraft(small, 4, 2), LMDraft(small)]), None)):
         rngs = lambda: [np.random.default_rng([9, b]) for b in range(len(prompts))]
-        together = [row.response_ids for row in generate_multidraft(target, draft, prompts, scheme, L=3, max_new_tokens=15, seed=rngs()).rows]
-        backwards = [row.response_ids for row in generate_multidraft(target, draft, prompts[::-1], scheme, L=3, max_new_tokens=15, seed=rngs()[::-1]).rows]
-        alone = [generate_multidraft(target, draft, [prompt], scheme, L=3, max_new_tokens=15, seed=[rng]).rows[0].response_ids for prompt, rng in zip(prompts, rngs())]
+        together = [row.response_ids for row in generate_multidraft(target, draft, prompts, scheme=scheme, L=3, max_new_tokens=15, seed=rngs()).rows]
+        backwards = [row.response_ids for row in generate_multidraft(target, draft, prompts[::-1], scheme=scheme, L=3, max_new_tokens=15, seed=rngs()[::-1]).rows]
+        alone = [generate_multidraft(target, draft, [prompt], scheme=scheme, L=3, max_new_tokens=15, seed=[rng]).rows[0].response_ids for prompt, rng in zip(prompts, rngs())]
         assert together == backwards[::-1] == alone
         assert together[0] != together[3]                              # equal prompts, each its own random numbers
 
@@ -738,52 +739,52 @@ def test_decoding_fills_the_context_to_its_edge():
 def test_decoding_spectr_with_a_fixed_rho():
     "Fewer drafts than rho may be active: refused at the start, or decoded."
     target, small = tiny("llama", 7, seed=3), tiny("llama", 7, seed=2)
-    try: list(zip(range(1), stream_multidraft(target, Untouched(), [[1]], SpecTr(rho=2.0), K=3)))
+    try: list(zip(range(1), stream_multidraft(target, Untouched(), [[1]], scheme=SpecTr(rho=2.0), K=3)))
     except ValueError: return
     except AssertionError: pass                                        # not refused: then it must go through
-    generate_multidraft(target, LMDraft(small), RAGGED, SpecTr(rho=2.0), K=3, L=3, max_new_tokens=20)
+    generate_multidraft(target, LMDraft(small), RAGGED, scheme=SpecTr(rho=2.0), K=3, L=3, max_new_tokens=20)
 
 
 def test_decoding_draws_the_tree_that_the_verifier_sees():
     tree, rng = Tree(5), np.random.default_rng(0)
-    law = Law(np.array([2, 7]), np.array([.5, .5]))
-    children = tree.draw(0, law, 6, rng)
+    dist = Distribution(np.array([2, 7]), np.array([.5, .5]))
+    children = tree.draw(0, dist, 6, rng)
     assert set(children) == {1, 2} and len(tree.draws[0]) == 6 and len(tree) == 3 and tree.path(children[0]) in ([2], [7])
-    assert len(Tree(5).draw(0, law, 6, rng, replacement=False)) == 2
-    grandchild = tree.add(children[0], 7, law)
-    assert tree.parents[grandchild] == children[0] and tree.depths[grandchild] == 2 and tree.add(children[0], 7, law) == grandchild and len(tree.draws[children[0]]) == 2
+    assert len(Tree(5).draw(0, dist, 6, rng, replacement=False)) == 2
+    grandchild = tree.add(children[0], 7, dist)
+    assert tree.parents[grandchild] == children[0] and tree.depths[grandchild] == 2 and tree.add(children[0], 7, dist) == grandchild and len(tree.draws[children[0]]) == 2
 
 
 @pytest.mark.parametrize("shift, temperature", [(0, 1.0), (-100, 1.0), (-100, .05), (30, .01), (0, 1e-8), (200, 3.0)])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-13)])
-def test_decoding_law_at_some_tokens_is_the_law(shift, temperature, dtype, tolerance):
+def test_decoding_distribution_at_some_tokens_is_the_distribution(shift, temperature, dtype, tolerance):
     "However far the logits lie from zero (GPT-2's are near -100) and however low the temperature."
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0), dtype=dtype) * 3 * max(temperature, .01) + shift
-    laws, tokens = TargetLaws(logits, temperature), np.arange(0, 40, 2)
+    dists, tokens = TargetDistributions(logits, temperature), np.arange(0, 40, 2)
     for node in range(3):
-        q, rest = laws.at(node, tokens)
-        assert np.abs(q - laws[node][tokens]).max() < tolerance and abs(rest - np.delete(laws[node], tokens).sum()) < tolerance
+        q, rest = dists.at(node, tokens)
+        assert np.abs(q - dists[node][tokens]).max() < tolerance and abs(rest - np.delete(dists[node], tokens).sum()) < tolerance
     with pytest.raises(ValueError, match="(?i)nan"):
-        broken = TargetLaws(torch.tensor([[1, torch.nan, 2]]), 0)
-        Choice(broken, 0, [Law(np.array([0]), np.ones(1))]) if broken.certain(0) is None else None
+        broken = TargetDistributions(torch.tensor([[1, torch.nan, 2]]), 0)
+        Choice(broken, 0, [Distribution(np.array([0]), np.ones(1))]) if broken.certain(0) is None else None
 
 
 def test_decoding_ngrams_count_what_followed():
     draft = NGramDraft(n=2)
     draft.begin([[1, 2, 3, 1, 2, 4, 1, 2, 3, 1], [5]])
-    assert draft.law(0).tokens.tolist() == [2] and draft.law(1) is None
-    law = draft.law(0, [2])
-    assert law.tokens.tolist() == [3, 4] and np.allclose(law.probs, [2 / 3, 1 / 3])
-    assert draft.law(0, [9]) is None and draft.law(0, [9, 4]).tokens.tolist() == [1]
+    assert draft.distribution(0).tokens.tolist() == [2] and draft.distribution(1) is None
+    dist = draft.distribution(0, [2])
+    assert dist.tokens.tolist() == [3, 4] and np.allclose(dist.probs, [2 / 3, 1 / 3])
+    assert draft.distribution(0, [9]) is None and draft.distribution(0, [9, 4]).tokens.tolist() == [1]
     draft.select([1])
-    assert draft.law(0) is None and draft.texts == [[5]]
+    assert draft.distribution(0) is None and draft.texts == [[5]]
 
 
-def test_decoding_small_alphabets_keep_the_law():
+def test_decoding_small_alphabets_keep_the_distribution():
     "Choice: tokens that no draft can make are one symbol."
     q = np.array([.1, .2, .3, .4])
-    one, two = Law(np.array([1]), np.ones(1)), Law(np.array([0, 1]), np.array([.25, .75]))
-    choice = Choice(TableLaws(lambda text: q, (), Tree(0)), 0, [two, one, two])
+    one, two = Distribution(np.array([1]), np.ones(1)), Distribution(np.array([0, 1]), np.array([.25, .75]))
+    choice = Choice(TableDistributions(lambda text: q, (), Tree(0)), 0, [two, one, two])
     assert choice.tokens.tolist() == [0, 1] and np.allclose(choice.q, [.1, .2, .7]) and np.allclose(choice.ps, [[.25, .75, 0], [0, 1, 0], [.25, .75, 0]])
     assert choice.index(1) == 1 and choice.token(1, None) == 1
     others = Counter()
@@ -869,7 +870,7 @@ def test_decoding_cache_at_the_edge_of_the_context(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoding_in_bfloat16(family):
-    "Finite, near float32's logits, and a whole text comes out; the law is computed in float32."
+    "Finite, near float32's logits, and a whole text comes out; the distribution is computed in float32."
     single, rough = tiny(family, 7, seed=3, dtype=torch.float32), tiny(family, 7, seed=3, dtype=torch.bfloat16)
     logits = []
     for model in (single, rough):
@@ -881,7 +882,7 @@ def test_decoding_in_bfloat16(family):
     for b, n in enumerate((3, 1)): assert (logits[0][b, :n] - logits[1][b, :n]).abs().max() < .1 * logits[0][b, :n].abs().max()
     done = generate_multidraft(rough, LMDraft(tiny("llama", 7, seed=2, dtype=torch.bfloat16)), RAGGED, max_new_tokens=6, ends=())
     assert [len(row.response_ids) for row in done.rows] == [6] * 4
-    assert laws_of(rough.model(torch.tensor([[1, 2]])).logits[0].detach())[0].probs.dtype == np.float64
+    assert distributions_of(rough.model(torch.tensor([[1, 2]])).logits[0].detach())[0].probs.dtype == np.float64
 
 
 def test_decoding_refuses_attention_that_takes_no_tree():
@@ -931,7 +932,7 @@ class Fixed(Untouched):
     (dict(prompts=[[1], [7]]), "token id 7 is outside the vocabulary of 7"), (dict(prompts=[[-1]]), "outside the vocabulary"), (dict(prompts=[[1.5]]), "prompt 0"), (dict(prompts=[[1] * 120]), "184 tokens .* do not fit into the context of tiny-llama, 128"),
     (dict(K=0), "K = 0"), (dict(K=2.0), "K = 2.0"), (dict(L=0), "L = 0"), (dict(L="4"), "L = '4'"), (dict(max_new_tokens=0), "max_new_tokens = 0"), (dict(max_new_tokens=2.5), "max_new_tokens = 2.5"),
     (dict(temperature=-1), "temperature = -1"), (dict(temperature=None), "temperature = None"), (dict(top_k=-1), "top_k = -1"), (dict(top_p=0), "top_p = 0"), (dict(top_p=1.5), "top_p = 1.5"),
-    (dict(stop="x"), "need a tokenizer"), (dict(stop=[""]), "tokenizer|empty"), (dict(scheme="optimal"), "scheme 'optimal'"), (dict(scheme=Optimal), "scheme"), (dict(drafts=[]), "drafts: the list is empty"),
+    (dict(stop_strings="x"), "need a tokenizer"), (dict(stop_strings=[""]), "tokenizer|empty"), (dict(scheme="optimal"), "scheme 'optimal'"), (dict(scheme=Optimal), "scheme"), (dict(drafts=[]), "drafts: the list is empty"),
     (dict(drafts=Fixed(True, 2), K=3), "K = 3, but the drafts given make 2"), (dict(drafts=Fixed(False, 2), scheme=Optimal()), "Optimal is for identical drafts"), (dict(drafts=Fixed(False, 2), scheme=SpecTr()), "SpecTr is for identical"),
     (dict(drafts=Fixed(False, 2), scheme=SpecInfer(replacement=False)), "SpecInfer is for identical"), (dict(scheme=Block(), K=2), "Block verifies one sequence; K = 2"), (dict(scheme=Block()), "K = 4"),
     (dict(seed=[np.random.default_rng(0)] * 2), "seed"), (dict(seed=[1]), "seed"), (dict(seed=-1), "seed|non-negative")], ids=named)

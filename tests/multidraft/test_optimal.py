@@ -1,4 +1,4 @@
-"""Laws by enumeration, optima against linear programs and brute force, on degenerate instances; and a list of mutants, each of which must
+"""Distributions by enumeration, optima against linear programs and brute force, on degenerate instances; and a list of mutants, each of which must
 be caught by the very checks that pass for the real code."""
 import itertools
 import tracemalloc
@@ -8,11 +8,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings, strategies as st
 
-from tokenstudy import multidraft as canonical, multidraft as optimal
-from tokenstudy.multidraft.schemes import NaiveLookup, SingleDraft, SpecInfer, SpecTr, as_laws, exact_law
-from tokenstudy.multidraft.optimal import Optimal, is_lossless_acceptance_one, lorenz, optimal_acceptance, optimal_selection_law
+from tokenstudy.multidraft import canonical, optimal, schemes
+from tokenstudy.multidraft.schemes import NaiveLookup, SingleDraft, SpecInfer, SpecTr, as_distributions, exact_distribution
+from tokenstudy.multidraft.optimal import Optimal, is_lossless_acceptance_one, lorenz, optimal_acceptance, optimal_selection_distribution
 from tokenstudy.multidraft.canonical import TruncatedLP, acceptance_lp, compose, decompose, solve_lp, subset_minimum, truncation_bound
-from tokenstudy.multidraft import optimal as optimal_
 
 Q, P = [.05, .4, .1, .25, .2], [.5, .05, .2, .05, .2]
 WEIGHT = st.one_of(st.sampled_from([0.0, 0.0, 1.0, 1.0, 2.0, 1e-18, 1e-9, 1e-4]), st.floats(1e-3, 1))
@@ -23,16 +22,16 @@ def normalised(weights):
     return weights / weights.sum() if weights.sum() > 0 else np.eye(len(weights))[0]
 
 
-def law(n): return st.lists(WEIGHT, min_size=n, max_size=n).map(normalised)
+def distribution(n): return st.lists(WEIGHT, min_size=n, max_size=n).map(normalised)
 
 
 @st.composite
 def instance(draw, most_n=5, most_K=3, different=False):
-    "(q, K laws): zeros, ties, point masses, tiny masses, disjoint supports, and now and then q = p."
+    "(q, K distributions): zeros, ties, point masses, tiny masses, disjoint supports, and now and then q = p."
     n, K = draw(st.integers(1, most_n)), draw(st.integers(1, most_K))
-    q, p = draw(law(n)), draw(law(n))
+    q, p = draw(distribution(n)), draw(distribution(n))
     if draw(st.integers(0, 7)) == 0: q = p.copy()
-    return q, ([draw(law(n)) for _ in range(K)] if different else [p] * K)
+    return q, ([draw(distribution(n)) for _ in range(K)] if different else [p] * K)
 
 
 def every_scheme(different=False):
@@ -41,36 +40,36 @@ def every_scheme(different=False):
 
 
 def check_exact(scheme, q, ps):
-    "The output law is q to 1e-12, and the closed form of the acceptance is what the enumeration finds."
-    found, bound = exact_law(scheme, q, ps), scheme.prepare(q, ps)
-    assert np.abs(found.law - bound.q).max() < 1e-12
+    "The output distribution is q to 1e-12, and the closed form of the acceptance is what the enumeration finds."
+    found, bound = exact_distribution(scheme, q, ps), scheme.prepare(q, ps)
+    assert np.abs(found.distribution - bound.q).max() < 1e-12
     assert abs(found.acceptance - bound.acceptance()) < 1e-11
     assert found.in_drafts >= found.acceptance - 1e-12
 
 
 def check_optimal(scheme, q, ps):
     check_exact(scheme, q, ps)
-    assert abs(exact_law(scheme, q, ps).acceptance - subset_minimum(q, ps)[0]) < 1e-11
+    assert abs(exact_distribution(scheme, q, ps).acceptance - subset_minimum(q, ps)[0]) < 1e-11
 
 
-# --- laws ---------------------------------------------------------------------------------------------------------------------------------
+# --- distributions ---------------------------------------------------------------------------------------------------------------------------------
 
 @given(instance())
 @settings(max_examples=60)
-def test_every_scheme_keeps_the_law_identical_drafts(case):
+def test_every_scheme_keeps_the_distribution_identical_drafts(case):
     for scheme in every_scheme(): check_exact(scheme, *case)
 
 
 @given(instance(most_n=4, different=True))
 @settings(max_examples=60)
-def test_every_scheme_keeps_the_law_different_drafts(case):
+def test_every_scheme_keeps_the_distribution_different_drafts(case):
     for scheme in every_scheme(different=True): check_exact(scheme, *case)
 
 
 @given(instance(most_n=4, most_K=4))
 @settings(max_examples=60)
-def test_without_replacement_keeps_the_law(case):
-    assert np.abs(exact_law(SpecInfer(replacement=False), *case).law - as_laws(*case)[0]).max() < 1e-12
+def test_without_replacement_keeps_the_distribution(case):
+    assert np.abs(exact_distribution(SpecInfer(replacement=False), *case).distribution - as_distributions(*case)[0]).max() < 1e-12
 
 
 @given(instance(most_n=6, most_K=4))
@@ -98,7 +97,7 @@ def test_spectr_rho_is_the_root():
     scheme = SpecTr().prepare(Q, [P] * 3)
     beta = np.minimum(scheme.ps[0], scheme.q / scheme.rho_).sum()
     assert abs(1 - (1 - beta) ** 3 - scheme.rho_ * beta) < 1e-12
-    assert np.abs(exact_law(SpecTr(rho=2.5), Q, [P] * 3).law - Q).max() < 1e-12
+    assert np.abs(exact_distribution(SpecTr(rho=2.5), Q, [P] * 3).distribution - Q).max() < 1e-12
     with pytest.raises(ValueError, match="rho"): SpecTr(rho=1.0).prepare(Q, [P] * 3)
 
 
@@ -142,7 +141,7 @@ def test_optimum_equals_the_full_program_identical(case):
 @settings(max_examples=60)
 def test_reduced_program_equals_the_full_one(data):
     n = data.draw(st.integers(1, 6))
-    q, p1, p2 = (data.draw(law(n)) for _ in range(3))
+    q, p1, p2 = (data.draw(distribution(n)) for _ in range(3))
     for ps in ([p1, p2], [p1, p1]): assert abs(acceptance_lp(q, ps, "reduced") - acceptance_lp(q, ps)) < 1e-6
 
 
@@ -150,7 +149,7 @@ def test_reduced_program_equals_the_full_one(data):
 @settings(max_examples=30)
 def test_min_cut_for_correlated_drafts(data):
     n = data.draw(st.integers(2, 4))
-    q, joint = data.draw(law(n)), data.draw(law(n * n))
+    q, joint = data.draw(distribution(n)), data.draw(distribution(n * n))
     tuples = list(itertools.product(range(n), repeat=2))
     cut = min(q[list(H)].sum() - sum(m for x, m in zip(tuples, joint) if set(x) <= set(H)) for r in range(n + 1) for H in itertools.combinations(range(n), r))
     assert abs(solve_lp(q, [np.full(n, 1 / n)] * 2, joint).acceptance - min(1, 1 + cut)) < 1e-7
@@ -159,7 +158,7 @@ def test_min_cut_for_correlated_drafts(data):
 @given(instance(most_n=4, most_K=3, different=True))
 @settings(max_examples=40)
 def test_decomposition_both_ways(case):
-    q, ps = as_laws(*case)
+    q, ps = as_distributions(*case)
     plan = solve_lp(q, ps)
     beta, p_I = decompose(plan)
     assert np.abs(beta.sum(1) - 1).max() < 1e-9 and beta.min() >= 0
@@ -171,7 +170,7 @@ def test_decomposition_both_ways(case):
 
 @given(instance(most_n=6, most_K=5, different=True))
 def test_theorem_2_for_any_drafts(case):
-    q, ps = as_laws(*case)
+    q, ps = as_distributions(*case)
     core = all(q[list(H)].sum() >= np.prod([p[list(H)].sum() for p in ps]) - 1e-12 for r in range(len(q) + 1) for H in itertools.combinations(range(len(q)), r))
     assert is_lossless_acceptance_one(q, ps) == core or abs(optimal_acceptance(q, ps) - 1) < 1e-11
 
@@ -179,7 +178,7 @@ def test_theorem_2_for_any_drafts(case):
 @given(st.data())
 def test_theorem_3_in_the_papers_form(data):
     n = data.draw(st.integers(1, 6))
-    q, p = data.draw(law(n)), data.draw(law(n))
+    q, p = data.draw(distribution(n)), data.draw(distribution(n))
     sets = [list(S) for r in range(n + 1) for S in itertools.combinations(range(n), r)]
     value = min(q[S].sum() + (1 - p[S].sum()) ** 2 + 2 * p[S].sum() * (1 - p[S].sum()) for S in sets)
     assert abs(optimal_acceptance(q, [p, p]) - value) < 1e-12
@@ -188,7 +187,7 @@ def test_theorem_3_in_the_papers_form(data):
 @given(instance(most_n=6, most_K=4, different=True), st.data())
 def test_more_drafts_never_hurt(case, data):
     q, ps = case
-    more = ps + [data.draw(law(len(q)))]
+    more = ps + [data.draw(distribution(len(q)))]
     assert optimal_acceptance(q, more) >= optimal_acceptance(q, ps) - 1e-12
 
 
@@ -206,7 +205,7 @@ def test_named_numbers():
 @settings(max_examples=60)
 def test_truncation_bound(data):
     n = data.draw(st.integers(2, 8))
-    q, p, s = data.draw(law(n)), data.draw(law(n)), data.draw(st.integers(1, n))
+    q, p, s = data.draw(distribution(n)), data.draw(distribution(n)), data.draw(st.integers(1, n))
     loss = optimal_acceptance(q, [p, p]) - TruncatedLP(s, None).prepare(q, [p, p]).acceptance()
     assert -1e-7 <= loss <= truncation_bound(q, p, p, s) + 1e-7
 
@@ -226,13 +225,13 @@ def test_truncated_acceptance_grows_with_the_drafts(case):
     assert all(b >= a - 1e-12 for a, b in zip(values, values[1:]))
 
 
-# --- selection law and tickets --------------------------------------------------------------------------------------------------------------
+# --- selection distribution and tickets --------------------------------------------------------------------------------------------------------------
 
 @given(instance(most_n=7, most_K=6))
 @settings(max_examples=150)
-def test_selection_law(case):
-    (q, ps), K = as_laws(*case), len(case[1])
-    p_I = optimal_selection_law(q, ps[0], K)
+def test_selection_distribution(case):
+    (q, ps), K = as_distributions(*case), len(case[1])
+    p_I = optimal_selection_distribution(q, ps[0], K)
     assert abs(p_I.sum() - 1) < 1e-12 and (p_I[ps[0] == 0] == 0).all()
     assert abs(np.minimum(q, p_I).sum() - subset_minimum(q, ps)[0]) < 1e-12
     subsets = (np.arange(2 ** len(q))[:, None] >> np.arange(len(q))) & 1
@@ -244,24 +243,24 @@ def test_selection_law(case):
 @given(instance(most_n=12, most_K=8))
 @settings(max_examples=150)
 def test_tickets_tile_the_interval(case):
-    (q, ps), K = as_laws(*case), len(case[1])
-    _, lengths, moments, _, _ = optimal_._clipped(q, ps[0], K)
+    (q, ps), K = as_distributions(*case), len(case[1])
+    _, lengths, moments, _, _ = optimal._clipped(q, ps[0], K)
     group, start, size = optimal.left_curtain(lengths, moments, K)
     assert len(group) <= 2 * len(lengths) and (size > 0).all()
     assert np.abs(np.bincount(group, size, len(lengths)) - lengths).max() < 1e-12
     place = np.argsort(start, kind="stable")
     gaps = np.abs(np.r_[0, np.cumsum(size[place])][:-1] - start[place])
     assert gaps[size[place] > 1e-12].max() < 1e-9                  # pieces smaller than the spacing of floats may swap places
-    law = np.bincount(group, size * optimal_._slope_array(start, np.minimum(start + size, 1), K), len(lengths))
-    assert np.abs(law - moments).max() < 1e-10
+    dist = np.bincount(group, size * optimal._slope_array(start, np.minimum(start + size, 1), K), len(lengths))
+    assert np.abs(dist - moments).max() < 1e-10
 
 
 @pytest.mark.parametrize("close", [False, True])
 @pytest.mark.parametrize("K", [2, 4, 8])
 def test_large_vocabulary(K, close):
-    "At 50,000 tokens: optimal to 1e-10, a law that sums to one, and the winner's law recomputed from the table of pieces."
-    from tokenstudy.multidraft.bench import made_laws
-    q, p = made_laws(50_000, close)
+    "At 50,000 tokens: optimal to 1e-10, a distribution that sums to one, and the winner's distribution recomputed from the table of pieces."
+    from tokenstudy.multidraft.bench import made_distributions
+    q, p = made_distributions(50_000, close)
     rule = Optimal().prepare(q, [p] * K)
     assert abs(rule.acceptance() - optimal_acceptance(q, [p] * K)) < 1e-10
     group = rule._group
@@ -269,7 +268,7 @@ def test_large_vocabulary(K, close):
     top = np.cumsum(mass[np.argsort(rule._rank)])
     won = (top ** K - np.r_[0, top[:-1]] ** K)[rule._rank]
     by_group = np.bincount(np.repeat(np.arange(len(rule._first) - 1), np.diff(rule._first)), won)
-    assert np.abs(by_group[group] * p / np.bincount(group, p)[group] - rule.selection_law()).max() < 1e-12
+    assert np.abs(by_group[group] * p / np.bincount(group, p)[group] - rule.selection_distribution()).max() < 1e-12
 
 
 def softmax(logits): return np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
@@ -294,7 +293,7 @@ def test_different_drafts_at_real_vocabularies(n, K):
 
 
 def test_different_drafts_with_sums_that_round():
-    "Zipf laws of 20,000 tokens: boxes must not be dropped because two sums differ in the fifteenth digit (found in review)."
+    "Zipf distributions of 20,000 tokens: boxes must not be dropped because two sums differ in the fifteenth digit (found in review)."
     z = 1 / np.arange(1, 20_001)
     q, p1, p2 = (z ** power / (z ** power).sum() for power in (1.3, 1.3 / 1.2, 1.3 / 2.4))
     order = np.argsort(q / (.62 * p1 + .38 * p2))
@@ -308,17 +307,17 @@ def test_smooth_pairs_on_the_edge_of_acceptance_one(n, K, steep):
     p, q = np.diff(t ** steep[0]), np.diff(t ** steep[1])
     rule = Optimal().prepare(q, [p] * K)
     assert abs(rule.acceptance() - optimal_acceptance(q, [p] * K)) < 1e-10
-    order, lengths, moments, _, _ = optimal_._clipped(q / q.sum(), p / p.sum(), K)
+    order, lengths, moments, _, _ = optimal._clipped(q / q.sum(), p / p.sum(), K)
     group, start, size = optimal.left_curtain(lengths, moments, K)
     assert len(group) <= 2 * len(lengths) and np.abs(np.bincount(group, size) - lengths).max() < 1e-12
 
 
 def test_memory_is_linear():
     "Twice the vocabulary, about twice the memory: nothing of size n² is made on the way."
-    from tokenstudy.multidraft.bench import made_laws
+    from tokenstudy.multidraft.bench import made_distributions
     peaks = []
     for n in (20_000, 40_000, 80_000):
-        q, p = made_laws(n, close=True)
+        q, p = made_distributions(n, close=True)
         tracemalloc.start()
         Optimal().prepare(q, [p] * 4)
         optimal_acceptance(q, [p] * 4)
@@ -346,8 +345,8 @@ def test_numpy_torch_and_batches():
 
 
 def test_equal_arrays_count_as_identical_drafts():
-    assert canonical.identical(as_laws(Q, [list(P), np.array(P), P])[1])
-    assert not canonical.identical(as_laws(Q, [P, Q])[1])
+    assert schemes.identical(as_distributions(Q, [list(P), np.array(P), P])[1])
+    assert not schemes.identical(as_distributions(Q, [P, Q])[1])
 
 
 @pytest.mark.parametrize("q, ps, message", [
@@ -355,8 +354,8 @@ def test_equal_arrays_count_as_identical_drafts():
     ([.5, .5], [[1, 0, 0]], r"ps\[0\]: has 3 tokens but q has 2"), ([.5, np.nan], [[1, 0]], "q: nan at token 1"), ([.5, .5], [[1, 0], [np.inf, 0]], r"ps\[1\]: inf at token 0"),
     ([.5, .5], [], "K = 0"), ([.5, .5], [.5, .5], "for one draft"), ([], [[]], "n ≥ 1"), ([[.5, .5]], [[.5, .5]], r"shape \[1, 2\]"), (["a", "b"], [[1, 0]], "real numbers"),
     ([.5, .5], [[1j, 0]], r"ps\[0\]: probabilities must be real")])
-def test_bad_laws_are_named(q, ps, message):
-    with pytest.raises(ValueError, match=message): as_laws(q, ps)
+def test_bad_distributions_are_named(q, ps, message):
+    with pytest.raises(ValueError, match=message): as_distributions(q, ps)
     with pytest.raises(ValueError): Optimal().prepare(q, ps)
 
 
@@ -374,19 +373,19 @@ def test_a_token_that_the_target_forbids_never_comes_out():
     assert rule.select((1, 2), np.random.default_rng(0)) == (0, False)
 
 
-def test_low_precision_softmaxes_are_laws():
+def test_low_precision_softmaxes_are_distributions():
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for _ in range(40): canonical.as_law((6 * torch.randn(49_152, generator=generator)).to(dtype).softmax(-1))
+        for _ in range(40): schemes.as_distribution((6 * torch.randn(49_152, generator=generator)).to(dtype).softmax(-1))
 
 
 def test_more_bad_input_is_named():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="same shape"): optimal_acceptance(np.array([Q, P]), [np.array([P, Q, Q])])
     with pytest.raises(ValueError, match="got None"): optimal_acceptance(Q, None)
-    with pytest.raises(ValueError, match="has 3 tokens but q has 2"): as_laws([.5, .5], [[.5, .5], [.2, .3, .6]])
+    with pytest.raises(ValueError, match="has 3 tokens but q has 2"): as_distributions([.5, .5], [[.5, .5], [.2, .3, .6]])
     with pytest.raises(ValueError, match="whole numbers"): Optimal().prepare(Q, [P] * 2).select([.9, 1.7], rng)
-    with pytest.raises(ValueError, match="K = 2.5"): optimal_selection_law(Q, P, 2.5)
+    with pytest.raises(ValueError, match="K = 2.5"): optimal_selection_distribution(Q, P, 2.5)
     with pytest.raises(ValueError, match="s = 2.5"): TruncatedLP(2.5)
     with pytest.raises(ValueError, match="prepared for K = 2"): SpecInfer(replacement=False).prepare(Q, [P] * 2).select([0, 1, 2], rng)
 
@@ -395,7 +394,7 @@ def test_bad_drafts_are_named():
     rng, rule = np.random.default_rng(0), Optimal().prepare([.5, .5, 0], [[.5, .5, 0]] * 2)
     with pytest.raises(ValueError, match="1 drafted tokens, but the scheme was prepared for K = 2"): rule.select([0], rng)
     with pytest.raises(ValueError, match="outside the vocabulary"): rule.select([0, 3], rng)
-    with pytest.raises(ValueError, match="probability 0 under its own law"): rule.select([0, 2], rng)
+    with pytest.raises(ValueError, match="probability 0 under its own distribution"): rule.select([0, 2], rng)
     with pytest.raises(ValueError, match="identical drafts"): Optimal().prepare(Q, [P, Q])
     with pytest.raises(ValueError, match="identical drafts"): SpecTr().prepare(Q, [P, Q])
     with pytest.raises(ValueError, match="without replacement"): SpecInfer(replacement=False).prepare(Q, [P] * 2).select([1, 1], rng)
@@ -410,7 +409,7 @@ def test_seeds_do_something():
     assert tokens(0) == tokens(0) != tokens(1)
 
 
-def test_sampled_select_follows_the_enumerated_law():
+def test_sampled_select_follows_the_enumerated_distribution():
     "The one Monte-Carlo test: select driven by numpy's generator, against the enumeration that proves the rest (chi-square, 1e-4 level)."
     from scipy.stats import chisquare
     rng = np.random.default_rng(0)
@@ -426,10 +425,10 @@ class AlwaysAccept(SingleDraft):
     def select(self, drafts, rng): return drafts[0], True
 
 class RedrawsFromTheTarget(Optimal):
-    def redraw(self, rng): return canonical.draw(rng, self.q)
+    def redraw(self, rng): return schemes.draw(rng, self.q)
 
 class ResidualOfTheDraft(Optimal):
-    def redraw(self, rng): return canonical.draw(rng, np.maximum(self.q - self.ps[0], 0) + 1e-12)
+    def redraw(self, rng): return schemes.draw(rng, np.maximum(self.q - self.ps[0], 0) + 1e-12)
 
 class RejectsNothing(Optimal):
     def select(self, drafts, rng): return self.choose(drafts, rng), True
@@ -468,7 +467,7 @@ class ChallengerStays(TruncatedLP):
     def choose(self, drafts, rng): return super().choose(drafts[::-1], rng)
 
 
-MUTANT_LAWS = [(np.array(Q), [np.array(P)] * 2), (np.array(Q), [np.array(P)] * 3), (np.array([.3, .25, .2, .15, .1]), [np.array([.1, .15, .2, .25, .3])] * 3),
+MUTANT_CASES = [(np.array(Q), [np.array(P)] * 2), (np.array(Q), [np.array(P)] * 3), (np.array([.3, .25, .2, .15, .1]), [np.array([.1, .15, .2, .25, .3])] * 3),
                (np.array([.42, .3, .28]), [np.array([.5, .3, .2])] * 2), (np.array([.05, .3, .3, .35]), [np.array([.4, .25, .2, .15])] * 2)]
 
 
@@ -476,10 +475,10 @@ MUTANT_LAWS = [(np.array(Q), [np.array(P)] * 2), (np.array(Q), [np.array(P)] * 3
                                           (ForgetsMultiplicity, Optimal), (FirstPieceOnly, Optimal), (RhoOne, SpecTr), (SameTargetEveryTry, SpecInfer),
                                           (TransposedWeights, TruncatedLP), (lambda: ChallengerStays(1, 2), lambda: TruncatedLP(1, 2))])
 def test_mutants_are_caught(mutant, real):
-    different = [(q, [ps[0], q[::-1]]) for q, ps in MUTANT_LAWS] if isinstance(real(), TruncatedLP) else []
-    for q, ps in MUTANT_LAWS + different: check_exact(real(), q, ps)
+    different = [(q, [ps[0], q[::-1]]) for q, ps in MUTANT_CASES] if isinstance(real(), TruncatedLP) else []
+    for q, ps in MUTANT_CASES + different: check_exact(real(), q, ps)
     caught = 0
-    for q, ps in MUTANT_LAWS + different:
+    for q, ps in MUTANT_CASES + different:
         try: check_exact(mutant(), q, ps)
         except (AssertionError, ValueError): caught += 1
     assert caught
@@ -512,8 +511,8 @@ def test_mutant_optima(mutate):
     assert abs(mutate(q, p, 3) - subset_minimum(q, [p] * 3)[0]) > 1e-3
 
 
-def test_law_that_was_not_sampled_from_is_caught():
-    "The commonest silent error: the drafts came from a law that differs from the one given to the verifier."
-    class OtherDraftLaw(Optimal):
-        def draft(self, rng): return tuple(canonical.draw(rng, self.ps[0] ** 1.2) for _ in range(self.K))
-    assert np.abs(exact_law(OtherDraftLaw(), Q, [P] * 2).law - Q).max() > 1e-3
+def test_distribution_that_was_not_sampled_from_is_caught():
+    "The commonest silent error: the drafts came from a distribution that differs from the one given to the verifier."
+    class OtherDraftDistribution(Optimal):
+        def draft(self, rng): return tuple(schemes.draw(rng, self.ps[0] ** 1.2) for _ in range(self.K))
+    assert np.abs(exact_distribution(OtherDraftDistribution(), Q, [P] * 2).distribution - Q).max() > 1e-3

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from tokenstudy import core, lm as lms
-from tokenstudy import multidraft as rates, multidraft as verification
+from tokenstudy.multidraft import rates, verification
 from tokenstudy.multidraft.schemes import all_branches
 from tokenstudy.multidraft.drafts import LMDraft, TopDraft, Tree
 from tokenstudy.multidraft.decoding import TokenLevel, generate_multidraft
 from tokenstudy.multidraft.optimal import Optimal
 from tokenstudy.multidraft.schemes import SingleDraft, SpecInfer
 from tokenstudy.multidraft.canonical import TruncatedLP
-from tokenstudy.multidraft.verification import LeafToRoot, TableLaws, Traversal, decode_table, grow
+from tokenstudy.multidraft.verification import LeafToRoot, TableDistributions, Traversal, decode_table, grow
 
 
 def table(seed, n=2):
     known = {}
-    def law(prefix): return known.setdefault(prefix, np.random.default_rng([seed, *prefix]).dirichlet(np.ones(n)))
-    return law
+    def dist(prefix): return known.setdefault(prefix, np.random.default_rng([seed, *prefix]).dirichlet(np.ones(n)))
+    return dist
 
 
 def shape(tree): return sorted((tuple(tree.path(v)), len(tree.draws[v]), tuple(tree.tokens[c] for _, c in tree.draws[v])) for v in range(len(tree)))
@@ -38,8 +38,8 @@ def test_decoding_pruned_tree_is_that_of_the_first_sequences(seed):
             built = Tree(1)
             for one in sequences[:K]:
                 node = 0
-                for law, v in one[:L]: node = built._grow(node, tree.tokens[v], law)
-            pruned, old = rates.prune(tree, sequences, K, L)
+                for dist, v in one[:L]: node = built.grow(node, tree.tokens[v], dist)
+            pruned, old = rates.prune(tree, sequences, K, L=L)
             assert shape(pruned) == shape(built)
             assert [tree.path(v) for v in old] == [pruned.path(v) for v in range(len(pruned))]
 
@@ -50,14 +50,14 @@ def test_decoding_rule_judged_beside_another_is_the_rule_alone(rule, K, L):
     "Exactly: the expected number of tokens on pruned trees is that on trees of that size."
     target, draft = table(1), table(2)
     def alone(rng):
-        tree = grow([draft] * K, (), L, rng)
-        return len(rule.verify(tree, TableLaws(target, (), tree), rng)[0]) + 1
+        tree = grow([draft] * K, (), L, rng=rng)
+        return len(rule.verify(tree, TableDistributions(target, (), tree), rng)[0]) + 1
     def beside(rng):
-        tree = grow([draft] * 2, (), 2, rng)
+        tree = grow([draft] * 2, (), 2, rng=rng)
         judge = rates.Beside(TokenLevel(SpecInfer()), dict(it=(rule, K, L), whole=(Traversal(), 2, 2)))
         judge.rng, judge.others = rng, dict(it=judge.others["it"])
         judge.rule = type("None", (), dict(verify=lambda self, *a: ([], 0)))()
-        judge.verify(tree, TableLaws(target, (), tree), rng)
+        judge.verify(tree, TableDistributions(target, (), tree), rng)
         return judge.tokens["it"][0]
     mean = lambda run: sum(weight * tokens for weight, tokens in all_branches(run))
     assert abs(mean(alone) - mean(beside)) < 1e-12
@@ -66,9 +66,9 @@ def test_decoding_rule_judged_beside_another_is_the_rule_alone(rule, K, L):
 def test_decoding_block_efficiency_beside_agrees_with_the_engine():
     target, small = lms.tiny_lm(vocab=8, seed=1), lms.tiny_lm(vocab=8, seed=2)
     prompts = [[1, 2]] * 60
-    found = rates.measure_blocks(target, LMDraft(small), prompts, dict(it=(TokenLevel(Optimal()), 2, 2), most=(Traversal(), 3, 3)), 3, 3, tokens=12)
+    found = rates.measure_blocks(target, LMDraft(small), prompts, others=dict(it=(TokenLevel(Optimal()), 2, 2), most=(Traversal(), 3, 3)), K=3, L=3, max_new_tokens=12)
     mean, low, high = rates.efficiency([found["it"]])
-    alone = generate_multidraft(target, LMDraft(small), prompts, Optimal(), 2, 2, 12).block_efficiency
+    alone = generate_multidraft(target, LMDraft(small), prompts, scheme=Optimal(), K=2, L=2, max_new_tokens=12).block_efficiency
     assert abs(mean - alone) < 3 * (high - low)
 
 
@@ -78,12 +78,12 @@ def test_decoding_costs_interpolate_and_predict():
     assert costs.rate(2.0, 8, 4) == pytest.approx(2 / .066)
 
 
-def test_decoding_tune_prefers_the_draft_that_is_right(monkeypatch):
+def test_decoding_tune_prefers_the_better_draft(monkeypatch):
     monkeypatch.setattr(rates, "draft_cost", lambda *a, **k: .01)
     target, other = lms.tiny_lm(vocab=12, seed=1), lms.tiny_lm(vocab=12, seed=9)
-    found = rates.tune(target, dict(right=LMDraft(target), wrong=LMDraft(other), top=TopDraft(target, nodes=4)), [[1, 2], [3]], K=2, L=3, tokens=8,
+    found = rates.tune(target, dict(good=LMDraft(target), poor=LMDraft(other), top=TopDraft(target, nodes=4)), [[1, 2], [3]], K=2, L=3, max_new_tokens=8,
                        costs={1: 1.0, 16: 1.0})
-    assert found[0]["draft"] == "right" and found[0]["L"] == 3
+    assert found[0]["draft"] == "good" and found[0]["L"] == 3
     assert [one["rate"] for one in found] == sorted((one["rate"] for one in found), reverse=True)
 
 
@@ -97,14 +97,14 @@ def test_decoding_prompt_files(tmp_path):
 
 
 @pytest.mark.parametrize("scheme, drafts", [(SingleDraft(), 1), (Optimal(), 2), (Optimal(), 3), (TruncatedLP(), 2)], ids=lambda x: getattr(type(x), "__name__", x))
-def test_sequence_law_of_lifted_schemes(scheme, drafts):
+def test_sequence_distribution_of_lifted_schemes(scheme, drafts):
     "Texts of three tokens by `LeafToRoot`, every branch enumerated; a rule that keeps the old probability after a failure is caught."
-    target, law, length = table(3, 2), Counter(), 3
-    def text(rule): return lambda rng: decode_table(rule, target, [table(4)] * drafts, length, 2, rng)[0]
+    target, dist, length = table(3, 2), Counter(), 3
+    def text(rule): return lambda rng: decode_table(rule, target, [table(4)] * drafts, length=length, L=2, rng=rng)[0]
     truth = {(): 1.0}
     for _ in range(length): truth = {ids + (x,): w * p for ids, w in truth.items() for x, p in enumerate(target(ids))}
-    for weight, ids in all_branches(text(LeafToRoot(scheme))): law[ids] += weight
-    assert max(abs(law[ids] - p) for ids, p in truth.items()) < 1e-12
+    for weight, ids in all_branches(text(LeafToRoot(scheme))): dist[ids] += weight
+    assert max(abs(dist[ids] - p) for ids, p in truth.items()) < 1e-12
     bent, rightly = Counter(), verification.leftover
     with mock.patch.object(verification, "leftover", lambda p, q, s: (p, rightly(p, q, s)[1])):
         for weight, ids in all_branches(text(LeafToRoot(scheme))): bent[ids] += weight

@@ -8,26 +8,43 @@ __all__ = ['DRAFTS', 'DraftConfig', 'ShortlistEmbedding', 'DraftLM', 'nearest_sh
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #c582f947
 import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, LlamaConfig, LlamaModel, PreTrainedModel
+from transformers import (AutoConfig, AutoModelForCausalLM, GenerationMixin, LlamaConfig,
+                          LlamaModel, PreTrainedModel)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .. import core, lm
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #6a8029e7
 class DraftConfig(LlamaConfig):
-    """Configuration of a draft: Llama's, plus `shortlist_size` (S, tokens it can say) and `rank`
-    (r, width of the embedding); `vocab_size` is that of the target. Raises ValueError if S or r is
-    out of range."""
+    """Configuration of a draft: Llama's, plus the shortlist's size and the embedding's rank.
+
+    Raises ValueError if one of these is out of range.
+
+    >>> DraftConfig(vocab_size=96, shortlist_size=40, rank=12).shortlist_size
+    40
+    """
     model_type = "tokenstudy_draft"
 
-    def __init__(self, vocab_size=49152, shortlist_size=8192, rank=96, hidden_size=128,
-                 intermediate_size=352, num_hidden_layers=2, num_attention_heads=4,
-                 max_position_embeddings=8192, tie_word_embeddings=True, **kwargs):
+    def __init__(self,
+        vocab_size: int = 49152, # the target's V
+        shortlist_size: int = 8192, # S, tokens that the draft can say
+        rank: int = 96, # r, width of the embedding
+        *, hidden_size: int = 128, # width of the body
+        intermediate_size: int = 352, # of its feed-forward layers
+        num_hidden_layers: int = 2, # of its body
+        num_attention_heads: int = 4, # of each layer
+        max_position_embeddings: int = 8192, # longest text
+        tie_word_embeddings: bool = True, # the head reads the embedding's table
+        **kwargs: Any, # as in LlamaConfig
+    ):
         if not 1 <= shortlist_size <= vocab_size:
             raise ValueError(f"shortlist_size = {shortlist_size}: it must lie between 1 and the "
                              f"vocabulary's {vocab_size}")
@@ -41,108 +58,160 @@ class DraftConfig(LlamaConfig):
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #e8fb38c6
 class ShortlistEmbedding(nn.Module):
-    "An embedding of V tokens that holds S rows; the others read as their `nearest`."
-    def __init__(self, config):
+    """An embedding of V tokens that holds S rows; the others read as their `nearest`.
+
+    >>> made = ShortlistEmbedding(DraftConfig(vocab_size=96, shortlist_size=40, rank=12))
+    >>> made(torch.tensor([[3, 95]])).shape
+    torch.Size([1, 2, 12])
+    """
+    def __init__(self,
+        config: DraftConfig, # V, S and r
+    ):
         super().__init__()
         self.num_embeddings, self.embedding_dim = config.vocab_size, config.rank
         self.table = nn.Embedding(config.shortlist_size, config.rank)
-        self.register_buffer("nearest", torch.zeros(config.vocab_size, dtype=torch.int32))   # V -> row
+        self.register_buffer("nearest", torch.zeros(config.vocab_size, dtype=torch.int32))
 
-    def forward(self, ids): return self.table(self.nearest[ids])
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        "Rows [..., r] of token ids [...]."
+        return self.table(self.nearest[ids])
 
+# %% ../../nbs/multidraft/07_distilled.ipynb #e396ba6d
+_BODY = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+         "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_parameters",
+         "attention_dropout")
+
+# %% ../../nbs/multidraft/07_distilled.ipynb #7089e32e
 class DraftLM(PreTrainedModel, GenerationMixin):
-    """A small causal LM over a shortlist of the target's vocabulary, for transformers' `generate`, as
-    its `assistant_model`, and for our engine. `shortlist` [S] int64: token ids, ascending. Made by
-    `new_draft`."""
+    """A small causal language model over a shortlist of the target's vocabulary.
+
+    For transformers' `generate`, as its `assistant_model`, and for our engine. `shortlist` [S]
+    int64: token ids, ascending. Made by `new_draft`.
+
+    >>> config = DraftConfig(vocab_size=96, shortlist_size=40, rank=12, num_attention_heads=2)
+    >>> DraftLM(config)(torch.tensor([[3, 95]])).logits.shape
+    torch.Size([1, 2, 96])
+    """
     config_class = DraftConfig
     base_model_prefix = "model"
     _tied_weights_keys = {"lm_head.weight": "embed_tokens.table.weight"}
     _supports_sdpa = True
     _skip_keys_device_placement = ["past_key_values"]
 
-    def __init__(self, config):
+    def __init__(self,
+        config: DraftConfig, # sizes
+    ):
         super().__init__(config)
         self.register_buffer("shortlist", torch.arange(config.shortlist_size))
         self.embed_tokens = ShortlistEmbedding(config)
         self.embed_proj = nn.Linear(config.rank, config.hidden_size, bias=False)
         self.model = LlamaModel(LlamaConfig(**{k: getattr(config, k) for k in _BODY}, vocab_size=1,
                                             bos_token_id=None, eos_token_id=None))
-        self.model.embed_tokens = nn.Identity()             # never asked: the body is given embeddings
+        self.model.embed_tokens = nn.Identity()          # never asked: the body is given embeddings
         self.head_proj = nn.Linear(config.hidden_size, config.rank, bias=False)
         self.lm_head = nn.Linear(config.rank, config.shortlist_size)
         self.post_init()
 
-    def get_input_embeddings(self): return self.embed_tokens
-    def get_output_embeddings(self): return self.lm_head
+    def get_input_embeddings(self) -> nn.Module:
+        "The embedding; transformers asks for it."
+        return self.embed_tokens
+    def get_output_embeddings(self) -> nn.Module:
+        "The head, whose weights are the embedding's."
+        return self.lm_head
 
-    def features(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None,
-                 use_cache=None, **kwargs):
-        "The body's last hidden states [B, T, H], and its cache."
+    def features(self,
+        input_ids: torch.Tensor, # [B, T]
+        attention_mask: torch.Tensor | None = None, # [B, T'] or [B, 1, T, T']
+        position_ids: torch.Tensor | None = None, # [B, T]
+        *, past_key_values: Any = None, # a transformers cache
+        use_cache: bool | None = None, # whether to return one
+        **kwargs: Any, # as in LlamaModel
+    ) -> tuple[torch.Tensor, object]: # last hidden states [B, T, H], and the cache
+        "What the body makes of tokens."
         out = self.model(inputs_embeds=self.embed_proj(self.embed_tokens(input_ids)),
                          attention_mask=attention_mask, position_ids=position_ids,
                          past_key_values=past_key_values, use_cache=use_cache, **kwargs)
         return out.last_hidden_state, out.past_key_values
 
-    def spread(self, logits):
-        "Logits [..., S] of the shortlist as logits [..., V]: -inf on every other token."
+    def spread(self,
+        logits: torch.Tensor, # [..., S] of the shortlist
+    ) -> torch.Tensor: # [..., V], -inf on every other token
+        "Logits over the whole vocabulary."
         full = logits.new_full((*logits.shape[:-1], self.config.vocab_size), -torch.inf)
         return full.scatter_(-1, self.shortlist.expand(logits.shape), logits)
 
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None,
-                labels=None, use_cache=None, logits_to_keep=0, shortlist_logits=False, return_dict=None,
-                **kwargs):
-        """Logits of the next token after each of `input_ids` [B, T].
-
-        `attention_mask` [B, T'] or [B, 1, T, T'], `position_ids` [B, T], `past_key_values` as in
-        transformers; `logits_to_keep` as there (0: all). Returns CausalLMOutputWithPast with logits
-        [B, T, V], -inf outside the shortlist, or [B, T, S] in the order of `shortlist` if
-        `shortlist_logits`. With `labels` [B, T] (-100: none) a loss, which is inf where a label
-        cannot be said."""
-        hidden, past = self.features(input_ids, attention_mask, position_ids, past_key_values,
-                                     self.config.use_cache if use_cache is None else use_cache, **kwargs)
+    def forward(self,
+        input_ids: torch.Tensor | None = None, # [B, T]
+        attention_mask: torch.Tensor | None = None, # [B, T'] or [B, 1, T, T']
+        position_ids: torch.Tensor | None = None, # [B, T]
+        past_key_values: Any = None, # a transformers cache
+        labels: torch.Tensor | None = None, # [B, T], -100: none
+        use_cache: bool | None = None, # whether to return a cache
+        logits_to_keep: int | torch.Tensor = 0, # as in transformers; 0: all
+        shortlist_logits: bool = False, # logits [B, T, S] in the order of `shortlist`
+        return_dict: bool | None = None, # False: a tuple
+        **kwargs: Any, # as in LlamaModel
+    ) -> CausalLMOutputWithPast: # logits [B, T, V], -inf outside the shortlist
+        "Logits after each token; with `labels` a loss, which is inf where a label cannot be said."
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        hidden, past = self.features(input_ids, attention_mask, position_ids,
+                                     past_key_values=past_key_values, use_cache=use_cache, **kwargs)
         if not isinstance(logits_to_keep, int): hidden = hidden[:, logits_to_keep]
         elif logits_to_keep: hidden = hidden[:, -logits_to_keep:]
         logits = self.lm_head(self.head_proj(hidden))
         if not shortlist_logits: logits = self.spread(logits)
-        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size)
+        loss = None
+        if labels is not None: loss = self.loss_function(logits, labels, self.config.vocab_size)
         out = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past)
         return out.to_tuple() if return_dict is False else out
 
-_BODY = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-         "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_parameters",
-         "attention_dropout")
-
+# %% ../../nbs/multidraft/07_distilled.ipynb #1074ce4b
 AutoConfig.register(DraftConfig.model_type, DraftConfig, exist_ok=True)
 AutoModelForCausalLM.register(DraftConfig, DraftLM, exist_ok=True)
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #5890083a
-def nearest_shortlisted(embedding, shortlist):
-    """For each token the row of its nearest shortlisted token, by cosine. `embedding` [V, d],
-    `shortlist` [S] token ids. Returns [V] int32 in [0, S); a shortlisted token is its own neighbour."""
+def nearest_shortlisted(
+    embedding: torch.Tensor, # [V, d]
+    shortlist: torch.Tensor, # [S] token ids
+) -> torch.Tensor: # [V] int32 in [0, S); a shortlisted token is its own neighbour
+    """For each token the row of its nearest shortlisted token, by cosine.
+
+    >>> nearest_shortlisted(torch.eye(3) + .1 * torch.ones(3, 3), torch.tensor([0, 2]))[[0, 2]]
+    tensor([0, 1], dtype=torch.int32)
+    """
     rows = nn.functional.normalize(embedding.float(), dim=-1)
     found = torch.cat([(part @ rows[shortlist].T).argmax(-1) for part in rows.split(4096)]).int()
     found[shortlist] = torch.arange(len(shortlist), dtype=torch.int32, device=found.device)
     return found
 
+# %% ../../nbs/multidraft/07_distilled.ipynb #670e2eb0
 @torch.no_grad()
-def new_draft(target, config, frequency, always=(), seed=0):
-    """An untrained `DraftLM` for `target` (an `lm.LM`): shortlist, table, head bias and neighbours.
+def new_draft(
+    target: lm.LM, # the model to draft for
+    config: DraftConfig, # sizes, with the target's vocabulary
+    frequency: torch.Tensor, # [V] how often the target says each token
+    *, always: Iterable[int] = (), # token ids that the shortlist must hold
+    seed: int = 0, # of the random weights
+) -> DraftLM: # untrained
+    """A draft before its training: shortlist, table, head bias and neighbours from the target.
 
-    `config` a `DraftConfig` with the target's vocabulary; `frequency` [V] how often the target says each
-    token; `always` token ids that the shortlist must hold. Raises ValueError if these do not fit."""
+    Raises ValueError if target, configuration and frequency do not fit.
+
+    >>> config = DraftConfig(vocab_size=24, shortlist_size=10, rank=8, num_attention_heads=2)
+    >>> draft = new_draft(lm.tiny_lm(vocab=24), config, torch.arange(24.))
+    >>> draft.shortlist.tolist()
+    [14, 15, 16, 17, 18, 19, 20, 21, 22, 23]
+    """
     embedding = target.model.get_input_embeddings().weight.detach().float().cpu()
     V, S, r = len(embedding), config.shortlist_size, config.rank
     if config.vocab_size != V or len(frequency) != V:
         raise ValueError(f"the target has {V} tokens, the configuration {config.vocab_size}, "
                          f"frequency {len(frequency)}: they must agree")
     if r > embedding.shape[1]:
-        raise ValueError(f"rank = {r}: the target's embedding has only {embedding.shape[1]} dimensions")
+        raise ValueError(f"rank = {r}: the target's embedding has only "
+                         f"{embedding.shape[1]} dimensions")
     frequency = torch.as_tensor(frequency, dtype=torch.float64)
-    always = sorted({int(t) for t in always})
-    if len(always) > S: raise ValueError(f"{len(always)} tokens in `always`, but a shortlist of {S}")
-    score = frequency.clone()
-    score[always] = torch.inf
-    shortlist = torch.topk(score, S).indices.sort().values
+    shortlist = _shortlist(frequency, S, always)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = DraftLM(config)
@@ -156,18 +225,44 @@ def new_draft(target, config, frequency, always=(), seed=0):
     model.lm_head.bias.copy_((share / share.sum()).log())
     return model
 
-# %% ../../nbs/multidraft/07_distilled.ipynb #bfeef534
-def write_draft(model, path):
-    """Write a draft as one safetensors file: weights in float16, the configuration in its metadata.
-    Returns the path."""
-    state = {k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous()
-             for k, v in model.state_dict().items() if k != "lm_head.weight"}     # tied to the embedding
-    notes = dict(format="pt", config=json.dumps(model.config.to_diff_dict(), sort_keys=True))
-    return core.atomic_write(path, save(state, metadata=notes))
+# %% ../../nbs/multidraft/07_distilled.ipynb #bfafb94d
+def _shortlist(frequency, S, always):
+    "The ids in `always` and the most frequent others, S in all, ascending."
+    always = sorted({int(t) for t in always})
+    if len(always) > S:
+        raise ValueError(f"{len(always)} tokens in `always`, but a shortlist of {S}")
+    score = frequency.clone()
+    score[always] = torch.inf
+    return torch.topk(score, S).indices.sort().values
 
-def read_draft(path, device=None, dtype=None):
-    """The `DraftLM` in a file of `write_draft`, in eval mode. `device`, `dtype` as in `core`. Raises
-    CorruptFileError if the file is no draft."""
+# %% ../../nbs/multidraft/07_distilled.ipynb #bfeef534
+def write_draft(
+    model: DraftLM, # weights are written in float16
+    path: str | Path, # a .safetensors file
+) -> Path: # the file
+    """Write a draft as one safetensors file, with the configuration in its metadata.
+
+    >>> import tempfile
+    >>> config = DraftConfig(vocab_size=24, shortlist_size=10, rank=8, num_attention_heads=2)
+    >>> file = write_draft(DraftLM(config), tempfile.mkdtemp() + "/draft.safetensors")
+    >>> read_draft(file).config.rank
+    8
+    """
+    state = {k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous()
+             for k, v in model.state_dict().items() if k != "lm_head.weight"}       # it is tied
+    config = json.dumps(model.config.to_diff_dict(), sort_keys=True)
+    return core.atomic_write(path, save(state, metadata=dict(format="pt", config=config)))
+
+def read_draft(
+    path: str | Path, # a file of `write_draft`
+    device: str | None = None, # as in `core.device`
+    dtype: str | None = None, # as in `core.dtype`
+) -> DraftLM: # in eval mode
+    """Read a draft. Raises CorruptFileError if the file is no draft.
+
+    >>> read_draft(core.asset("draft-small.safetensors"), "cpu").config.shortlist_size
+    8192
+    """
     try:
         with safe_open(path, "pt") as f:
             config = DraftConfig(**json.loads(f.metadata()["config"]))
@@ -176,7 +271,8 @@ def read_draft(path, device=None, dtype=None):
         lacking, unknown = model.load_state_dict(state, strict=False)
         if lacking != ["lm_head.weight"] or unknown: raise KeyError(*lacking, *unknown)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as e:
-        raise core.CorruptFileError(f"{path} is not a readable draft ({type(e).__name__}: {e})") from e
+        reason = f"{type(e).__name__}: {e}"
+        raise core.CorruptFileError(f"{path} is not a readable draft ({reason})") from e
     model.tie_weights()
     return model.to(core.device(device), core.dtype(dtype)).eval()
 
@@ -189,14 +285,21 @@ DRAFTS = dict(
                           num_hidden_layers=3, num_attention_heads=4),
               epochs=6, lr=3e-3))
 
+def load_draft(
+    name: str, # "small" or "base"
+    device: str | None = None, # as in `core.device`
+    dtype: str | None = None, # as in `core.dtype`
+) -> lm.LM: # model, the target's tokenizer, name
+    """A distilled draft for SmolLM2-135M-Instruct.
 
-def load_draft(name, device=None, dtype=None):
-    """A distilled draft for SmolLM2-135M-Instruct: `lm.LM(model, the target's tokenizer, name)`.
+    Raises ValueError for another name, MissingModelError if the target is not on this machine,
+    CorruptFileError if the file or the target's cached conversion is damaged.
 
-    `name`: small or base; `device`, `dtype`: see `core`. Raises ValueError for another name,
-    MissingModelError if the target is not on this machine, CorruptFileError if the file or the target's
-    cached conversion is damaged."""
-    if name not in DRAFTS: raise ValueError(f"draft {name!r}: it must be one of {', '.join(DRAFTS)}")
+    >>> load_draft("small").name
+    'draft-small'
+    """
+    if name not in DRAFTS:
+        raise ValueError(f"draft {name!r}: it must be one of {', '.join(DRAFTS)}")
     from transformers import AutoTokenizer
     path = core.asset(f"draft-{name}.safetensors")
     lm.prepare_lm()
