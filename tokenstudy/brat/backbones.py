@@ -30,6 +30,7 @@ def _flow_shift(scheduler, patches):
     mu = torch.tensor(base + (top - base)*(patches - low)/(high - low))
     return float(mu if config.get("time_shift_type") == "linear" else mu.exp())
 
+# %% ../../nbs/brat/08_backbones.ipynb #af507de4
 class NoiseLevels:
     """The table of a scheduler's noise levels, the cleanest first: `signal`, `sigma` and `times`,
     each `[T]` float32, and `kind`, what is predicted ("epsilon", "v_prediction", "sample", "flow").
@@ -85,6 +86,7 @@ def _registers(*names):
         return cls
     return enter
 
+# %% ../../nbs/brat/08_backbones.ipynb #223711a7
 @_registers("StableDiffusionPipeline")
 class Backbone:
     """A pipeline as inversion sees it; subclasses adapt it to a family.
@@ -180,7 +182,7 @@ class Backbone:
         return times
 
     def unclock(self, times: Any) -> Any:
-        "The inverse of `clock`."
+        "The `times` in `levels`, from those that the denoiser is told."
         return times
 
     def predict(self, noisy: torch.Tensor, levels: torch.Tensor, condition: dict) -> torch.Tensor:
@@ -395,6 +397,7 @@ def _places(encoder):
             for name, child in parent._modules.items()
             if isinstance(child, nn.Embedding) and child.weight is table.weight]
 
+# %% ../../nbs/brat/08_backbones.ipynb #42253c4e
 @contextlib.contextmanager
 def borrowed(
     backbone: Backbone,

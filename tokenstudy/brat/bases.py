@@ -84,6 +84,7 @@ class PatchPCA(ModelMixin, ConfigMixin):
         x = F.pixel_shuffle(p + self.mean[:, None, None], self.config.patch)
         return _Decoded(x) if return_dict else (x,)
 
+# %% ../../nbs/brat/03_bases.ipynb #2dad605e
 class _Point:
     "A distribution with all its mass on one latent."
     def __init__(self, mean): self.mean, self.std = mean, torch.zeros_like(mean)
@@ -131,9 +132,10 @@ def word_merges() -> tuple[dict, list]: # piece -> id, byte-pair merges in their
 
 def _merge(word, pair):
     "Join each occurrence of a pair in a list of pieces."
-    while (i := next((i for i, p in enumerate(zip(word, word[1:])) if p == pair), None)) is not None:
-        word[i:i + 2] = ["".join(pair)]
+    def first(): return next((i for i, p in enumerate(zip(word, word[1:])) if p == pair), None)
+    while (i := first()) is not None: word[i:i + 2] = ["".join(pair)]
 
+# %% ../../nbs/brat/03_bases.ipynb #68dd045d
 def build_tokenizer(
     length: int = 40 # ids of a prompt, with its start and end
 ) -> Any:            # a `transformers.CLIPTokenizer`
@@ -166,7 +168,8 @@ def text_config(
         num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=120, **special, **more)
 
 def _check_name(name):
-    if name not in BASES: raise ValueError(f"there is no base {name!r}; there are: {', '.join(BASES)}")
+    if name in BASES: return
+    raise ValueError(f"there is no base {name!r}; there are: {', '.join(BASES)}")
 
 def _zero(*layers):
     "Set weights and biases to zero."
@@ -210,6 +213,7 @@ def _unet(channels, side):
     _zero(unet.conv_out)
     return unet
 
+# %% ../../nbs/brat/03_bases.ipynb #9d095511
 def _transformer(channels, side):
     "Its text does not yet steer the gates."
     net = PixArtTransformer2DModel(
@@ -272,6 +276,7 @@ def load_base(
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(core.device(device))
 
+# %% ../../nbs/brat/03_bases.ipynb #0506af4a
 def base_folder(
     name: str # "unet" or "transformer"
 ) -> Path:    # a folder for `from_pretrained`, in the cache
@@ -304,7 +309,7 @@ def draw(
     guidance_scale: float = 3.,
     num_inference_steps: int = 20,
     negative_prompt: str | Iterable[str] | None = None, # a text, or B of them
-    batch_size: int = 32,
+    batch_size: int = 32,            # pictures drawn at once
     **more: Any                      # for the pipeline's call
 ) -> torch.Tensor:                   # float32 [B, 3, H, W] in [0, 1], on the CPU
     """Generate one picture for each prompt.
@@ -337,9 +342,10 @@ def draw(
             num_inference_steps=num_inference_steps, output_type="pt", **more).images.float().cpu())
     return torch.cat(out)
 
+# %% ../../nbs/brat/03_bases.ipynb #6764a96e
 def _seeds(seeds, count):
     "As many numbers as there are prompts."
     if seeds is None: return list(range(count))
     seeds = [int(s) for s in ([seeds] if isinstance(seeds, (int, np.integer)) else seeds)]
-    if len(seeds) != count: raise ValueError(f"{count} prompts need as many seeds, not {len(seeds)}")
-    return seeds
+    if len(seeds) == count: return seeds
+    raise ValueError(f"{count} prompts need as many seeds, not {len(seeds)}")

@@ -37,7 +37,7 @@ class ScriptTrainer:
     def __init__(self,
         pipeline: Any,            # a `StableDiffusionPipeline`; it is changed: give it one of its own
         files: Iterable,          # pictures on the disk
-        placeholder: str = "<script>",
+        placeholder: str = "<script>", # the token that is learned
         *,
         init_word: str = "creature", # where the token starts
         batch_size: int = 4,      # pictures
@@ -201,6 +201,7 @@ def measured_growth(
     for _ in range(num_steps): trainer.step()
     return (held("VmHWM") - before)/1024
 
+# %% ../../nbs/brat/14_bench.ipynb #189a5ed0
 def memory(
     which: str,         # "ours" or "script"
     pipeline: str,      # a key of `PIPELINES`

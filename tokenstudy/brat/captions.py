@@ -30,7 +30,7 @@ PHRASES = dict(
     style=dict(cartoon="a cartoon of", sticker="a sticker of"))
 NOUNS = ("creature", "creature", "monster", "animal")
 OPENINGS = ("a picture of", "a photo of", "an image of", "")
-#: how a sentence about nothing but the subject can begin: what a concept of this world is learned in
+#: sentences about nothing but the subject: what a concept of this world is learned in
 CAPTION_TEMPLATES = tuple(f"{opening} a {{}}".strip() for opening in OPENINGS)
 
 def phrase(
@@ -83,6 +83,7 @@ def caption(
     if parts: text += " with " + " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
     return " ".join([text, *scene])
 
+# %% ../../nbs/brat/02_captions.ipynb #52c04517
 def parse(
     text: str
 ) -> dict: # attribute -> value, of those that the text names

@@ -196,6 +196,7 @@ def _file_keys(self: Concept, token: str) -> dict:
     [keys] = {tuple(b.file_keys.items()) for b in BACKBONES.values() if b.family == self.family}
     return {slot: key for slot, key in keys if slot in self.embeddings}
 
+# %% ../../nbs/brat/10_concepts.ipynb #22cb0e0a
 @patch
 def save(self: Concept,
     folder: str | Path # a new one
@@ -224,6 +225,7 @@ def save(self: Concept,
             v["image"].save(part/f"validation-{v['step']:06}-{name}.png")
     return folder
 
+# %% ../../nbs/brat/10_concepts.ipynb #5e49e021
 @patch
 def export(self: Concept,
     file: str | Path # to write
@@ -278,6 +280,7 @@ def load_concept(
         raise core.CorruptFileError(f"{folder/MANIFEST} is damaged ({e!r}); save the concept "
                                     "again") from e
 
+# %% ../../nbs/brat/10_concepts.ipynb #3cf5e9f4
 def load(
     pipeline: Any,     # a diffusers pipeline of the concept's family; it is changed
     folder: str | Path # that `Concept.save` wrote
@@ -326,6 +329,7 @@ class ConceptLoaderMixin(TextualInversionLoaderMixin):
             elif name == "clean_caption": given.arguments[name] = False
         return super().encode_prompt(*given.args, **given.kwargs)
 
+# %% ../../nbs/brat/10_concepts.ipynb #ce7b3497
 def with_textual_inversion(
     pipeline: Any # a diffusers pipeline of any class
 ) -> Any:         # its twin, which shares models and tokenizers and is saved as the same class

@@ -129,6 +129,7 @@ def similarities(
         out["clip_t"] = float((drawn*model.text(texts)).sum(1).mean())
     return out
 
+# %% ../../nbs/brat/13_fidelity.ipynb #367fa01c
 def scores(
     images: Any,     # B pictures
     prompts: list,   # B of `evaluation_prompts`
@@ -187,6 +188,7 @@ def drawn(
         out.append(pictures.float().cpu())
     return torch.cat(out)
 
+# %% ../../nbs/brat/13_fidelity.ipynb #632280d1
 def fresh_copy(
     pipeline: Any # with one tokenizer and text encoder
 ) -> Any:         # shares the backbone
@@ -215,7 +217,7 @@ def run_unit(
     pictures: int = 4,        # to learn from
     num_steps: int = 150,     # of the optimiser
     lr: float = .02,
-    batch_size: int = 4,
+    batch_size: int = 4,      # pictures of a step
     templates: Any = CAPTION_TEMPLATES, # as `invert` takes them
     size: int = 32,           # pixels
     guidance_scale: float = 3.,     # of drawing
@@ -249,6 +251,7 @@ def run_unit(
     texts = [t.replace("{}", "creature") for t, _ in asked]
     return out | scores(images, asked, identity, reader) | similarities(images, texts, sources, contrast)
 
+# %% ../../nbs/brat/13_fidelity.ipynb #310bbb44
 def _learned(concept, keep_rows):
     "What a record says about the rows of a concept."
     [rows], history = concept.embeddings.values(), concept.history
@@ -277,6 +280,7 @@ def by_concept(
             found.setdefault(c["concept"], []).append(r["result"][score])
     return {k: float(np.mean(v)) for k, v in sorted(found.items())}
 
+# %% ../../nbs/brat/13_fidelity.ipynb #27eb48b0
 def paired(
     records: list,            # as `by_concept` takes them, each with a seed
     first: tuple[str, str],   # (base, strategy)
@@ -371,6 +375,7 @@ def hub_pipeline(
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(core.device(device))
 
+# %% ../../nbs/brat/13_fidelity.ipynb #76b6b9d8
 def concept_folders(
     folder: str | Path | None = None # `TOKENSTUDY_PICTURES` if None
 ) -> dict:                           # noun -> pictures
@@ -391,6 +396,7 @@ def concept_folders(
                          f"its noun, such as {folder}/dog/")
     return {p.name: load_pictures(p) for p in found}
 
+# %% ../../nbs/brat/13_fidelity.ipynb #530fb56d
 def run_hub_unit(
     pipeline: Any,           # of the hub
     noun: str,               # at which the tokens start

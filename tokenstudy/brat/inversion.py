@@ -50,6 +50,7 @@ class Batch:
 #: folder of the checkpoint inside an output folder
 CHECKPOINT = "checkpoint"
 
+# %% ../../nbs/brat/12_inversion.ipynb #c18f85cb
 class Trainer:
     """Learns rows for one concept; a context manager that borrows the pipeline (see `borrowed`).
 
@@ -71,7 +72,7 @@ class Trainer:
         images: Any,      # as `read_pictures` takes them
         placeholder: str, # such as "<creature>"
         init_word: str,   # where all tokens start
-        options: Options,
+        options: Options, # how to learn
         *,
         device: Any = None,    # to learn on; the pipeline's own if None
         compile: bool = False, # `torch.compile` the denoiser
@@ -210,6 +211,7 @@ def _condition(self: Trainer, prompts):
     rows = torch.tensor([different.index(p) for p in prompts], device=self.bb.device)
     return {key: value[rows] for key, value in made.items()}
 
+# %% ../../nbs/brat/12_inversion.ipynb #2c7ef7cc
 @patch
 def loss(self: Trainer, batch: Batch) -> torch.Tensor:
     "The denoising loss of a `batch`, without the penalty."
@@ -265,6 +267,7 @@ def _follow(self: Trainer, step: int, loss: float):
     if not math.isfinite(entry["norm"]): raise self._diverged(step, entry["loss"])
     self.history.append(entry)
 
+# %% ../../nbs/brat/12_inversion.ipynb #5558ca56
 @patch
 def _norm(self: Trainer) -> float:
     "The mean norm of all rows."

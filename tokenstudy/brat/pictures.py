@@ -80,6 +80,7 @@ def read_pictures(
                       "concept", stacklevel=2)
     return as_pixels(squares)
 
+# %% ../../nbs/brat/09_pictures.ipynb #8ed7e2bc
 def load_pictures(
     folder: str | Path  # with PNG, JPEG or WebP files of any size
 ) -> list[Image.Image]: # RGB, in the order of their names

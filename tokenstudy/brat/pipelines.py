@@ -142,6 +142,7 @@ def _random_flux(prediction_type):
         text_encoder=_clip(one, 16), tokenizer=one, text_encoder_2=_t5(two, 16), tokenizer_2=two,
         transformer=transformer)
 
+# %% ../../nbs/brat/06_pipelines.ipynb #cfa79cbe
 def _random_sana(prediction_type):
     from diffusers import (AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline,
                            SanaTransformer2DModel)

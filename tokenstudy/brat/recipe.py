@@ -27,21 +27,21 @@ from .instruments import Contrast, Reader, load_contrast
 
 # %% ../../nbs/brat/05_recipe.ipynb #4af6db98
 def noisy_steps(
-    count: int,                 # how many to draw
+    num_samples: int,           # how many to draw
     generator: torch.Generator, # of the randomness
     share: float = .35,         # of the steps that come from the range
     *,
     low: float = .7,            # start of the range, as a share of the schedule
     high: float = 1.,           # its end
     total: int = 1000           # steps of the schedule
-) -> torch.Tensor:              # long [count]
+) -> torch.Tensor:              # long [num_samples]
     """Steps of the noise schedule to train at: a share from a range, the others from everywhere.
 
     >>> noisy_steps(4, torch.Generator().manual_seed(0), share=1.).min() >= 700
     tensor(True)
     """
-    u = torch.rand(count, generator=generator)
-    inside = torch.rand(count, generator=generator) < share
+    u = torch.rand(num_samples, generator=generator)
+    inside = torch.rand(num_samples, generator=generator) < share
     steps = torch.where(inside, low*total + (high - low)*total*u, total*u)
     return steps.long().clamp(0, total - 1)
 
@@ -81,6 +81,7 @@ def draw_world(
     pictures, values = (np.concatenate(x) for x in zip(*done))
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(values)
 
+# %% ../../nbs/brat/05_recipe.ipynb #a61f388b
 def creature_of(
     values: Iterable # 11 numbers, a row of what `draw_world` gives
 ) -> dict:           # attribute -> value
@@ -91,6 +92,7 @@ def creature_of(
     """
     return {k: v[int(i)] for (k, v), i in zip(ATTRIBUTES.items(), values)}
 
+# %% ../../nbs/brat/05_recipe.ipynb #40491bd3
 def pixels_of(
     pictures: torch.Tensor # uint8 [B, 3, H, W]
 ) -> torch.Tensor:         # float32 in [-1, 1]
@@ -138,6 +140,7 @@ def train_reader(
     core.train(reader, loss, num_steps, lr=cycle, optimizer=optimizer, desc="reader")
     return reader.eval().requires_grad_(False)
 
+# %% ../../nbs/brat/05_recipe.ipynb #9ce4ddd5
 @torch.no_grad()
 def accuracy(
     reader: Reader,
@@ -185,6 +188,7 @@ def train_contrast(
     core.train(model, loss, num_steps, lr=cycle, optimizer=optimizer, clip=1., desc="contrast")
     return model.eval().requires_grad_(False)
 
+# %% ../../nbs/brat/05_recipe.ipynb #234c1a30
 def small_start(
     text_encoder: nn.Module # its weights are changed
 ) -> None:
@@ -225,6 +229,7 @@ def encode_texts(
     states = pipeline.text_encoder(e.input_ids, attention_mask=e.attention_mask)[0]
     return states, e.attention_mask
 
+# %% ../../nbs/brat/05_recipe.ipynb #021afa52
 def predict(
     net: nn.Module,        # the base's denoiser, perhaps compiled
     noisy: torch.Tensor,   # [B, 24, h, w]
@@ -304,8 +309,8 @@ def train_base(
     `core.CorruptFileError` for a damaged checkpoint, `core.CheckpointError` for one of another
     training; `seed` decides all randomness.
 
-    >>> base = train_base("unet", *draw_world(4, processes=1), num_steps=1, batch_size=2, device="cpu")
-    >>> base.unet.training
+    >>> how = dict(num_steps=1, batch_size=2, device="cpu")
+    >>> train_base("unet", *draw_world(4, processes=1), **how).unet.training
     False
     """
     given = dict(name=name, early=early, warmup=warmup, batch_size=batch_size, lr=lr, seed=seed)
@@ -397,6 +402,7 @@ def train_at(
 #: how the teacher's training differs from the judge's
 TEACHER: dict = dict(noise=.25, blur=.3, seed=7, width=20, features=192)
 
+# %% ../../nbs/brat/05_recipe.ipynb #f68425fc
 def _half(modules):
     "The weights of a module, or of several by name, in half precision."
     if isinstance(modules, nn.Module):
@@ -422,7 +428,8 @@ def embed(
     ValueError: modules is a list; give a module or a dict of modules
     """
     if not isinstance(modules, (nn.Module, dict)):
-        raise ValueError(f"modules is a {type(modules).__name__}; give a module or a dict of modules")
+        kind = type(modules).__name__
+        raise ValueError(f"modules is a {kind}; give a module or a dict of modules")
     path = core.atomic_write(core.assets_dir()/file, save(_half(modules)))
     return core.add_asset(path, made_by, seed)
 
@@ -443,6 +450,7 @@ def gate_prompts(
         if asked := parse(text): out.append((text, asked))
     return out
 
+# %% ../../nbs/brat/05_recipe.ipynb #60feb359
 def gate(
     pipeline: Any,        # a base
     reader: Reader,       # the judge

@@ -78,6 +78,7 @@ class Options:
             raise ValueError(f"join is {join!r}; it must be punctuation or a space, such as ',' or ' '")
         read_templates(self.templates)
 
+# %% ../../nbs/brat/11_strategies.ipynb #a2a46ab3
 def _finite(x): return isinstance(x, (int, float)) and math.isfinite(x)
 
 def check_whole(

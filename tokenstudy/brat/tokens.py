@@ -44,6 +44,7 @@ def check_placeholder(
         raise PlaceholderError(f"the placeholder {name!r} reads like ordinary text: without brackets "
                                f"it splits into the known pieces {pieces}; use {better}")
 
+# %% ../../nbs/brat/07_tokens.ipynb #4da6913f
 def add_tokens(
     tokenizer: Any,   # it is changed
     names: list[str]  # of the new tokens
@@ -66,6 +67,7 @@ def add_tokens(
                                    "more from known ones")
     return ids
 
+# %% ../../nbs/brat/07_tokens.ipynb #3b9f2e09
 def word_id(
     tokenizer: Any, # of a text encoder
     word: str       # such as the init word of an inversion
@@ -153,6 +155,7 @@ def installed(
                            f"or not all of {', '.join(names)} are there; load a fresh pipeline, or "
                            "learn under another name")
 
+# %% ../../nbs/brat/07_tokens.ipynb #9cf38a5c
 def install(
     tokenizer: Any,      # of a text encoder; it is changed
     encoder: nn.Module,  # the text encoder; it is changed

@@ -84,6 +84,7 @@ def held_out(
 CONCEPTS = held_out()
 _HELD = {tuple(c.values()) for c in CONCEPTS}
 
+# %% ../../nbs/brat/01_world.ipynb #1128b916
 def random_creature(
     rng: random.Random, # where chance comes from
     **given: str        # attributes that are fixed
@@ -354,7 +355,7 @@ def as_picture(
 
 # %% ../../nbs/brat/01_world.ipynb #46a73632
 def as_pixels(
-    pictures: Any,           # PIL images and tensors [3, H, W] in [0, 1], or one tensor [B, 3, H, W]
+    pictures: Any,           # PIL images, tensors [3, H, W] in [0, 1], or one [B, 3, H, W]
     size: int | None = None  # pixels of a side; None leaves them, if all have the same
 ) -> torch.Tensor:           # float32 [B, 3, H, W] in [-1, 1]
     """Pictures as the models take them.
@@ -409,6 +410,7 @@ def grid(
         sheet.paste(p.resize((side, side), how), (i % columns*step, i//columns*step))
     return sheet
 
+# %% ../../nbs/brat/01_world.ipynb #cf34bf06
 def labelled_grid(
     pictures: Iterable,     # row by row, as `grid` takes them
     columns: list[str],     # a label above each column
@@ -419,8 +421,9 @@ def labelled_grid(
 ) -> Any:                   # a matplotlib figure; `show.finish` it
     """Pictures in a table with the names of its rows and columns.
 
-    >>> labelled_grid([Image.new("RGB", (8, 8))]*2, ["one", "two"], ["black"]).axes[0].get_xticks().shape
-    (2,)
+    >>> fig = labelled_grid([Image.new("RGB", (8, 8))]*2, ["one", "two"], ["black"])
+    >>> len(fig.axes[0].get_xticks())
+    2
     """
     from tokenstudy.core import show
     pictures = list(pictures)
