@@ -7,6 +7,7 @@ __all__ = ['Reader', 'hits', 'chance', 'Contrast', 'HubSimilarity', 'load_reader
 
 # %% ../../nbs/brat/04_instruments.ipynb #096a4e3d
 import unicodedata
+from typing import Any, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -22,125 +23,189 @@ from .bases import TEXT_WIDTH, build_tokenizer, text_config
 def _tower(width, out):
     "Pixels [B, 3, 32, 32] to features [B, out]; it keeps where things are."
     layers = []
-    for before, after, stride in ((3, width, 1), (width, 2*width, 2), (2*width, 2*width, 1), (2*width, 4*width, 2),
-                                  (4*width, 4*width, 1), (4*width, 4*width, 2)):
-        layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+    for before, after, stride in (
+            (3, width, 1), (width, 2*width, 2), (2*width, 2*width, 1), (2*width, 4*width, 2),
+            (4*width, 4*width, 1), (4*width, 4*width, 2)):
+        layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after),
+                   nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64*width, out), nn.ReLU(inplace=True))
 
 class Reader(nn.Module):
-    "Names the attributes of pictures of 32 pixels (others are resized)."
-    def __init__(self, width: int = 24, features: int = 256):
+    """Names the attributes of pictures of 32 pixels (others are resized).
+
+    >>> len(Reader().eval().read(torch.rand(2, 3, 32, 32)))
+    2
+    """
+    def __init__(self,
+        width: int = 24,     # channels of the first layer
+        features: int = 256  # width of the last hidden layer
+    ):
         super().__init__()
         self.sizes = [len(v) for v in ATTRIBUTES.values()]
         self.net = nn.Sequential(_tower(width, features), nn.Linear(features, sum(self.sizes)))
 
-    def forward(self, pixels): # [B, 3, 32, 32] in [-1, 1]
-        "Scores of every value: a list of [B, m], one for each attribute."
+    def forward(self,
+        pixels: torch.Tensor # [B, 3, 32, 32] in [-1, 1]
+    ) -> tuple:
+        "Scores of every value: one [B, m] for each attribute."
         return self.net(pixels).split(self.sizes, 1)
 
     @torch.no_grad()
     def read(self,
-        pictures # as `as_pixels` takes them
-    ) -> list[dict]: # attribute -> value
+        pictures: Any # as `as_pixels` takes them
+    ) -> list[dict]:  # attribute -> value
         "What is in the pictures."
         device = next(self.parameters()).device
         choices = [z.argmax(1).tolist() for z in self(as_pixels(pictures, 32).to(device))]
         return [{k: v[i] for (k, v), i in zip(ATTRIBUTES.items(), row)} for row in zip(*choices)]
 
+# %% ../../nbs/brat/04_instruments.ipynb #590a3bc3
 def hits(
     found: dict, # attribute -> value, what was read
     asked: dict  # attribute -> value, what should be there
 ) -> float:      # share in [0, 1]
-    "The share of the asked attributes that were found."
+    """The share of the asked attributes that were found.
+
+    >>> hits(dict(colour="red", eyes="two"), dict(colour="red", eyes="one"))
+    0.5
+    """
     if not asked: raise ValueError("nothing was asked for; name at least one attribute")
     for k, v in asked.items():
-        if v not in ATTRIBUTES.get(k, ()): raise ValueError(f"{k} = {v!r} is nothing that can be asked for")
+        if v not in ATTRIBUTES.get(k, ()):
+            raise ValueError(f"{k} = {v!r} is nothing that can be asked for")
     return sum(found[k] == v for k, v in asked.items())/len(asked)
 
 def chance(
-    names # attributes
+    names: str | Iterable[str] # attributes
 ) -> float:
-    "What `hits` is on average if the answer ignores the question and every value is as likely."
+    """What `hits` is on average if the answer ignores the question and every value is as likely.
+
+    >>> chance("eyes") == 1/3
+    True
+    """
     names = [names] if isinstance(names, str) else list(names)
-    if unknown := [k for k in names if k not in ATTRIBUTES]: raise ValueError(f"{unknown[0]!r} is no attribute; they are: {', '.join(ATTRIBUTES)}")
+    if unknown := [k for k in names if k not in ATTRIBUTES]:
+        raise ValueError(f"{unknown[0]!r} is no attribute; they are: {', '.join(ATTRIBUTES)}")
     if not names: raise ValueError("name at least one attribute")
     return sum(1/len(ATTRIBUTES[k]) for k in names)/len(names)
 
 # %% ../../nbs/brat/04_instruments.ipynb #b89ffed7
 class Contrast(nn.Module):
-    "Embeds pictures of 32 pixels (others are resized) and texts in one space."
-    def __init__(self):
+    """Embeds pictures of 32 pixels (others are resized) and texts in one space.
+
+    >>> Contrast().eval().text(["a red creature"]).shape
+    torch.Size([1, 128])
+    """
+    def __init__(self) -> None:
         super().__init__()
         from transformers import CLIPTextModelWithProjection
         self.tokenizer = build_tokenizer()
         self.pictures = nn.Sequential(_tower(24, 256), nn.Linear(256, TEXT_WIDTH))
-        self.texts = CLIPTextModelWithProjection(text_config(self.tokenizer, projection_dim=TEXT_WIDTH))
+        config = text_config(self.tokenizer, projection_dim=TEXT_WIDTH)
+        self.texts = CLIPTextModelWithProjection(config)
         self.scale = nn.Parameter(torch.tensor(2.6)) # log of the inverse temperature
 
-    def embed_pixels(self, pixels):
-        "Unit vectors [B, 128] of pixels [B, 3, 32, 32] in [-1, 1]."
+    def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        "Unit vectors [B, 128] of `pixels` [B, 3, 32, 32] in [-1, 1]."
         return F.normalize(self.pictures(pixels), dim=1)
 
-    def embed_texts(self, texts):
-        "Unit vectors [B, 128] of a text or of B texts. Letters beyond ASCII lose their accents; other signs are dropped."
-        plain = lambda text: unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-        ids = self.tokenizer([plain(t) for t in ([texts] if isinstance(texts, str) else texts)], padding=True, truncation=True, max_length=120, return_tensors="pt")
+    def embed_texts(self, texts: str | Iterable[str]) -> torch.Tensor:
+        """Unit vectors [B, 128] of a text or of B `texts`.
+
+        Letters beyond ASCII lose their accents; other signs are dropped."""
+        plain = [unicodedata.normalize("NFKD", t).encode("ascii", "ignore").decode()
+                 for t in ([texts] if isinstance(texts, str) else texts)]
+        ids = self.tokenizer(plain, padding=True, truncation=True, max_length=120,
+                             return_tensors="pt")
         return F.normalize(self.texts(**ids.to(self.scale.device)).text_embeds, dim=1)
 
-    def image(self, pictures):
-        "Unit vectors [B, 128] of pictures, as `as_pixels` takes them."
-        with torch.no_grad(): return self.embed_pixels(as_pixels(pictures, 32).to(self.scale.device)).cpu()
+    @torch.no_grad()
+    def image(self, pictures: Any) -> torch.Tensor:
+        "Unit vectors [B, 128] of `pictures`, as `as_pixels` takes them."
+        return self.embed_pixels(as_pixels(pictures, 32).to(self.scale.device)).cpu()
 
-    def text(self, texts):
-        "Unit vectors [B, 128] of texts."
-        with torch.no_grad(): return self.embed_texts(texts).cpu()
+    @torch.no_grad()
+    def text(self, texts: str | Iterable[str]) -> torch.Tensor:
+        "Unit vectors [B, 128] of `texts`."
+        return self.embed_texts(texts).cpu()
 
+# %% ../../nbs/brat/04_instruments.ipynb #6b32582c
 class HubSimilarity:
-    """CLIP or DINO from the hub (or a folder) with the interface of `Contrast`; DINO embeds pictures only.
+    """CLIP or DINO from the hub (or a folder) with the interface of `Contrast`.
 
-    `core.MissingModelError` if the model cannot be had.
+    DINO embeds pictures only. `core.MissingModelError` if the model cannot be had.
+
+    >>> HubSimilarity("/nowhere", "cpu")
+    Traceback (most recent call last):
+    tokenstudy.core.scales.MissingModelError: /nowhere could not be loaded: ...
     """
     def __init__(self,
         name: str = "openai/clip-vit-base-patch32", # or "facebook/dino-vits16", or a folder
-        device=None                                 # `core.device()` if None
+        device: Any = None                          # `core.device()` if None
     ):
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
         self.device = core.device(device)
         try:
             self.model = AutoModel.from_pretrained(name).eval().to(self.device)
             self.processor = AutoImageProcessor.from_pretrained(name)
-            self.tokenizer = AutoTokenizer.from_pretrained(name) if hasattr(self.model, "get_text_features") else None
+            speaks = hasattr(self.model, "get_text_features")
+            self.tokenizer = AutoTokenizer.from_pretrained(name) if speaks else None
         except (OSError, ValueError, SafetensorError) as e:
-            raise core.MissingModelError(f"{name} could not be loaded: it is neither a whole folder here nor to be had from the hub ({(str(e).splitlines() or [type(e).__name__])[0]}). "
-                f"With a network: hf download {name}; without: give a folder made by save_pretrained, or use `load_contrast()`") from e
-        if self.tokenizer and len(self.tokenizer) < self.model.config.text_config.vocab_size//2:
-            raise core.MissingModelError(f"{name} could not be loaded: its tokenizer is missing; copy tokenizer.json from where the model came from")
+            why = (str(e).splitlines() or [type(e).__name__])[0]
+            raise core.MissingModelError(
+                f"{name} could not be loaded: it is neither a whole folder here nor to be had from "
+                f"the hub ({why}). With a network: hf download {name}; without: give a folder made "
+                "by save_pretrained, or use `load_contrast()`") from e
+        if speaks and len(self.tokenizer) < self.model.config.text_config.vocab_size//2:
+            raise core.MissingModelError(f"{name} could not be loaded: its tokenizer is missing; "
+                                         "copy tokenizer.json from where the model came from")
 
     @torch.no_grad()
-    def image(self, pictures):
-        "Unit vectors [B, D] of pictures, as `as_pixels` takes them: CLIP's image features, or the class token of DINO."
+    def image(self, pictures: Iterable) -> torch.Tensor:
+        """Unit vectors [B, D] of `pictures`, PIL images or tensors [3, H, W] in [0, 1].
+
+        They are CLIP's image features, or the class token of DINO."""
         x = self.processor([as_picture(p) for p in pictures], return_tensors="pt").to(self.device)
-        z = self.model.get_image_features(**x) if self.tokenizer else self.model(**x).last_hidden_state[:, 0]
+        if self.tokenizer: z = self.model.get_image_features(**x)
+        else: z = self.model(**x).last_hidden_state[:, 0]
         return F.normalize(getattr(z, "pooler_output", z), dim=1).cpu()
 
     @torch.no_grad()
-    def text(self, texts):
-        "Unit vectors [B, D] of texts."
-        if not self.tokenizer: raise ValueError("this model embeds pictures only; take a CLIP model for texts")
+    def text(self, texts: str | Iterable[str]) -> torch.Tensor:
+        "Unit vectors [B, D] of `texts`; ValueError for a model that has no text encoder."
+        if not self.tokenizer:
+            raise ValueError("this model embeds pictures only; take a CLIP model for texts")
         texts = [texts] if isinstance(texts, str) else list(texts)
-        ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
-        z = self.model.get_text_features(**ids)
+        ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        z = self.model.get_text_features(**ids.to(self.device))
         return F.normalize(getattr(z, "pooler_output", z), dim=1).cpu()
 
+# %% ../../nbs/brat/04_instruments.ipynb #294e234a
 def _load(make, name, device):
     with torch.random.fork_rng(devices=[]): module = make()
-    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(core.asset(name)).items()})
+    weights = load_file(core.asset(name)).items()
+    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights})
     return module.eval().requires_grad_(False).to(core.device(device))
 
-def load_reader(device=None) -> Reader:
-    "The embedded reader."
+def load_reader(
+    device: Any = None # `core.device()` if None
+) -> Reader:
+    """The embedded reader.
+
+    >>> from tokenstudy.brat.world import CONCEPTS
+    >>> from tokenstudy.brat.captions import concept_pictures
+    >>> load_reader("cpu").read(concept_pictures(CONCEPTS[0]))[0]["colour"], CONCEPTS[0]["colour"]
+    ('purple', 'purple')
+    """
     return _load(Reader, "canvas-reader.safetensors", device)
 
-def load_contrast(device=None) -> Contrast:
-    "The embedded contrastive model."
+def load_contrast(
+    device: Any = None # `core.device()` if None
+) -> Contrast:
+    """The embedded contrastive model.
+
+    >>> picture = load_contrast("cpu").image(torch.rand(1, 3, 32, 32))
+    >>> picture.shape
+    torch.Size([1, 128])
+    """
     return _load(Contrast, "canvas-contrast.safetensors", device)

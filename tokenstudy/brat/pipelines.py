@@ -6,6 +6,8 @@
 __all__ = ['RANDOM_PIPELINES', 'UnsupportedPipelineError', 'random_pipeline']
 
 # %% ../../nbs/brat/06_pipelines.ipynb #7153292c
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -13,7 +15,7 @@ from .. import core
 
 # %% ../../nbs/brat/06_pipelines.ipynb #2f03f6c1
 class UnsupportedPipelineError(core.TokenStudyError):
-    "A pipeline of a family that we do not know, or without what is needed to learn a word."
+    "A pipeline of a family that we do not know, or without what learning a token needs."
 
 # %% ../../nbs/brat/06_pipelines.ipynb #fb20bb9d
 _WORDS = "a photo of the creature cat dog in style good picture drawing red blue".split()
@@ -26,8 +28,8 @@ def _clip_tokenizer(length=24):
         first, *rest = [*word[:-1], word[-1] + "</w>"]
         for piece in rest: merges[first, piece] = first = first + piece
     letters = [chr(c) for c in range(33, 127)]
-    vocab = [*letters, *(c + "</w>" for c in letters), *merges.values(), "<|startoftext|>",
-             "<|endoftext|>"]
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    vocab = [*letters, *(c + "</w>" for c in letters), *merges.values(), *special]
     return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(dict.fromkeys(vocab))},
                          merges=list(merges), model_max_length=length)
 
@@ -38,139 +40,144 @@ def _word_tokenizer(length=24):
     vocab = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", ",", ".", *_WORDS])}
     inner = tk.Tokenizer(tk.models.WordLevel(vocab, unk_token="<unk>"))
     inner.pre_tokenizer = tk.pre_tokenizers.Whitespace()
-    inner.post_processor = tk.processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=length, pad_token="<pad>",
-                                   eos_token="</s>", unk_token="<unk>")
+    end = [("</s>", 1)]
+    inner.post_processor = tk.processors.TemplateProcessing("$A </s>", special_tokens=end)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, model_max_length=length, pad_token="<pad>", eos_token="</s>",
+        unk_token="<unk>")
 
+# %% ../../nbs/brat/06_pipelines.ipynb #38f86fe2
 def _clip(tokenizer, width, projection=False):
     import transformers as tf
     config = tf.CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length, projection_dim=width,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=1)
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2*width,
+        num_hidden_layers=2, num_attention_heads=2, projection_dim=width,
+        max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=1)
     return (tf.CLIPTextModelWithProjection if projection else tf.CLIPTextModel)(config)
 
 def _t5(tokenizer, width):
     import transformers as tf
-    return tf.T5EncoderModel(tf.T5Config(vocab_size=len(tokenizer) + 3, d_model=width, d_kv=8,
-                                         d_ff=2 * width,
-                                         num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"))
+    return tf.T5EncoderModel(tf.T5Config(
+        vocab_size=len(tokenizer) + 3, d_model=width, d_kv=8, d_ff=2*width, num_layers=1,
+        num_heads=2, feed_forward_proj="gated-gelu"))
 
 def _gemma(tokenizer, width):
     import transformers as tf
     return tf.Gemma2Model(tf.Gemma2Config(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1, head_dim=8, pad_token_id=0, bos_token_id=1,
-                                          eos_token_id=1))
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2*width,
+        num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        pad_token_id=0, bos_token_id=1, eos_token_id=1))
 
 def _autoencoder():
     from diffusers import AutoencoderKL
-    return AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 2,
-                         up_block_types=("UpDecoderBlock2D",) * 2,
-                         block_out_channels=(4, 8), norm_num_groups=4, sample_size=16, shift_factor=.1)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",)*2, up_block_types=("UpDecoderBlock2D",)*2,
+        block_out_channels=(4, 8), norm_num_groups=4, sample_size=16, shift_factor=.1)
 
 def _unet(context, **kw):
     from diffusers import UNet2DConditionModel
     return UNet2DConditionModel(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-                                attention_head_dim=4,
-        cross_attention_dim=context, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        attention_head_dim=4, cross_attention_dim=context,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **kw)
 
 # %% ../../nbs/brat/06_pipelines.ipynb #63f9cbbf
 def _random_sd(prediction_type):
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     tokenizer = _clip_tokenizer()
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", prediction_type=prediction_type,
+                              clip_sample=False, steps_offset=1)
     return StableDiffusionPipeline(
         vae=_autoencoder(), text_encoder=_clip(tokenizer, 16), tokenizer=tokenizer, unet=_unet(16),
-        scheduler=DDIMScheduler(beta_schedule="scaled_linear", prediction_type=prediction_type,
-                                clip_sample=False,
-                                steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        scheduler=scheduler, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False)
 
 def _random_sdxl(prediction_type):
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
     one, two = _clip_tokenizer(), _clip_tokenizer()
     unet = _unet(32, addition_embed_type="text_time", addition_time_embed_dim=8,
-                 projection_class_embeddings_input_dim=6 * 8 + 16)
+                 projection_class_embeddings_input_dim=6*8 + 16)
     return StableDiffusionXLPipeline(
         vae=_autoencoder(), text_encoder=_clip(one, 16), text_encoder_2=_clip(two, 16, True),
-                                     tokenizer=one,
-        tokenizer_2=two, unet=unet, scheduler=EulerDiscreteScheduler(prediction_type=prediction_type),
-        add_watermarker=False)
+        tokenizer=one, tokenizer_2=two, unet=unet,
+        scheduler=EulerDiscreteScheduler(prediction_type=prediction_type), add_watermarker=False)
 
 def _random_pixart(prediction_type):
     from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
     tokenizer = _word_tokenizer()
     transformer = PixArtTransformer2DModel(
         sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2,
-                                           in_channels=4,
-        out_channels=8, cross_attention_dim=16, caption_channels=16)
-    return PixArtAlphaPipeline(vae=_autoencoder(), text_encoder=_t5(tokenizer, 16), tokenizer=tokenizer,
-                               transformer=transformer,
-                               scheduler=DPMSolverMultistepScheduler(prediction_type=prediction_type))
+        in_channels=4, out_channels=8, cross_attention_dim=16, caption_channels=16)
+    return PixArtAlphaPipeline(
+        vae=_autoencoder(), text_encoder=_t5(tokenizer, 16), tokenizer=tokenizer,
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(prediction_type=prediction_type))
 
+# %% ../../nbs/brat/06_pipelines.ipynb #4efa8c3c
 def _random_sd3(prediction_type):
     from diffusers import (FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel,
                            StableDiffusion3Pipeline)
     one, two, three = _clip_tokenizer(), _clip_tokenizer(), _word_tokenizer()
     transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
-        num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16,
-                                        pooled_projection_dim=32,
-        pos_embed_max_size=8)
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2,
+        attention_head_dim=8, num_attention_heads=2, joint_attention_dim=32,
+        caption_projection_dim=16, pooled_projection_dim=32, pos_embed_max_size=8)
     return StableDiffusion3Pipeline(
-        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.), vae=_autoencoder(),
-        text_encoder=_clip(one, 16, True), tokenizer=one, text_encoder_2=_clip(two, 16, True),
-                                    tokenizer_2=two,
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.),
+        vae=_autoencoder(), text_encoder=_clip(one, 16, True), tokenizer=one,
+        text_encoder_2=_clip(two, 16, True), tokenizer_2=two,
         text_encoder_3=_t5(three, 32), tokenizer_3=three)
 
 def _random_flux(prediction_type):
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
     one, two = _clip_tokenizer(), _word_tokenizer()
     transformer = FluxTransformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4), guidance_embeds=True)
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=16,
+        axes_dims_rope=(2, 2, 4), guidance_embeds=True)
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae=_autoencoder(),
         text_encoder=_clip(one, 16), tokenizer=one, text_encoder_2=_t5(two, 16), tokenizer_2=two,
         transformer=transformer)
 
+# %% ../../nbs/brat/06_pipelines.ipynb #cfa79cbe
 def _random_sana(prediction_type):
     from diffusers import (AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline,
                            SanaTransformer2DModel)
     tokenizer = _word_tokenizer()
-    half = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in dict(
-        block_types=("ResBlock", "EfficientViTBlock"), block_out_channels=(8, 8),
-        qkv_multiscales=((), (5,)),
-        layers_per_block=(1, 1)).items()}
+    blocks = dict(block_types=("ResBlock", "EfficientViTBlock"), block_out_channels=(8, 8),
+                  qkv_multiscales=((), (5,)), layers_per_block=(1, 1))
+    both = {f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in blocks.items()}
     vae = AutoencoderDC(latent_channels=4, attention_head_dim=2, downsample_block_type="conv",
-                        scaling_factor=.41,
-                        upsample_block_type="interpolate", **half)
+                        upsample_block_type="interpolate", scaling_factor=.41, **both)
     transformer = SanaTransformer2DModel(
         patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2,
-                                         attention_head_dim=8,
-        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16,
-                                         caption_channels=16,
-        sample_size=16)
-    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True,
-                                            flow_shift=3.)
+        attention_head_dim=8, num_cross_attention_heads=2, cross_attention_head_dim=8,
+        cross_attention_dim=16, caption_channels=16, sample_size=16)
+    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction",
+                                            use_flow_sigmas=True, flow_shift=3.)
     return SanaPipeline(tokenizer=tokenizer, text_encoder=_gemma(tokenizer, 16), vae=vae,
-                        transformer=transformer,
-                        scheduler=scheduler)
+                        transformer=transformer, scheduler=scheduler)
 
+# %% ../../nbs/brat/06_pipelines.ipynb #c85f2a7d
+#: family -> how its tiny pipeline is made
 RANDOM_PIPELINES = dict(sd=_random_sd, sdxl=_random_sdxl, pixart=_random_pixart, sd3=_random_sd3,
-               flux=_random_flux,
-               sana=_random_sana)
+                        flux=_random_flux, sana=_random_sana)
 
 def random_pipeline(
     family: str = "sd", # "sd", "sdxl", "pixart", "sd3", "flux" or "sana"
     seed: int = 0,      # of the weights
-    prediction_type: str = "epsilon" # of the first three; the others match flows
-): # a diffusers pipeline, on the CPU, in float32, for 16 px (Sana 32)
-    "A tiny pipeline with random weights that knows 14 words (`_WORDS`); ValueError for other families."
-    if family not in RANDOM_PIPELINES: raise ValueError(f"family is {family!r}; it must be one of "
-                                               f"{', '.join(RANDOM_PIPELINES)}")
+    prediction_type: str = "epsilon" # or "v_prediction"; of the first three, the others match flows
+) -> Any: # a diffusers pipeline, on the CPU, in float32, for 16 pixels (Sana 32)
+    """A tiny pipeline with random weights that knows 14 words; ValueError for other families.
+
+    >>> type(random_pipeline("flux")).__name__
+    'FluxPipeline'
+    """
+    if family not in RANDOM_PIPELINES:
+        raise ValueError(f"family is {family!r}; it must be one of {', '.join(RANDOM_PIPELINES)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = RANDOM_PIPELINES[family](prediction_type)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['IDENTITY', 'SCENE', 'ATTRIBUTES', 'CONCEPTS', 'RGB', 'INK', 'PAPER', 'SUN', 'SKIES', 'check_creature', 'held_out',
-           'random_creature', 'render', 'grid', 'on_white', 'as_picture', 'as_pixels']
+           'random_creature', 'render', 'on_white', 'as_picture', 'as_pixels', 'grid', 'labelled_grid']
 
 # %% ../../nbs/brat/01_world.ipynb #f66ad9b4
 import math
 import random
+from typing import Any, Iterable
 
 import numpy as np
 import torch
@@ -39,49 +40,75 @@ ATTRIBUTES = IDENTITY | SCENE
 def check_creature(
     creature: dict # attribute -> value, all of `ATTRIBUTES`
 ) -> dict:         # the same
-    "The creature itself; ValueError naming what is missing, unknown or misspelt."
-    if missing := [k for k in ATTRIBUTES if k not in creature]: raise ValueError(f"the creature has no {', '.join(missing)}")
-    if unknown := [k for k in creature if k not in ATTRIBUTES]: raise ValueError(f"{unknown[0]!r} is no attribute; they are: {', '.join(ATTRIBUTES)}")
+    """The creature itself; ValueError naming what is missing, unknown or misspelt.
+
+    >>> check_creature(dict.fromkeys(ATTRIBUTES, "red"))
+    Traceback (most recent call last):
+    ValueError: shape cannot be 'red'; it can be: round, square, triangular, tall, wide, starry
+    """
+    if missing := [k for k in ATTRIBUTES if k not in creature]:
+        raise ValueError(f"the creature has no {', '.join(missing)}")
+    if unknown := [k for k in creature if k not in ATTRIBUTES]:
+        raise ValueError(f"{unknown[0]!r} is no attribute; they are: {', '.join(ATTRIBUTES)}")
     for k, value in creature.items():
-        if value not in ATTRIBUTES[k]: raise ValueError(f"{k} cannot be {value!r}; it can be: {', '.join(ATTRIBUTES[k])}")
+        if value not in ATTRIBUTES[k]:
+            raise ValueError(f"{k} cannot be {value!r}; it can be: {', '.join(ATTRIBUTES[k])}")
     return creature
 
 # %% ../../nbs/brat/01_world.ipynb #98017648
 def held_out(
-    n: int = 12,      # how many
+    n: int = 12,      # how many, 8 to 16
     seed: int = 2408
 ) -> list[dict]:      # identities: attribute of `IDENTITY` -> value
-    "Kinds of creatures that no base has seen: evenly spread values, any two differ in four attributes or more."
+    """Kinds of creatures that no base has seen, with evenly spread values.
+
+    Any two differ in four attributes or more. `seed` chooses among such sets.
+
+    >>> held_out() == CONCEPTS, len(held_out(8))
+    (True, 8)
+    """
     if not 8 <= n <= 16: raise ValueError(f"n must lie between 8 and 16, not {n}")
     rng = random.Random(seed)
     while True:
         columns = {}
         for k, values in IDENTITY.items():
             shuffled = lambda: rng.sample(values, len(values))
-            spread = (shuffled() + shuffled())[:n] if len(values) < n < 2*len(values) else (values*n)[:n]
-            columns[k] = list(spread)
+            if len(values) < n < 2*len(values): columns[k] = (shuffled() + shuffled())[:n]
+            else: columns[k] = list((values*n)[:n])
         columns = {k: rng.sample(c, n) for k, c in columns.items()}
         kinds = [dict(zip(columns, row)) for row in zip(*columns.values())]
-        if all(sum(a[k] != b[k] for k in a) >= 4 for i, a in enumerate(kinds) for b in kinds[:i]): return kinds
+        pairs = ((a, b) for i, a in enumerate(kinds) for b in kinds[:i])
+        if all(sum(a[k] != b[k] for k in a) >= 4 for a, b in pairs): return kinds
 
 #: the twelve held-out kinds
 CONCEPTS = held_out()
 _HELD = {tuple(c.values()) for c in CONCEPTS}
 
+# %% ../../nbs/brat/01_world.ipynb #1128b916
 def random_creature(
-    rng: random.Random,
-    **given             # attributes that are fixed
+    rng: random.Random, # where chance comes from
+    **given: str        # attributes that are fixed
 ) -> dict:              # attribute -> value
-    "A creature on a scene, evenly drawn; unless its identity is given, never of a held-out kind."
+    """A creature on a scene, evenly drawn.
+
+    Unless its whole identity is given, it is never of a held-out kind.
+
+    >>> random_creature(random.Random(0), colour="red")["colour"]
+    'red'
+    """
     while True:
         creature = {k: given.get(k) or rng.choice(v) for k, v in ATTRIBUTES.items()}
-        if tuple(creature[k] for k in IDENTITY) not in _HELD or all(k in given for k in IDENTITY): return check_creature(creature | given)
+        held = tuple(creature[k] for k in IDENTITY) in _HELD
+        if not held or all(k in given for k in IDENTITY): return check_creature(creature | given)
 
 # %% ../../nbs/brat/01_world.ipynb #4d7d5efd
-RGB = dict(red=(214, 45, 48), orange=(244, 137, 32), yellow=(250, 213, 52), green=(62, 166, 75),
-           blue=(50, 105, 214), purple=(133, 66, 176), pink=(247, 141, 187), brown=(132, 84, 50))
+#: colours of bodies, as red, green, blue from 0 to 255
+RGB = dict(
+    red=(214, 45, 48), orange=(244, 137, 32), yellow=(250, 213, 52), green=(62, 166, 75),
+    blue=(50, 105, 214), purple=(133, 66, 176), pink=(247, 141, 187), brown=(132, 84, 50))
 INK, PAPER, SUN = (24, 22, 32), (252, 252, 248), (255, 214, 120)
-SKIES = dict( # sky, ground, height of the horizon
+#: background -> colour of the sky, colour of the ground, height of the horizon
+SKIES = dict(
     beach=((140, 206, 244), (240, 216, 160), .74), meadow=((176, 222, 250), (122, 190, 88), .68),
     night=((22, 24, 62), (40, 44, 74), .8), snow=((196, 206, 222), (244, 247, 252), .66),
     sunset=((250, 150, 92), (112, 62, 104), .7), sea=((200, 232, 246), (36, 122, 176), .5),
@@ -89,53 +116,69 @@ SKIES = dict( # sky, ground, height of the horizon
 
 class _Brush:
     "A PIL drawing whose coordinates go from 0 to 1."
-    def __init__(self, image): self.d, self.side = ImageDraw.Draw(image), image.size[0]
+    def __init__(self, image):
+        self.d, self.side = ImageDraw.Draw(image), image.size[0]
     def points(self, points): return [(x*self.side, y*self.side) for x, y in points]
     def width(self, w): return max(1, round(w*self.side))
     def disc(self, x, y, a, b=None, **style):
         b = a if b is None else b
         self.d.ellipse(self.points([(x - a, y - b), (x + a, y + b)]), **style)
     def bar(self, x0, y0, x1, y1, radius=0, **style):
-        self.d.rounded_rectangle(self.points([(x0, y0), (x1, y1)]), radius=radius*self.side, **style)
+        corners = self.points([(x0, y0), (x1, y1)])
+        self.d.rounded_rectangle(corners, radius=radius*self.side, **style)
     def shape(self, *points, fill): self.d.polygon(self.points(points), fill=fill)
-    def line(self, *points, width, fill): self.d.line(self.points(points), fill=fill, width=self.width(width), joint="curve")
+    def line(self, *points, width, fill):
+        self.d.line(self.points(points), fill=fill, width=self.width(width), joint="curve")
+
+# %% ../../nbs/brat/01_world.ipynb #62ffdbcc
+def _sky(b, name, h):
+    "What stands above the horizon at height `h`."
+    if name == "sunset": b.disc(.79, h - .03, .21, fill=SUN)
+    if name == "night":
+        b.disc(.83, .15, .09, fill=(250, 244, 200))
+        for x, y in ((.1, .12), (.3, .07), (.5, .16), (.62, .05), (.2, .3)):
+            b.disc(x, y, .016, fill=(250, 244, 200))
+    if name == "beach":
+        b.bar(0, h - .14, 1, h, fill=(52, 148, 200))
+        b.disc(.14, .13, .08, fill=(255, 236, 130))
+    if name == "city":
+        roofs = ((0, .16, .3), (.2, .12, .46), (.36, .2, .22), (.6, .13, .4), (.77, .2, .28))
+        for x, wide, roof in roofs: b.bar(x, roof, x + wide, 1, fill=(126, 126, 140))
+    if name == "forest":
+        for x in (0, .22, .5, .78, 1):
+            b.shape((x - .16, h), (x + .16, h), (x, .02), fill=(34, 68, 46))
+    if name == "meadow":
+        b.disc(.2, .13, .1, .05, fill=PAPER)
+        b.disc(.79, .17, .13, .05, fill=PAPER)
 
 def _scenery(name, side, jitter):
     "The picture of a background, with its horizon a little up or down."
     sky, ground, horizon = SKIES[name]
     image = Image.new("RGB", (side, side), sky)
     b, h = _Brush(image), horizon + jitter(.02)
-    if name == "sunset": b.disc(.79, h - .03, .21, fill=SUN)
-    if name == "night":
-        b.disc(.83, .15, .09, fill=(250, 244, 200))
-        for x, y in ((.1, .12), (.3, .07), (.5, .16), (.62, .05), (.2, .3)): b.disc(x, y, .016, fill=(250, 244, 200))
-    if name == "beach":
-        b.bar(0, h - .14, 1, h, fill=(52, 148, 200))
-        b.disc(.14, .13, .08, fill=(255, 236, 130))
-    if name == "city":
-        for x, wide, roof in ((0, .16, .3), (.2, .12, .46), (.36, .2, .22), (.6, .13, .4), (.77, .2, .28)):
-            b.bar(x, roof, x + wide, 1, fill=(126, 126, 140))
-    if name == "forest":
-        for x in (0, .22, .5, .78, 1): b.shape((x - .16, h), (x + .16, h), (x, .02), fill=(34, 68, 46))
-    if name == "meadow":
-        b.disc(.2, .13, .1, .05, fill=PAPER)
-        b.disc(.79, .17, .13, .05, fill=PAPER)
+    _sky(b, name, h)
     b.bar(0, h, 1, 1.1, fill=ground)
     if name == "snow":
-        for x, y in ((.08, .1), (.26, .3), (.45, .08), (.64, .22), (.86, .08), (.93, .42), (.06, .5)):
-            b.disc(x, y, .022, fill=PAPER)
+        flakes = ((.08, .1), (.26, .3), (.45, .08), (.64, .22), (.86, .08), (.93, .42), (.06, .5))
+        for x, y in flakes: b.disc(x, y, .022, fill=PAPER)
     if name == "sea":
         for y in (.58, .74, .9):
             for x in (-.1, .4):
-                b.d.arc(b.points([(x, y - .06), (x + .5, y + .06)]), 0, 180, fill=(150, 206, 232), width=b.width(1/48))
+                box = b.points([(x, y - .06), (x + .5, y + .06)])
+                b.d.arc(box, 0, 180, fill=(150, 206, 232), width=b.width(1/48))
     return image
 
 # %% ../../nbs/brat/01_world.ipynb #c6a28e1d
-_PROPORTIONS = dict(round=(1, 1), square=(.92, .92), triangular=(1.12, 1.08), tall=(.72, 1.22), wide=(1.28, .78), starry=(1.2, 1.2))
-_SPREAD = dict(round=.55, square=.7, triangular=.42, tall=.5, wide=.55, starry=.42) # of what grows on the head
+_PROPORTIONS = dict(round=(1, 1), square=(.92, .92), triangular=(1.12, 1.08), tall=(.72, 1.22),
+                    wide=(1.28, .78), starry=(1.2, 1.2))
+#: how far apart grows what stands on the head
+_SPREAD = dict(round=.55, square=.7, triangular=.42, tall=.5, wide=.55, starry=.42)
 
 class _Body:
     "Where a creature stands, how large it is, and its colours."
+    shape: str; colour: str; top: str; pattern: str; eyes: str; limbs: str
+    background: str; place: str; size: str; accessory: str; style: str
+
     def __init__(self, creature, jitter):
         self.__dict__.update(creature)
         self.x = dict(left=.3, centre=.5, right=.7)[self.place] + jitter(.02)
@@ -144,7 +187,8 @@ class _Body:
         self.rx, self.ry = (k*self.r for k in _PROPORTIONS[self.shape])
         self.pointed = self.shape in ("triangular", "starry")
         self.base = tuple(int(min(255, max(0, c + jitter(10)))) for c in RGB[self.colour])
-        self.dark, self.light = tuple(int(c*.55) for c in self.base), tuple(int(c + (255 - c)*.72) for c in self.base)
+        self.dark = tuple(int(c*.55) for c in self.base)
+        self.light = tuple(int(c + (255 - c)*.72) for c in self.base)
 
 def _limbs(b, c):
     for s in (-1, 1):
@@ -155,46 +199,62 @@ def _limbs(b, c):
             b.disc(x + s*.1*c.r, foot, .27*c.r, .15*c.r, fill=c.dark)
         elif c.limbs == "arms":
             hand = edge + s*.5*c.r, c.y - .3*c.r
-            b.line((c.x + s*.6*c.rx, c.y + .15*c.ry), (edge + s*.2*c.r, c.y + .3*c.r), hand, width=.2*c.r, fill=c.dark)
+            elbow = edge + s*.2*c.r, c.y + .3*c.r
+            b.line((c.x + s*.6*c.rx, c.y + .15*c.ry), elbow, hand, width=.2*c.r, fill=c.dark)
             b.disc(*hand, .2*c.r, fill=c.dark)
         else:
             feathers = [(.75, -.6), (.85, .05), (.62, .12), (.55, .48)]
-            b.shape((c.x + s*.5*c.rx, c.y + .35*c.r), *[(edge + s*u*c.r, c.y + v*c.r) for u, v in feathers], fill=PAPER)
+            wing = [(edge + s*u*c.r, c.y + v*c.r) for u, v in feathers]
+            b.shape((c.x + s*.5*c.rx, c.y + .35*c.r), *wing, fill=PAPER)
 
+# %% ../../nbs/brat/01_world.ipynb #8d8a4d25
 def _top(b, c):
-    y, spread, r = c.y - c.ry*(.45 if c.pointed else .86), _SPREAD[c.shape]*c.rx, c.r
+    y = c.y - c.ry*(.45 if c.pointed else .86)
+    spread, r = _SPREAD[c.shape]*c.rx, c.r
     if c.top == "spikes":
         for k in (-1, -.33, .33, 1):
             x, height = c.x + k*spread*1.15, .62 if abs(k) < .5 else .5
-            b.shape((x - .2*r, y + .3*r), (x + .2*r, y + .3*r), (x + k*.1*r, y - height*r), fill=c.dark)
+            peak = x + k*.1*r, y - height*r
+            b.shape((x - .2*r, y + .3*r), (x + .2*r, y + .3*r), peak, fill=c.dark)
         return
     for s in (-1, 1):
         x = c.x + s*spread
         if c.top == "ears":
             b.disc(x + s*.15*r, y, .36*r, fill=c.base)
             b.disc(x + s*.15*r, y, .18*r, fill=c.light)
-        elif c.top == "horns": b.shape((x - .25*r, y + .3*r), (x + .25*r, y + .3*r), (x + s*.35*r, y - .62*r), fill=PAPER)
+        elif c.top == "horns":
+            peak = x + s*.35*r, y - .62*r
+            b.shape((x - .25*r, y + .3*r), (x + .25*r, y + .3*r), peak, fill=PAPER)
         elif c.top == "antennae":
             b.line((x, y + .2*r), (x + s*.22*r, y - .55*r), width=.13*r, fill=INK)
-            b.disc(x + s*.24*r, y - .62*r, .2*r, fill=RGB["red" if c.colour == "yellow" else "yellow"])
+            knob = RGB["red" if c.colour == "yellow" else "yellow"]
+            b.disc(x + s*.24*r, y - .62*r, .2*r, fill=knob)
         else:
             b.disc(x + s*.1*r, y - .4*r, .17*r, .55*r, fill=c.dark)
             b.disc(x + s*.42*r, y - .08*r, .17*r, .55*r, fill=c.base)
 
 def _outline(b, c):
-    if c.shape == "square": b.bar(c.x - c.rx, c.y - c.ry, c.x + c.rx, c.y + c.ry, radius=.22*c.r, fill=255)
-    elif c.shape == "triangular": b.shape((c.x, c.y - c.ry), (c.x + c.rx, c.y + .85*c.ry), (c.x - c.rx, c.y + .85*c.ry), fill=255)
+    left, right, up = c.x - c.rx, c.x + c.rx, c.y - c.ry
+    if c.shape == "square": b.bar(left, up, right, c.y + c.ry, radius=.22*c.r, fill=255)
+    elif c.shape == "triangular":
+        b.shape((c.x, up), (right, c.y + .85*c.ry), (left, c.y + .85*c.ry), fill=255)
     elif c.shape == "starry":
-        corner = lambda i: (1 if i % 2 == 0 else .56, math.pi*i/5)
-        b.shape(*[(c.x + k*c.rx*math.sin(a), c.y - k*c.ry*math.cos(a)) for k, a in map(corner, range(10))], fill=255)
+        corners = [(1 if i % 2 == 0 else .56, math.pi*i/5) for i in range(10)]
+        b.shape(*[(c.x + k*c.rx*math.sin(a), c.y - k*c.ry*math.cos(a)) for k, a in corners],
+                fill=255)
     else: b.disc(c.x, c.y, c.rx, c.ry, fill=255)
 
+# %% ../../nbs/brat/01_world.ipynb #47c57d22
 def _skin(b, c):
     if c.pattern == "striped":
-        for i in range(-4, 5): b.bar(c.x + (.52*i - .13)*c.r, c.y - 1.5*c.r, c.x + (.52*i + .13)*c.r, c.y + 1.5*c.r, fill=c.dark)
+        for i in range(-4, 5):
+            left, right = c.x + (.52*i - .13)*c.r, c.x + (.52*i + .13)*c.r
+            b.bar(left, c.y - 1.5*c.r, right, c.y + 1.5*c.r, fill=c.dark)
     elif c.pattern == "spotted":
         for i in range(-3, 4):
-            for j in range(-3, 4): b.disc(c.x + (i + .5*(j % 2))*.56*c.r, c.y + (.1 + .46*j)*c.r, .15*c.r, fill=PAPER)
+            for j in range(-3, 4):
+                x, y = c.x + (i + .5*(j % 2))*.56*c.r, c.y + (.1 + .46*j)*c.r
+                b.disc(x, y, .15*c.r, fill=PAPER)
     elif c.pattern == "bellied": b.disc(c.x, c.y + .62*c.ry, .58*c.rx, .55*c.ry, fill=PAPER)
     elif c.pattern == "dipped": b.bar(0, c.y + .22*c.ry, 1, 1.1, fill=c.dark)
 
@@ -213,10 +273,11 @@ def _accessory(b, c):
         b.bar(c.x - .27*c.r, brim - .62*c.r, c.x + .27*c.r, brim, fill=(40, 60, 170))
         b.bar(c.x - .48*c.r, brim - .14*c.r, c.x + .48*c.r, brim + .02*c.r, fill=(28, 40, 120))
     elif c.accessory == "scarf":
-        y, a = c.y + .42*c.ry, c.rx*(.75 if c.pointed else .95)
+        y, a, x = c.y + .42*c.ry, c.rx*(.75 if c.pointed else .95), c.x + .3*c.rx
         b.bar(c.x - a, y - .13*c.r, c.x + a, y + .13*c.r, radius=.1*c.r, fill=(225, 30, 90))
-        b.bar(c.x + .3*c.rx, y, c.x + .3*c.rx + .26*c.r, y + .62*c.r, fill=(190, 20, 70))
+        b.bar(x, y, x + .26*c.r, y + .62*c.r, fill=(190, 20, 70))
 
+# %% ../../nbs/brat/01_world.ipynb #2e0af005
 def _grown(mask, by):
     "The maximum over squares of 2·by + 1 pixels, along one axis and then the other."
     from scipy.ndimage import maximum_filter1d
@@ -225,18 +286,23 @@ def _grown(mask, by):
     return Image.fromarray(a)
 
 def render(
-    creature: dict,       # attribute -> value, all of `ATTRIBUTES`
-    size: int = 32,       # pixels of a side
-    seed: int = 0         # of the small accidents: place, size, colour, horizon
-) -> Image.Image:         # RGB
-    "Draw a creature on its scene. The same arguments give the same picture."
+    creature: dict,      # attribute -> value, all of `ATTRIBUTES`
+    size: int = 32,      # pixels of a side, 8 to 4096
+    seed: int | str = 0  # of the small accidents: place, size, colour, horizon
+) -> Image.Image:        # RGB
+    """Draw a creature on its scene. The same arguments give the same picture.
+
+    >>> render(random_creature(random.Random(0)), size=64).size
+    (64, 64)
+    """
     check_creature(creature)
-    if not 8 <= size <= 4096: raise ValueError(f"size must lie between 8 and 4096 pixels, not {size}")
+    if not 8 <= size <= 4096: raise ValueError(f"size must lie between 8 and 4096, not {size}")
     rng = random.Random(f"{seed} " + " ".join(creature[k] for k in ATTRIBUTES))
     jitter = lambda a: rng.uniform(-a, a)
     side = size*(4 if size < 256 else 2)
     scene, c = _scenery(creature["background"], side, jitter), _Body(creature, jitter)
-    layer, skin, body = Image.new("RGBA", (side, side), (*c.base, 0)), Image.new("RGB", (side, side), c.base), Image.new("L", (side, side), 0)
+    layer = Image.new("RGBA", (side, side), (*c.base, 0))
+    skin, body = Image.new("RGB", (side, side), c.base), Image.new("L", (side, side), 0)
     pen = _Brush(layer)
     for part in (_limbs, _top): part(pen, c)
     _outline(_Brush(body), c)
@@ -249,57 +315,128 @@ def render(
     scene.paste(layer, mask=alpha)
     return scene.resize((size, size), Image.Resampling.BOX)
 
-# %% ../../nbs/brat/01_world.ipynb #9863e120
-def grid(
-    pictures,               # PIL images or tensors [3, H, W] in [0, 1], any number
-    columns: int = 8,
-    side: int = 64,         # pixels of each in the grid; enlarged without smoothing
-    gap: int = 2
-) -> Image.Image:           # RGB
-    "Many pictures in one, row by row."
-    pictures = [as_picture(p) for p in pictures]
-    if not pictures: raise ValueError("there is no picture to show")
-    rows, step = -(-len(pictures)//columns), side + gap
-    sheet = Image.new("RGB", (min(columns, len(pictures))*step - gap, rows*step - gap), "white")
-    for i, p in enumerate(pictures):
-        how = Image.Resampling.NEAREST if p.size[0] <= side else Image.Resampling.LANCZOS
-        sheet.paste(p.resize((side, side), how), (i % columns*step, i//columns*step))
-    return sheet
+# %% ../../nbs/brat/01_world.ipynb #1e3210d5
+def on_white(
+    im: Image.Image # of any mode
+) -> Image.Image:   # RGB
+    """A picture in RGB, on white where it was transparent; 16 bits and floats become 8 bits.
 
-def on_white(im):
-    "RGB, on white where it was transparent; 16 bits become 8, which Pillow would clip."
+    ValueError for floats outside [0, 255].
+
+    >>> on_white(Image.new("RGBA", (4, 4), (0, 0, 0, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
     if im.mode.startswith("I"):
         values = np.asarray(im).astype(np.int64).clip(0, 65535)
-        im = Image.fromarray((values >> 8 if im.mode != "I" or values.max() > 255 else values).astype(np.uint8))
+        wide = im.mode != "I" or values.max() > 255
+        im = Image.fromarray((values >> 8 if wide else values).astype(np.uint8))
+    if im.mode == "F":
+        values = np.asarray(im)
+        if not (values.min() >= 0 and values.max() <= 255):
+            raise ValueError("its values are floats outside [0, 1] and [0, 255]")
+        im = Image.fromarray((values*(255 if values.max() <= 1 else 1)).round().astype(np.uint8))
     if im.mode == "RGB" and "transparency" not in im.info: return im.copy()
     im = im.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
 
 def as_picture(
-    picture # a PIL image, or a tensor [3, H, W] in [0, 1]
-) -> Image.Image: # RGB
-    "A picture as PIL has it, on white where it is transparent."
-    if isinstance(picture, Image.Image): return on_white(picture)
-    if picture.ndim != 3 or picture.shape[0] != 3: raise ValueError(f"a picture is [3, H, W], not {list(picture.shape)}")
-    return Image.fromarray((picture.detach().float().clamp(0, 1)*255).round().byte().permute(1, 2, 0).cpu().numpy())
+    picture: Any      # a PIL image, or a tensor [3, H, W] in [0, 1]
+) -> Image.Image:     # RGB
+    """A picture as PIL has it, on white where it is transparent.
 
+    >>> as_picture(torch.ones(3, 8, 16)).size
+    (16, 8)
+    """
+    if isinstance(picture, Image.Image): return on_white(picture)
+    if picture.ndim != 3 or picture.shape[0] != 3:
+        raise ValueError(f"a picture is [3, H, W], not {list(picture.shape)}")
+    values = (picture.detach().float().clamp(0, 1)*255).round().byte()
+    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
+
+# %% ../../nbs/brat/01_world.ipynb #46a73632
 def as_pixels(
-    pictures,                # a picture, or PIL images and tensors [3, H, W] in [0, 1], or one tensor [B, 3, H, W]
+    pictures: Any,           # PIL images, tensors [3, H, W] in [0, 1], or one [B, 3, H, W]
     size: int | None = None  # pixels of a side; None leaves them, if all have the same
 ) -> torch.Tensor:           # float32 [B, 3, H, W] in [-1, 1]
-    "Pictures as the models take them; ValueError for none, for another shape, for values outside [0, 1], for mixed sizes."
+    """Pictures as the models take them.
+
+    ValueError for none, for another shape, for values outside [0, 1], for mixed sizes.
+
+    >>> as_pixels([Image.new("RGB", (8, 8), "white")], size=4).mean()
+    tensor(1.)
+    """
     if isinstance(pictures, Image.Image): pictures = [pictures]
-    pixels = lambda p: p[None] if isinstance(p, torch.Tensor) else torch.from_numpy(np.array(as_picture(p))).permute(2, 0, 1)[None]/255
-    parts = [pictures] if isinstance(pictures, torch.Tensor) else [pixels(p) for p in pictures]
+    parts = [pictures] if isinstance(pictures, torch.Tensor) else [_pixels(p) for p in pictures]
     if not sum(map(len, parts)): raise ValueError("there is no picture")
     for x in parts:
-        if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f"pictures are [B, 3, H, W], not {list(x.shape)}")
-        if not x.is_floating_point() or not (x.min() >= -1e-3 and x.max() <= 1 + 1e-3): raise ValueError("the values of a picture are floats in [0, 1]")
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"pictures are [B, 3, H, W], not {list(x.shape)}")
+        if not x.is_floating_point() or not (x.min() >= -1e-3 and x.max() <= 1 + 1e-3):
+            raise ValueError("the values of a picture are floats in [0, 1]")
     parts = [_resized(x.float(), size) for x in parts]
-    if len({x.shape[-2:] for x in parts}) > 1: raise ValueError("the pictures have different sizes; say which one they shall have")
+    if len({x.shape[-2:] for x in parts}) > 1:
+        raise ValueError("the pictures have different sizes; say which one they shall have")
     return 2*torch.cat(parts) - 1
+
+def _pixels(p):
+    if isinstance(p, torch.Tensor): return p[None]
+    return torch.from_numpy(np.array(as_picture(p))).permute(2, 0, 1)[None]/255
 
 def _resized(x, size):
     if not size or x.shape[-2:] == (size, size): return x
-    how = dict(mode="area") if min(x.shape[-2:]) >= size else dict(mode="bilinear", antialias=True)
-    return F.interpolate(x, (size, size), **how)
+    if min(x.shape[-2:]) >= size: return F.interpolate(x, (size, size), mode="area")
+    return F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+
+# %% ../../nbs/brat/01_world.ipynb #9863e120
+def grid(
+    pictures: Iterable,     # PIL images or tensors [3, H, W] in [0, 1], any number
+    columns: int = 8,
+    side: int = 64,         # pixels of each in the grid; enlarged without smoothing
+    *,
+    gap: int = 2            # pixels between them
+) -> Image.Image:           # RGB
+    """Many pictures in one, row by row, `columns` in a row.
+
+    >>> grid([Image.new("RGB", (8, 8))]*3, columns=2).size
+    (130, 130)
+    """
+    pictures = [as_picture(p) for p in pictures]
+    if not pictures: raise ValueError("there is no picture to show")
+    rows, step = -(-len(pictures)//columns), side + gap
+    size = min(columns, len(pictures))*step - gap, rows*step - gap
+    sheet = Image.new("RGB", size, "white")
+    for i, p in enumerate(pictures):
+        how = Image.Resampling.NEAREST if p.size[0] <= side else Image.Resampling.LANCZOS
+        sheet.paste(p.resize((side, side), how), (i % columns*step, i//columns*step))
+    return sheet
+
+# %% ../../nbs/brat/01_world.ipynb #cf34bf06
+def labelled_grid(
+    pictures: Iterable,     # row by row, as `grid` takes them
+    columns: list[str],     # a label above each column
+    rows: list[str],        # a label at the left of each row
+    *,
+    side: int = 80,         # pixels of each picture
+    gap: int = 4            # pixels between them
+) -> Any:                   # a matplotlib figure; `show.finish` it
+    """Pictures in a table with the names of its rows and columns.
+
+    >>> fig = labelled_grid([Image.new("RGB", (8, 8))]*2, ["one", "two"], ["black"])
+    >>> len(fig.axes[0].get_xticks())
+    2
+    """
+    from tokenstudy.core import show
+    pictures = list(pictures)
+    if len(pictures) != len(rows)*len(columns):
+        raise ValueError(f"{len(rows)} rows of {len(columns)} columns need "
+                         f"{len(rows)*len(columns)} pictures, not {len(pictures)}")
+    sheet, step = grid(pictures, len(columns), side, gap=gap), side + gap
+    fig, ax = show.figure(width=sheet.width/100 + 1.3, height=sheet.height/100 + .5)
+    ax.imshow(sheet, interpolation="nearest")
+    ax.set_xticks([i*step + side/2 for i in range(len(columns))], columns)
+    ax.set_yticks([i*step + side/2 for i in range(len(rows))], rows)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    return fig

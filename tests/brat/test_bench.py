@@ -1,0 +1,27 @@
+"The bench beside diffusers' script."
+import sys
+
+import pytest
+import torch
+from tokenstudy.brat import bench
+from tokenstudy.brat.bench import contestant, memory, rows
+
+
+
+def test_bench_peer_restores_the_other_rows_and_ours_never_touches_them(tmp_path):
+    script, ours = contestant("script", "unet", tmp_path, batch_size=2), contestant("ours", "unet", tmp_path, batch_size=2)
+    frozen = ours.bb.encoders["text_encoder"][1].get_input_embeddings().weight.detach().clone()
+    for trainer in (script, ours): trainer.step()
+    others = torch.arange(len(script.table)) != script.token
+    assert torch.equal(script.table[others], script.original[others]) and not torch.equal(script.table[script.token], script.original[script.token])
+    assert torch.equal(ours.bb.encoders["text_encoder"][1].get_input_embeddings().weight, frozen)
+    ours.__exit__(None, None, None)
+
+def test_bench_rows_have_their_fields(monkeypatch):
+    monkeypatch.setattr(bench, "memory", lambda which, *args, **kw: 1. if which == "ours" else 2.)
+    found = list(rows(("unet",), runs=1, compiled=False))
+    assert [r["name"] for r in found] == ["step_vs_diffusers", "memory_vs_diffusers"] and found[0]["goal"] == 1.2 and found[1]["ratio"] == 2
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the memory")
+def test_bench_memory_is_what_a_step_needs(tmp_path):
+    assert 1 < memory("ours", "unet", tmp_path, num_steps=1) < 2000
