@@ -9,8 +9,11 @@ __all__ = ['METHODS', 'pair_logprobs', 'LogProbCurves', 'curves', 'Trained', 'Di
 import contextlib
 import copy
 import dataclasses
+import random
 import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,12 +30,19 @@ from .trainer import (
 # %% ../../nbs/cdpo/07_methods.ipynb #d0c73a6f
 @torch.no_grad()
 def pair_logprobs(
-    model,        # a causal LM
-    pairs,        # rows with the columns `IDS`
+    model: torch.nn.Module, # a causal LM
+    pairs: Dataset | list,  # N rows with the columns `IDS`
     batch_size: int = 32,
+    *,
     per_token: bool = False # lists of log-probabilities, not their sums
-): # (chosen, rejected): lists of N sums, or of N lists
-    "Log-probabilities of the responses of each pair under a model."
+) -> tuple[list, list]:     # chosen, rejected: N sums each, or N lists
+    """Log-probabilities of the responses of each pair under a model.
+
+    >>> lm = lms.tiny_lm("llama", vocab=8)
+    >>> pairs = [dict(prompt_ids=[1], chosen_ids=[4, 7], rejected_ids=[3, 5, 7])]
+    >>> [len(found[0]) for found in pair_logprobs(lm.model, pairs, per_token=True)]
+    [2, 3]
+    """
     collate, found, rows = TokenWeightedCollator(pad_token_id=0), ([], []), list(pairs)
     for start in range(0, len(rows), batch_size):
         batch = collate([{key: row[key] for key in IDS} for row in rows[start:start + batch_size]])
@@ -43,14 +53,28 @@ def pair_logprobs(
             side.extend(v if per_token else sum(v) for v in masked_rows(values, mask))
     return found
 
+# %% ../../nbs/cdpo/07_methods.ipynb #c7a7e001
 class LogProbCurves(TrainerCallback):
-    "Follows the mean log-probability of some pairs during training; see `curves`."
-    def __init__(self, pairs, every: int = 20, batch_size: int = 32):
-        if not len(pairs) or every < 1: raise ValueError("give at least one pair, and every ≥ 1")
-        self.rows = [{key: row[key] for key in IDS} for row in pairs]
-        self.every, self.batch_size = every, batch_size
+    """Follows the mean log-probability of some pairs during training; see `curves`.
 
-    def measure(self, state, model):
+    >>> LogProbCurves([dict(prompt_ids=[1], chosen_ids=[4], rejected_ids=[3])], 5).probe_every
+    5
+    """
+    def __init__(self,
+        pairs: Dataset | list,  # rows with the columns `IDS`
+        probe_every: int = 20,  # steps between two looks
+        batch_size: int = 32
+    ) -> None:
+        if not len(pairs) or probe_every < 1:
+            raise ValueError("give at least one pair, and probe_every ≥ 1")
+        self.rows = [{key: row[key] for key in IDS} for row in pairs]
+        self.probe_every, self.batch_size = probe_every, batch_size
+
+    def measure(self,
+        state: object,         # of the trainer
+        model: torch.nn.Module
+    ) -> None:
+        "Add a look to the log history, unless this step has one."
         if any(entry["step"] == state.global_step for entry in curves(state.log_history)): return
         training = model.training
         model.eval()
@@ -62,12 +86,16 @@ class LogProbCurves(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs): self.measure(state, model)
     def on_train_end(self, args, state, control, model=None, **kwargs): self.measure(state, model)
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step % self.every == 0: self.measure(state, model)
+        if state.global_step % self.probe_every == 0: self.measure(state, model)
 
 def curves(
-    log_history: list # of a trainer's state
-) -> list[dict]: # step, chosen, rejected: mean log-probability of an answer
-    "What `LogProbCurves` found, in order."
+    log_history: list[dict] # of a trainer's state
+) -> list[dict]:            # step, chosen, rejected: mean log-probability of an answer
+    """What `LogProbCurves` found, in order.
+
+    >>> curves([{"step": 1, "loss": .7}, {"step": 1, "probe/chosen": -3., "probe/rejected": -4.}])
+    [{'step': 1, 'chosen': -3.0, 'rejected': -4.0}]
+    """
     return [dict(step=e["step"], chosen=e["probe/chosen"], rejected=e["probe/rejected"])
             for e in log_history if "probe/chosen" in e]
 
@@ -84,78 +112,132 @@ METHODS = dict(
 
 @dataclasses.dataclass
 class Trained:
-    """What `train` made. lm: the trained model with its tokenizer; settings: what it was trained with;
-    log: the trainer's log history; curves: dicts with step, chosen, rejected; report: counts of pairs;
-    seconds: of training."""
-    lm: lms.LM
-    settings: dict
-    log: list
-    curves: list
-    report: dict
-    seconds: float
+    """What `train` made.
 
-class DivergedError(core.TokenStudyError):
-    "A training whose weights stopped being finite."
+    >>> Trained(None, dict(method="sft"), [], [], {}, 1.5).settings["method"]
+    'sft'
+    """
+    lm: lms.LM     # the trained model with its tokenizer
+    settings: dict # what it was trained with
+    log: list      # the trainer's log history
+    curves: list   # dicts with step, chosen, rejected (see `curves`)
+    report: dict   # counts of pairs
+    seconds: float # of training
 
+class DivergedError(core.TrainingError):
+    """A training whose weights stopped being finite.
+
+    >>> issubclass(DivergedError, core.TrainingError)
+    True
+    """
+
+@contextlib.contextmanager
+def _random_kept() -> Iterator[None]:
+    "Python's, numpy's and torch's generators are afterwards as they were."
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try: yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)
+
+def _copy_to_train(base):
+    "A copy of a model's parameters that all learn."
+    model = copy.deepcopy(base.model)
+    model.__dict__.pop("forward", None) # of an earlier trainer, bound to the model itself
+    return model.requires_grad_(True)
+
+def _config(method, output_dir, rpo_alpha, **options):
+    "The trainer's configuration for a method."
+    settings = METHODS[method]
+    loss_weights = [1., rpo_alpha] if settings["loss_type"] == ["sigmoid", "sft"] else None
+    defaults = dict(
+        precompute_ref_log_probs=method not in ("sft", "tdpo1", "tdpo2"), precompute_ref_batch_size=64,
+        warmup_steps=.1, lr_scheduler_type="linear", weight_decay=.01, logging_steps=50, save_strategy="no",
+        disable_tqdm=True, logging_nan_inf_filter=False, loss_weights=loss_weights)
+    return TokenWeightedDPOConfig(str(output_dir), **defaults | settings | options)
+
+# %% ../../nbs/cdpo/07_methods.ipynb #c7a7e003
 def train(
     method: str,       # one of `METHODS`
     base: lms.LM,      # the model to start from; it is left as it is
-    pairs: Dataset,    # ids (or texts) and `rejected_weights` where the method uses them
+    pairs: Dataset,    # N rows: ids (or texts), and `rejected_weights` where the method uses them
+    *,
     lr: float,         # highest learning rate; linear decay after 10 % warm-up
-    beta: float = 1.,  # DPO temperature, the paper's γ
-    epochs: float = 3, batch_size: int = 8, accumulation: int = 1, seed: int = 0,
+    beta: float = 1.,  # temperature of DPO, the paper's γ
+    epochs: float = 3,
+    batch_size: int = 8,
+    accumulation: int = 1, # micro-batches of a step
+    seed: int = 0,
     rpo_alpha: float = 1., # weight of the NLL in rpo and critical_rpo
-    peft_config=None,  # a LoraConfig; None for full fine-tuning
-    probe=None, probe_every: int = 20, # pairs whose log-probabilities are followed, every so many steps
-    output_dir=None,   # for checkpoints; a temporary folder if None
-    resume: bool = False, # go on from a whole checkpoint in `output_dir`
-    **options          # further fields of `TokenWeightedDPOConfig`
+    peft_config: object = None, # of peft; None for full fine-tuning
+    probe: Dataset | list | None = None, # pairs whose log-probabilities are followed
+    probe_every: int = 20,      # steps between two looks at them
+    output_dir: str | Path | None = None, # for checkpoints; a temporary folder if None
+    resume: bool = False, # go on from the newest whole checkpoint in `output_dir`
+    **options: object     # further fields of `TokenWeightedDPOConfig`, such as save_strategy, save_steps
 ) -> Trained:
-    """Train a copy of a model by one method. ValueError for an unknown method, or one with weights on
-    pairs without; `DivergedError` if the model's weights are not finite at the end."""
+    """Train a copy of a model by one method. The global random generators are left as they are.
+
+    ValueError for an unknown method, `PreferenceDataError` for one with weights on pairs without,
+    `DivergedError` if the model's weights are not finite at the end. With `resume`,
+    `core.CheckpointError` says in what a checkpoint of another training differs (method, model, data,
+    or any setting), `core.CorruptFileError` names a damaged file.
+
+    >>> from tokenstudy.cdpo.weights import tokenize_pairs, word_lm
+    >>> lm, row = word_lm(["7 - 9 = 8 3"]), dict(prompt="7 - 9 =", chosen=" 8", rejected=" 3")
+    >>> pairs = tokenize_pairs(Dataset.from_list([row]), lm.tokenizer)
+    >>> train("sft", lm, pairs, lr=1e-3, epochs=1).report
+    {'train': {'rows': 1, 'kept': 1}}
+    """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
-    settings = METHODS[method]
-    if settings.get("use_token_weights", True) and "rejected_weights" not in pairs.column_names:
+    if METHODS[method].get("use_token_weights", True) and "rejected_weights" not in pairs.column_names:
         raise PreferenceDataError(f"{method} needs the column rejected_weights (`weights_from_scores`)")
-    model, law = copy.deepcopy(base.model), method.startswith("tdpo")
-    model.__dict__.pop("forward", None)
-    model.requires_grad_(True)
-    defaults = dict(precompute_ref_log_probs=not law and method != "sft", precompute_ref_batch_size=64,
-        warmup_steps=.1, lr_scheduler_type="linear", weight_decay=.01, logging_steps=50,
-        save_strategy="no", disable_tqdm=True, logging_nan_inf_filter=False,
-        loss_weights=[1., rpo_alpha] if settings["loss_type"] == ["sigmoid", "sft"] else None)
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_bars())
+        stack.enter_context(_random_kept())
         if output_dir is None: output_dir = stack.enter_context(tempfile.TemporaryDirectory())
-        args = TokenWeightedDPOConfig(str(output_dir), **defaults | settings | dict(
+        args = _config(method, output_dir, rpo_alpha, **dict(
             learning_rate=lr, beta=beta, num_train_epochs=epochs, per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=accumulation, seed=seed) | options)
+        follow = [] if probe is None else [LogProbCurves(probe, probe_every)]
         trainer = TokenWeightedDPOTrainer(
-            model, args=args, train_dataset=pairs, processing_class=base.tokenizer,
-            peft_config=peft_config,
-            callbacks=None if probe is None else [LogProbCurves(probe, probe_every)])
+            _copy_to_train(base), args=args, train_dataset=pairs, processing_class=base.tokenizer,
+            peft_config=peft_config, callbacks=follow)
+        trainer.also_identity = dict(method=method, probe=core.fingerprint([f.rows for f in follow]),
+                                     probe_every=probe_every)
         trainer.remove_callback(PrinterCallback)
         start = time.perf_counter()
         trainer.train(resume_from_checkpoint=resume or None)
         seconds = time.perf_counter() - start
+    settings = dict(method=method, lr=lr, beta=beta, epochs=epochs, batch_size=batch_size, seed=seed)
+    return Trained(base._replace(model=_finished(trainer, settings)), settings, trainer.state.log_history,
+                   curves(trainer.state.log_history), trainer.report, seconds)
+
+def _finished(trainer, settings):
+    "The trained model, adapters merged; `DivergedError` if it is not finite."
     trained = trainer.accelerator.unwrap_model(trainer.model)
     if is_peft_model(trained): trained = trained.merge_and_unload()
     trained.__dict__.pop("forward", None)
     if not all(torch.isfinite(p).all() for p in trained.parameters()):
-        raise DivergedError(f"{method} at learning rate {lr} and beta {beta}: the model's weights are "
-                            "not finite; lower lr or beta")
-    settings = dict(method=method, lr=lr, beta=beta, epochs=epochs, batch_size=batch_size, seed=seed)
-    return Trained(base._replace(model=trained.eval()), settings, trainer.state.log_history,
-                   curves(trainer.state.log_history), trainer.report, seconds)
+        raise DivergedError("{method} at learning rate {lr} and beta {beta}: the model's weights are not "
+                            "finite; lower lr or beta".format(**settings))
+    return trained.eval()
 
 # %% ../../nbs/cdpo/07_methods.ipynb #061b9aba
 def with_reference(
-    base: lms.LM,
-    pairs: Dataset, # with the columns `IDS`
+    base: lms.LM,        # the reference
+    pairs: Dataset,      # N rows with the columns `IDS`
     batch_size: int = 64
-) -> Dataset: # the same rows and the columns `REFERENCE`
-    "Pairs with their tokens' log-probabilities under a reference, for all trainings that share it."
+) -> Dataset:            # the same rows and the columns `REFERENCE`
+    """Pairs with their tokens' log-probabilities under a reference, for all trainings that share it.
+
+    >>> row = dict(prompt_ids=[1], chosen_ids=[4, 7], rejected_ids=[3, 5, 7])
+    >>> made = with_reference(lms.tiny_lm("llama", vocab=8), Dataset.from_list([row]))
+    >>> len(made[0]["ref_rejected_token_logps"])
+    3
+    """
     found = pair_logprobs(base.model.eval(), pairs, batch_size, per_token=True)
     pairs = pairs.remove_columns([key for key in REFERENCE if key in pairs.column_names])
     for key, values in zip(REFERENCE, found): pairs = pairs.add_column(key, values)
