@@ -23,8 +23,8 @@ from datasets import Dataset
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from .. import lm as lms
-from .contrast import token_signals
+from .. import core, lm as lms
+from .contrast import contrastive_scores
 
 # %% ../../nbs/cdpo/05_weights.ipynb #6da3ccb5
 class PreferenceDataError(ValueError):
@@ -140,6 +140,7 @@ def weights_from_rollouts(
     return (1 - np.divide(after, before, out=np.ones_like(after), where=before > 0)).tolist()
 
 # %% ../../nbs/cdpo/05_weights.ipynb #c5a7e004
+@torch.no_grad()
 def weights_from_contrast(
     positive: lms.LM,    # trained on correct solutions (`contrast_model`)
     negative: lms.LM,    # trained on wrong ones
@@ -155,10 +156,12 @@ def weights_from_contrast(
     [3]
     """
     found = []
-    for row in pairs:
-        answer = row["prompt_ids"], row["rejected_ids"]
-        log_s = token_signals(positive, positive, negative, answer, ce_beta=ce_beta)["contrast"]
-        found.append((-np.expm1(log_s)).clip(0, 1).tolist())
+    for row in core.progress(list(pairs), desc="contrast", unit="answer"):
+        ids, start = row["prompt_ids"] + row["rejected_ids"], len(row["prompt_ids"]) - 1
+        p, q = (lms.sequence_logits(m, ids)[start:-1].double().cpu().log_softmax(-1)
+                for m in (positive, negative))
+        log_s = contrastive_scores(p, q, row["rejected_ids"], ce_beta=ce_beta, log=True)
+        found.append((-torch.expm1(log_s)).clamp(0, 1).tolist())
     return found
 
 # %% ../../nbs/cdpo/05_weights.ipynb #44242f98
