@@ -125,8 +125,28 @@ def test_visible_text_is_one_encodable_line(text):
     assert show.visible(shown) == shown
 
 
-@given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1))
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+
+@given(st.text(st.one_of(st.just(" "), st.characters(categories=["L", "N", "P", "S"], exclude_characters=BLANK)), min_size=1))
 def test_ordinary_text_is_left_alone(text): assert show.visible(text) == text
+
+
+@pytest.mark.parametrize("blank", [*BLANK, "\xa0", "\u2003", "\u3000"])
+def test_blanks_are_named(blank): assert show.visible(f"a{blank}b") == f"a⟨{ord(blank):04X}⟩b"
+
+
+def test_markers_may_be_a_mask():
+    mask = np.array([False, False, True])
+    for marker in (mask, mask.tolist(), 2, [2], {2}, np.int64(2)):
+        assert show.token_strip("abc", [1, 2, 3], marker).marked == {2}
+    assert show.token_strip("abc", [1, 2, 3], np.array([1., 2., 3.]) < 0).marked == set()
+    with pytest.raises(ValueError, match="2 booleans for 3 tokens"): show.token_strip("abc", [1, 2, 3], [True, False])
+
+
+def test_several_tables_show_below_each_other():
+    some = show.Tables([show.table([dict(a=1)]), show.table([dict(b=2)], "Second")])
+    assert repr(some).split("\n\n")[1].startswith("Second") and some._repr_html_().count("<table") == 2
+    assert "no tables" in repr(show.Tables()) and "no tables" in show.Tables()._repr_html_() and "no tables" in show.Tables()._repr_markdown_()
 
 
 # ---- tables

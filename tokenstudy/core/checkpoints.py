@@ -27,7 +27,7 @@ from .files import atomic_write, sha256, sync_folder
 
 # %% ../../nbs/core/05_checkpoints.ipynb #4464f8be
 def split_state(
-    state  # dicts, lists, tuples, numbers, strings, None, arrays and tensors, nested as you like
+    state: object # dicts, lists, tuples, numbers, strings, None, arrays and tensors, nested
 ) -> tuple[dict, object]: # name -> tensor, and what JSON can say of the rest
     """A state as named tensors and plain values. ValueError names what is of another type.
 
@@ -53,15 +53,16 @@ def split_state(
             pairs = [[walk(k, where), walk(v, f"{where}[{k!r}]")] for k, v in value.items()]
             simple = all(isinstance(k, str) and not k.startswith("$") for k in value)
             return dict(pairs) if simple else {"$dict": pairs}
-        raise ValueError(f"{where} is of type {type(value).__name__}, which a checkpoint cannot hold")
+        kind = type(value).__name__
+        raise ValueError(f"{where} is of type {kind}, which a checkpoint cannot hold")
     plain = walk(state, "state")
     return tensors, plain
 
 # %% ../../nbs/core/05_checkpoints.ipynb #11e9dd41
 def join_state(
-    tensors: dict, # name -> tensor
-    plain          # what `split_state` left
-): # the state
+    tensors: dict[str, torch.Tensor], # by name
+    plain: object # what `split_state` left
+) -> object: # the state
     """Undo `split_state`.
 
     >>> join_state(*split_state(dict(step=3, state=(1, 2.5), rate=float("inf"))))
@@ -78,7 +79,7 @@ def join_state(
         return {k: walk(v) for k, v in value.items()}
     return walk(plain)
 
-# %% ../../nbs/core/05_checkpoints.ipynb #cacbdfba
+# %% ../../nbs/core/05_checkpoints.ipynb #2a09d17b
 MANIFEST, FORMAT = "manifest.json", "tokenstudy checkpoint 1"
 
 def _canonical(entries):
@@ -89,7 +90,8 @@ def _canonical(entries):
 
 def _parts(folder):
     "Files of a checkpoint that a manifest should name."
-    return {p.name for pattern in ("tensors-*.safetensors", "state-*.json") for p in folder.glob(pattern)}
+    patterns = "tensors-*.safetensors", "state-*.json"
+    return {p.name for pattern in patterns for p in folder.glob(pattern)}
 
 def _damaged(folder, name, why):
     return CorruptFileError(f"the checkpoint file {folder/name} is damaged ({why}); delete the folder "
@@ -100,18 +102,20 @@ def _read_manifest(folder):
     path = folder/MANIFEST
     try: data = path.read_bytes()
     except FileNotFoundError:
-        if parts := _parts(folder): raise _damaged(folder, MANIFEST, f"missing beside {min(parts)}") from None
+        parts = _parts(folder)
+        if parts and path.exists(): return _read_manifest(folder) # a first save came between our looks
+        if parts: raise _damaged(folder, MANIFEST, f"missing beside {min(parts)}") from None
         return None
     except NotADirectoryError:
-        raise CheckpointError(f"{folder} is a file, not a checkpoint folder; delete it, or choose another "
-                              "folder") from None
+        raise CheckpointError(f"{folder} is a file, not a checkpoint folder; delete it, or choose "
+                              "another folder") from None
     try:
         entries = json.loads(data)
         digest = entries.pop("digest")
         whole = _canonical(entries).encode() == data
-        sound = (entries["format"] == FORMAT and isinstance(entries["identity"], dict)
-                 and all(isinstance(e["sha256"], str) and isinstance(e["size"], int)
-                         and name in _named(e) for name, e in entries["files"].items()))
+        whole = whole and all(isinstance(e["sha256"], str) and isinstance(e["size"], int)
+                              and name in _named(e) for name, e in entries["files"].items())
+        sound = entries["format"] == FORMAT and isinstance(entries["identity"], dict)
     except (ValueError, AttributeError, KeyError, TypeError) as e:
         raise _damaged(folder, MANIFEST, f"{type(e).__name__}: {e}") from e
     if not whole or not sound: raise _damaged(folder, MANIFEST, f"its digest is not {digest!s:.12}…")
@@ -129,8 +133,9 @@ def _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder/".lock"): yield
     except (OSError, SafetensorError) as e:
-        raise TokenStudyError(f"cannot write the checkpoint {folder} ({getattr(e, 'strerror', None) or e}); "
-                              "the one that was there is untouched") from e
+        why = getattr(e, "strerror", None) or e
+        raise TokenStudyError(f"cannot write the checkpoint {folder} ({why}); the one that was there "
+                              "is untouched") from e
 
 def _sweep(folder, keep):
     "Delete files of other states and what killed writers left."
@@ -156,16 +161,17 @@ def _separate(tensors):
 
 # %% ../../nbs/core/05_checkpoints.ipynb #db6dfbce
 def save_checkpoint(
-    folder,      # made if needed; one checkpoint lives there
-    state: dict, # what must survive: see `split_state`
+    folder: str | Path, # made if needed; one checkpoint lives there
+    state: dict,        # what must survive: see `split_state`
     *,
     identity: dict | None = None # plain values that tell this training from another one
 ) -> Path: # the folder
-    """Replace the checkpoint in a folder, in one atomic step. ValueError for a state that it cannot hold,
-    `TokenStudyError` if the disk refuses; the old checkpoint then stays.
+    """Replace the checkpoint in a folder, in one atomic step. ValueError for a state that it cannot
+    hold, `TokenStudyError` if the disk refuses; the old checkpoint then stays.
 
     >>> import tempfile
-    >>> folder = save_checkpoint(tempfile.mkdtemp(), dict(step=1, rows=torch.ones(2)), identity=dict(lr=.1))
+    >>> state = dict(step=1, rows=torch.ones(2))
+    >>> folder = save_checkpoint(tempfile.mkdtemp(), state, identity=dict(lr=.1))
     >>> load_checkpoint(folder, identity=dict(lr=.1)).state
     {'step': 1, 'rows': tensor([1., 1.])}
     """
@@ -178,9 +184,10 @@ def save_checkpoint(
         empty = dict(format=FORMAT, identity={}, files={})
         if not (folder/MANIFEST).exists(): atomic_write(folder/MANIFEST, _canonical(empty))
         try:
-            files = {names[0]: _write_synced(folder/names[0], lambda p: save_file(_separate(tensors), p)),
-                     names[1]: _write_synced(folder/names[1], lambda p: p.write_text(text, "utf-8"))}
-            files = {name: entry | dict(tag=tag) for name, entry in files.items()}
+            def write_tensors(path): save_file(_separate(tensors), path)
+            def write_text(path): path.write_text(text, "utf-8")
+            files = {name: _write_synced(folder/name, write) | dict(tag=tag)
+                     for name, write in zip(names, (write_tensors, write_text))}
             sync_folder(folder)
             atomic_write(folder/MANIFEST, _canonical(dict(empty, identity=identity, files=files)))
         except BaseException:
@@ -190,9 +197,13 @@ def save_checkpoint(
     return folder
 
 def delete_checkpoint(
-    folder # of a checkpoint, or not there
-):
-    "Remove a checkpoint; the folder too, if nothing else is in it. What a kill leaves of it counts as none."
+    folder: str | Path # of a checkpoint, or not there
+) -> None:
+    """Remove a checkpoint; the folder too, if nothing else is in it. What a kill leaves of it counts as
+    none.
+
+    >>> delete_checkpoint("no/such/folder")
+    """
     folder = Path(folder)
     if not folder.is_dir(): return folder.unlink(missing_ok=True)
     with _writing(folder):
@@ -205,10 +216,14 @@ def delete_checkpoint(
 # %% ../../nbs/core/05_checkpoints.ipynb #da27fe1c
 @dataclass
 class Checkpoint:
-    "What `load_checkpoint` found. state: as it was saved, tensors on the CPU; identity: of its training."
-    state: dict
-    identity: dict = field(default_factory=dict)
-    folder: Path | None = None
+    """What `load_checkpoint` found.
+
+    >>> Checkpoint(dict(step=1)).state
+    {'step': 1}
+    """
+    state: dict # as it was saved, tensors on the CPU
+    identity: dict = field(default_factory=dict) # of its training
+    folder: Path | None = None # where it was
 
 def _short(value):
     text = json.dumps(value)
@@ -218,55 +233,62 @@ def check_identity(
     found: dict, # of a checkpoint, or of anything kept on disk
     asked: dict, # of the training that wants it
     what: str,   # how to call it, such as "the checkpoint runs/a"
-    way_out: str = "delete it, choose another folder, or start with resume=False"
-):
+    *,
+    way_out: str = "delete it, choose another folder, or start with resume=False" # what to do
+) -> None:
     """`CheckpointError` with the entries that differ, if some do.
 
-    >>> check_identity(dict(lr=.1), dict(lr=.2), "the checkpoint x")
-    Traceback (most recent call last):
-    ...
-    tokenstudy.core.scales.CheckpointError: the checkpoint x is of another training (lr: 0.1 there, 0.2 now); ...
+    >>> try: check_identity(dict(lr=.1), dict(lr=.2), "the checkpoint x")
+    ... except CheckpointError as e: print(e)
+    the checkpoint x is of another training (lr: 0.1 there, 0.2 now); delete it, ...
     """
     from tokenstudy.core.records import plain
     asked = plain(asked, "identity")
-    differ = [k for k in asked | found if k not in asked or k not in found or asked[k] != found[k]]
+    known = asked.keys() & found.keys()
+    differ = [k for k in asked | found if k not in known or asked[k] != found[k]]
     if not differ: return
     def side(entries, k): return _short(entries[k]) if k in entries else "absent"
     said = "; ".join(f"{k}: {side(found, k)} there, {side(asked, k)} now" for k in differ[:4])
     more = f"; and {len(differ) - 4} more" if differ[4:] else ""
     raise CheckpointError(f"{what} is of another training ({said}{more}); {way_out}")
 
-# %% ../../nbs/core/05_checkpoints.ipynb #15d2ee46
+# %% ../../nbs/core/05_checkpoints.ipynb #83154c48
 def load_checkpoint(
-    folder, # as given to `save_checkpoint`
+    folder: str | Path, # as given to `save_checkpoint`
     *,
     identity: dict | None = None # refuse a checkpoint of another one; None takes any
 ) -> Checkpoint | None: # None if there is none
     """Read a checkpoint, all bytes checked. `CorruptFileError` names the damaged file and the way out,
-    `CheckpointError` what differs in a checkpoint of another training."""
+    `CheckpointError` what differs in a checkpoint of another training.
+
+    >>> load_checkpoint("no/such/folder") is None
+    True
+    """
     folder = Path(folder)
     for _ in range(5): # a writer may replace the files between our looks
         entries = _read_manifest(folder)
         if entries is None: return None
-        if identity is not None: check_identity(entries["identity"], identity, f"the checkpoint {folder}")
+        if identity is not None:
+            check_identity(entries["identity"], identity, f"the checkpoint {folder}")
         try: return Checkpoint(_read_parts(folder, entries["files"]), entries["identity"], folder)
         except CorruptFileError:
             time.sleep(.01)
             if _read_manifest(folder) == entries: raise
-    raise TokenStudyError(f"the checkpoint {folder} is being replaced all the time; read it again later")
+    raise TokenStudyError(f"the checkpoint {folder} is being replaced all the time; read it later")
 
 def _read_parts(folder, files):
     "The state in checked files."
     for name, entry in files.items():
-        path = folder/name
-        if not path.is_file(): raise _damaged(folder, name, "missing")
-        if (size := path.stat().st_size) != entry["size"]:
+        try: size, found = (folder/name).stat().st_size, sha256(folder/name)
+        except FileNotFoundError: raise _damaged(folder, name, "missing") from None
+        except OSError as e: raise _damaged(folder, name, e.strerror) from e
+        if size != entry["size"]:
             raise _damaged(folder, name, f"{entry['size']} bytes expected, {size} found")
-        if (found := sha256(path)) != entry["sha256"]:
-            raise _damaged(folder, name, f"sha256 {entry['sha256'][:12]}… expected, {found[:12]}… found")
+        if found != (wanted := entry["sha256"]):
+            raise _damaged(folder, name, f"sha256 {wanted[:12]}… expected, {found[:12]}… found")
     try:
         tensors = load_file(folder/next(n for n in files if n.startswith("tensors-")))
         text = (folder/next(n for n in files if n.startswith("state-"))).read_text("utf-8")
         return join_state(tensors, json.loads(text))
-    except (OSError, SafetensorError, ValueError, KeyError, StopIteration) as e:
+    except (OSError, RuntimeError, SafetensorError, ValueError, KeyError, StopIteration) as e:
         raise _damaged(folder, MANIFEST, f"{type(e).__name__}: {e}") from e

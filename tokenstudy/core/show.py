@@ -4,43 +4,52 @@
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'COLOURS', 'style', 'figure', 'finish', 'visible', 'number', 'TokenStrip', 'token_strip', 'Table',
-           'table', 'PaperTable', 'against_paper']
+           'table', 'Tables', 'PaperTable', 'against_paper']
 
 # %% ../../nbs/core/08_show.ipynb #1ce28262
 import html
 import json
 import math
 import unicodedata
+from collections.abc import Iterable
 
 import numpy as np
+from fastcore.basics import patch
+from numpy.typing import ArrayLike
 
 from .scales import current_scale, provenance, runs_dir
 from .files import atomic_write
 from .records import plain
 
 # %% ../../nbs/core/08_show.ipynb #367f4b69
-OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73", yellow="#F0E442", blue="#0072B2", vermilion="#D55E00", purple="#CC79A7", grey="#7F7F7F")
+#: colours that any colour vision tells apart, by name
+OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73", yellow="#F0E442",
+                 blue="#0072B2", vermilion="#D55E00", purple="#CC79A7", grey="#7F7F7F")
 
-COLOURS = dict(
-    ours=OKABE_ITO["blue"], paper=OKABE_ITO["vermilion"], peer=OKABE_ITO["grey"], bound=OKABE_ITO["black"],
-    target=OKABE_ITO["blue"], draft=OKABE_ITO["orange"],
-    Optimal=OKABE_ITO["blue"], TruncatedLP=OKABE_ITO["sky"], SpecTr=OKABE_ITO["green"], SpecInfer=OKABE_ITO["orange"],
-    NaiveLookup=OKABE_ITO["purple"], SingleDraft=OKABE_ITO["grey"])
+#: what is drawn in which colour, in all notebooks
+COLOURS = {what: OKABE_ITO[colour] for what, colour in dict(
+    ours="blue", paper="vermilion", peer="grey", bound="black", target="blue", draft="orange", Optimal="blue",
+    TruncatedLP="sky", SpecTr="green", SpecInfer="orange", NaiveLookup="purple", SingleDraft="grey").items()}
 
 # %% ../../nbs/core/08_show.ipynb #75e28c5f
-_RC = {"figure.dpi": 110, "savefig.dpi": 150, "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
-    "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": "#E6E6E6", "grid.linewidth": .8, "lines.linewidth": 1.8, "lines.markersize": 5, "errorbar.capsize": 2.5,
+_RC = {"figure.dpi": 110, "savefig.dpi": 150, "figure.facecolor": "white", "axes.facecolor": "white",
+    "savefig.facecolor": "white", "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9,
+    "ytick.labelsize": 9, "legend.fontsize": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.titlelocation": "left", "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E6E6E6",
+    "grid.linewidth": .8, "lines.linewidth": 1.8, "lines.markersize": 5, "errorbar.capsize": 2.5,
     "legend.frameon": False, "mathtext.fontset": "dejavusans", "svg.hashsalt": "tokenstudy"}
+_CYCLE = ("blue", "orange", "green", "vermilion", "purple", "sky", "grey")
 
 class style:
-    "Draw in our style from now on; used in a `with` block, until its end."
+    """Draw in our style from now on; used in a `with` block, until its end.
+
+    >>> with style(): pass
+    """
     def __init__(self):
         import matplotlib
         from cycler import cycler
         self.old = {k: matplotlib.rcParams[k] for k in [*_RC, "axes.prop_cycle"]}
-        matplotlib.rcParams.update(_RC | {"axes.prop_cycle": cycler(color=[OKABE_ITO[c] for c in ("blue", "orange", "green", "vermilion", "purple", "sky", "grey")])})
+        matplotlib.rcParams.update(_RC | {"axes.prop_cycle": cycler(color=[OKABE_ITO[c] for c in _CYCLE])})
     def __enter__(self): return self
     def __exit__(self, *_):
         import matplotlib
@@ -48,21 +57,29 @@ class style:
 
 # %% ../../nbs/core/08_show.ipynb #28a86ebf
 def figure(
-    nrows: int = 1, ncols: int = 1, # panels
-    height: float | None = None,    # inches; 3.2 a row if None
-    width: float | None = None,     # inches; 5.2 for one column, 9 for more if None
-    **kw                            # to `plt.subplots`
-): # fig, axes as from `plt.subplots`
-    "A new figure in our style."
+    nrows: int = 1,              # panels below each other
+    ncols: int = 1,              # panels side by side
+    height: float | None = None, # inches; 3.2 a row if None
+    *,
+    width: float | None = None,  # inches; 5.2 for one column, 9 for more if None
+    **kw: object                 # to `plt.subplots`
+) -> tuple: # figure, axes as from `plt.subplots`
+    """A new figure in our style.
+
+    >>> fig, ax = figure(height=2)
+    """
     import matplotlib.pyplot as plt
     style()
     size = (width or (5.2 if ncols == 1 else 9), height or 3.2*nrows)
     return plt.subplots(nrows, ncols, figsize=size, layout="constrained", **kw)
 
 def finish(
-    fig # from `figure`
-): # the same figure, drawn
-    "Draw a figure now, so that drawing errors are errors; a figure that cannot be drawn is closed."
+    fig: "matplotlib.figure.Figure" # from `figure`
+) -> "matplotlib.figure.Figure": # the same, drawn
+    """Draw a figure now, so that drawing errors are errors; a figure that cannot be drawn is closed.
+
+    >>> fig = finish(figure()[0])
+    """
     import matplotlib.pyplot as plt
     try: fig.canvas.draw()
     except Exception:
@@ -71,24 +88,34 @@ def finish(
     return fig
 
 # %% ../../nbs/core/08_show.ipynb #fed2a763
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0" # letters and signs that are drawn as nothing
+
 def visible(
     text: str # anything, lone surrogates included
 ) -> str: # encodable, without control or formatting characters
-    "Text with its invisible characters named: ⏎ newline, ⇥ tab, ∅ nothing at all."
+    """Text with its invisible characters named: ⏎ newline, ⇥ tab, ∅ nothing at all.
+
+    >>> print(visible("a\\tb\\u200bc"))
+    a⇥b⟨200B⟩c
+    """
     def show(c):
         if c == "\n": return "⏎"
         if c == "\t": return "⇥"
-        if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"): return f"⟨{ord(c):04X}⟩"
-        return c
+        unseen = unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp", "Zs") and c != " "
+        return f"⟨{ord(c):04X}⟩" if unseen or c in _BLANK else c
     shown = "".join(map(show, text))
     return ("◌" + shown if shown and unicodedata.combining(shown[0]) else shown) or "∅"
 
 # %% ../../nbs/core/08_show.ipynb #a511fcca
 def number(
-    x,             # a number, None, or text that is kept
-    digits: int = 4 # significant digits of a float
-) -> str:
-    "A number as people write it."
+    x: float | str | None, # a number, None, or text that is kept
+    digits: int = 4        # significant digits of a float
+) -> str: # without exponents up to that many digits
+    """A number as people write it.
+
+    >>> number(2/3, 3), number(None), number(12)
+    ('0.667', '–', '12')
+    """
     if isinstance(x, np.generic): x = x.item()
     if x is None or (isinstance(x, float) and math.isnan(x)): return "–"
     if isinstance(x, float): return f"{x:.{digits}g}"
@@ -99,8 +126,21 @@ _HUE = "48,146,210"
 _STATIC = "tex2jax_ignore mathjax_ignore"
 
 class TokenStrip:
-    "Tokens coloured by their values; made by `token_strip`."
-    def __init__(self, tokens, values, marked, label, low, high, title):
+    """Tokens coloured by their values; made by `token_strip`.
+
+    >>> TokenStrip(["a", "b"], [0., 1.], {1}, "value", 0., 1., None)
+    a[0] »b[1]«
+    (value: 0 to 1)
+    """
+    def __init__(self,
+        tokens: list[str],    # T of them
+        values: list[float],  # T of them
+        marked: set[int],     # positions with an outline
+        label: str,           # what the values are
+        low: float,           # value of the palest colour
+        high: float,          # value of the strongest colour
+        title: str | None     # above the strip
+    ):
         self.tokens, self.values, self.marked = tokens, values, marked
         self.label, self.low, self.high, self.title = label, low, high, title
 
@@ -116,63 +156,115 @@ class TokenStrip:
         return f"{head}{text}\n({visible(self.label)}: {number(self.low, 3)} to {number(self.high, 3)})"
 
 # %% ../../nbs/core/08_show.ipynb #0d26241f
+_NO_VALUE = ("background:repeating-linear-gradient(45deg,rgba(128,128,128,.38) 0 3px,"
+             "rgba(128,128,128,.16) 3px 6px)")
+_TEXT = ("font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;font-size:.95em;"
+         "line-height:1.95;white-space:pre-wrap;overflow-wrap:anywhere")
+_BAR = ("display:inline-block;width:9em;height:.8em;border-radius:.2em;border:1px solid rgba(128,128,128,.4);"
+        f"background:linear-gradient(to right,rgba({_HUE},.05),rgba({_HUE},.74))")
+_CHIP = "display:inline-block;width:.9em;height:.8em;border-radius:.2em;margin-left:1.2em;"
+
 def _background(shade): return f"background:rgba({_HUE},{.05 + .69*shade:.3f})"
 
-_NO_VALUE = "background:repeating-linear-gradient(45deg,rgba(128,128,128,.38) 0 3px,rgba(128,128,128,.16) 3px 6px)"
+@patch
+def _chip(self: TokenStrip, i: int) -> str:
+    "The HTML of a token."
+    token, value = self.tokens[i], self.values[i]
+    css = "padding:.16em .12em;margin-right:1px;border-radius:.2em;unicode-bidi:isolate;"
+    css += _NO_VALUE if math.isnan(value) else _background(self._shade(value))
+    if i in self.marked: css += ";outline:2px solid #D55E00;outline-offset:1px"
+    tip = html.escape(f"{i}: {visible(token)}, {visible(self.label)} {number(value, 5)}")
+    end = "<br>"*token.endswith("\n")
+    return f'<span title="{tip}" style="{css}">{html.escape(visible(token))}</span>{end}'
 
-def _strip_html(self) -> str:
-    chips = []
-    for i, (token, value) in enumerate(zip(self.tokens, self.values)):
-        css = "padding:.16em .12em;margin-right:1px;border-radius:.2em;unicode-bidi:isolate;" + (_NO_VALUE if math.isnan(value) else _background(self._shade(value)))
-        if i in self.marked: css += ";outline:2px solid #D55E00;outline-offset:1px"
-        tip = f"{i}: {visible(token)}, {visible(self.label)} {number(value, 5)}"
-        chips.append(f'<span title="{html.escape(tip)}" style="{css}">{html.escape(visible(token))}</span>' + "<br>"*token.endswith("\n"))
-    bar = f"display:inline-block;width:9em;height:.8em;border-radius:.2em;border:1px solid rgba(128,128,128,.4);background:linear-gradient(to right,rgba({_HUE},.05),rgba({_HUE},.74))"
-    chip = "display:inline-block;width:.9em;height:.8em;border-radius:.2em;margin-left:1.2em;"
-    legend = f'<span>{html.escape(visible(self.label))}</span><span>{number(self.low, 3)}</span><span style="{bar}"></span><span>{number(self.high, 3)}</span>'
-    if self.marked: legend += f'<span style="{chip}outline:2px solid #D55E00"></span><span>marked</span>'
-    if any(map(math.isnan, self.values)): legend += f'<span style="{chip}{_NO_VALUE}"></span><span>no value</span>'
-    title = f'<div style="font-weight:600;margin-bottom:.3em">{html.escape(visible(self.title))}</div>' if self.title else ""
+@patch
+def _legend(self: TokenStrip) -> str:
+    "The HTML of the scale below."
+    text = (f'<span>{html.escape(visible(self.label))}</span><span>{number(self.low, 3)}</span>'
+            f'<span style="{_BAR}"></span><span>{number(self.high, 3)}</span>')
+    if self.marked:
+        text += f'<span style="{_CHIP}outline:2px solid #D55E00"></span><span>marked</span>'
+    if any(map(math.isnan, self.values)):
+        text += f'<span style="{_CHIP}{_NO_VALUE}"></span><span>no value</span>'
+    return text
+
+@patch
+def _repr_html_(self: TokenStrip) -> str:
+    title = html.escape(visible(self.title)) if self.title else ""
+    if title: title = f'<div style="font-weight:600;margin-bottom:.3em">{title}</div>'
+    chips = "<wbr>".join(self._chip(i) for i in range(len(self.tokens)))
     return (f'<div class="{_STATIC}" style="margin:.6em 0;max-width:56em">{title}'
-        f'<div dir="ltr" style="font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,\'DejaVu Sans Mono\',monospace;font-size:.95em;line-height:1.95;white-space:pre-wrap;overflow-wrap:anywhere">{"<wbr>".join(chips)}</div>'
-        f'<div style="display:flex;flex-wrap:wrap;gap:.5em;align-items:center;margin-top:.5em;font-size:.8em;opacity:.85">{legend}</div></div>')
-
-TokenStrip._repr_html_ = _strip_html
+            f'<div dir="ltr" style="{_TEXT}">{chips}</div>'
+            '<div style="display:flex;flex-wrap:wrap;gap:.5em;align-items:center;margin-top:.5em;'
+            f'font-size:.8em;opacity:.85">{self._legend()}</div></div>')
 
 # %% ../../nbs/core/08_show.ipynb #e0de85b8
 def token_strip(
-    tokens,        # T strings
-    values,        # T numbers; NaN where there is none
-    marker=None,   # position(s) to outline: an int, several, or None
-    label: str = "value", # what the values are
-    low: float | None = None,   # value of the palest colour; the least value if None
-    high: float | None = None,  # value of the strongest colour; the greatest value if None
-    title: str | None = None
-) -> TokenStrip:
-    "A coloured text; ValueError if the lengths differ, or a marker or the range makes no sense."
+    tokens: Iterable[str], # T strings
+    values: ArrayLike,     # T numbers; NaN or None where there is none
+    marker: ArrayLike | None = None, # position(s) to outline, or a boolean for each token
+    *,
+    label: str = "value",  # what the values are
+    low: float | None = None,  # value of the palest colour; the least value if None
+    high: float | None = None, # value of the strongest colour; the greatest value if None
+    title: str | None = None   # above the strip
+) -> TokenStrip: # shows itself
+    """A coloured text. ValueError if the lengths differ, or a marker or the range makes no sense.
+
+    >>> token_strip(["2", "+", "3"], [.9, .5, .1], marker=2)
+    2[0.9] +[0.5] »3[0.1]«
+    (value: 0.1 to 0.9)
+    """
     tokens, values = list(tokens), np.asarray(_numbers(values), dtype=float)
-    if values.shape != (len(tokens),): raise ValueError(f"{len(tokens)} tokens need as many values; these have shape {values.shape}")
+    if values.shape != (len(tokens),):
+        raise ValueError(f"{len(tokens)} tokens need as many values; these have shape {values.shape}")
     if bad := [t for t in tokens if not isinstance(t, str)]: raise ValueError(f"tokens must be strings, not {bad[0]!r}")
-    marked = {int(m) for m in np.atleast_1d([] if marker is None else marker)}
-    if out := [m for m in marked if not 0 <= m < len(tokens)]: raise ValueError(f"marker {out[0]} is outside of the {len(tokens)} tokens")
+    marked = _positions(marker, len(tokens))
     finite = values[np.isfinite(values)]
     low = float(low if low is not None else finite.min() if len(finite) else np.nan)
     high = float(high if high is not None else finite.max() if len(finite) else np.nan)
     if low > high: raise ValueError(f"low ({low}) is above high ({high})")
     return TokenStrip(tokens, values.tolist(), marked, label, low, high, title)
 
+def _positions(marker, count):
+    "The positions that a marker means, as a set."
+    if hasattr(marker, "detach"): marker = marker.detach().cpu().numpy()
+    found = np.atleast_1d([] if marker is None else np.asarray(list(marker) if isinstance(marker, (set, range)) else marker))
+    if found.dtype == bool:
+        if found.shape != (count,): raise ValueError(f"marker has {len(found)} booleans for {count} tokens")
+        found = np.flatnonzero(found)
+    if out := [m for m in found if not 0 <= m < count]: raise ValueError(f"marker {out[0]} is outside of the {count} tokens")
+    return {int(m) for m in found}
+
 def _numbers(values):
     "A sequence, array or tensor as something numpy reads; None is NaN."
-    return values.detach().float().cpu().numpy() if hasattr(values, "detach") else [np.nan if v is None else v for v in values]
+    if hasattr(values, "detach"): return values.detach().float().cpu().numpy()
+    return [np.nan if v is None else v for v in values]
 
 # %% ../../nbs/core/08_show.ipynb #256dbff4
 def _markdown(text):
     "Text that Markdown shows as it is."
     return "".join("\\" + c if c in r"\`*_{}[]<>|$#~&!" else c for c in text)
 
+def _width(text):
+    "Columns of a terminal that a text takes."
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
 class Table:
-    "Rows of results with a caption; made by `table`."
-    def __init__(self, rows, caption="", digits=4, note=""):
+    """Rows of results with a caption; made by `table`. ValueError without rows.
+
+    >>> print(Table([dict(K=2, acceptance=.8125)]))
+    K  acceptance
+    ─  ──────────
+    2      0.8125
+    """
+    def __init__(self,
+        rows: list[dict],  # column name -> value; a row may leave columns out
+        caption: str = "", # above the table
+        digits: int = 4,   # significant digits of floats
+        *,
+        note: str = ""     # below the table
+    ):
         if not rows: raise ValueError("a table needs at least one row")
         columns = list(dict.fromkeys(k for r in rows for k in r))
         self.columns = [visible(str(c)) for c in columns]
@@ -181,52 +273,96 @@ class Table:
         self.caption, self.note = (visible(" ".join(t.split())) if t else "" for t in (caption, note))
 
     def __repr__(self):
-        widths = [max(_width(line[i]) for line in [self.columns, *self.cells]) for i in range(len(self.columns))]
+        widths = [max(map(_width, column)) for column in zip(self.columns, *self.cells)]
         def line(cells):
             pads = [" "*(w - _width(c)) for c, w in zip(cells, widths)]
             return "  ".join(p + c if r else c + p for c, p, r in zip(cells, pads, self.right)).rstrip()
         rule = "  ".join("─"*w for w in widths)
-        return "\n".join([*[self.caption]*bool(self.caption), line(self.columns), rule, *map(line, self.cells), *[self.note]*bool(self.note)])
+        body = [line(self.columns), rule, *map(line, self.cells)]
+        return "\n".join([*[self.caption]*bool(self.caption), *body, *[self.note]*bool(self.note)])
 
     def _repr_markdown_(self):
         def line(cells): return "| " + " | ".join(cells) + " |"
         head = [f"**{_markdown(self.caption)}**", ""] if self.caption else []
         tail = ["", _markdown(self.note)] if self.note else []
-        return "\n".join([*head, line(map(_markdown, self.columns)), line("---:" if r else "---" for r in self.right), *[line(map(_markdown, c)) for c in self.cells], *tail])
+        body = [line(map(_markdown, self.columns)), line("---:" if r else "---" for r in self.right),
+                *[line(map(_markdown, c)) for c in self.cells]]
+        return "\n".join([*head, *body, *tail])
 
-    def _repr_html_(self):
-        short = ["white-space:nowrap;" if max(len(c[i]) for c in [self.columns, *self.cells]) <= 24 else "min-width:14em;" for i in range(len(self.columns))]
-        def cells(tag, texts, css): return "".join(f'<{tag} style="text-align:{"right" if r else "left"};padding:.3em .8em;{s}{css}">{html.escape(t)}</{tag}>' for t, r, s in zip(texts, self.right, short))
-        head = cells("th", self.columns, "font-weight:600;border-bottom:1.5px solid rgba(128,128,128,.8);vertical-align:bottom")
-        body = "".join(f'<tr style="background:transparent">{cells("td", c, "border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top")}</tr>' for c in self.cells)
-        caption = f'<caption style="caption-side:top;text-align:left;font-weight:600;padding:.2em .8em .5em;color:inherit">{html.escape(self.caption)}</caption>' if self.caption else ""
-        note = f'<div style="font-size:.85em;opacity:.85;padding:.4em .8em;max-width:60em">{html.escape(self.note)}</div>' if self.note else ""
-        return (f'<div class="{_STATIC}" style="overflow-x:auto;margin:.6em 0"><table style="border-collapse:collapse;margin:0;font-size:.92em;font-variant-numeric:tabular-nums;background:transparent;color:inherit">'
-            f'{caption}<thead><tr style="background:transparent">{head}</tr></thead><tbody>{body}</tbody></table>{note}</div>')
+# %% ../../nbs/core/08_show.ipynb #1bde4b92
+_TABLE = ("border-collapse:collapse;margin:0;font-size:.92em;font-variant-numeric:tabular-nums;"
+          "background:transparent;color:inherit")
+_HEAD = "font-weight:600;border-bottom:1.5px solid rgba(128,128,128,.8);vertical-align:bottom"
+_CELL = "border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top"
+_CAPTION = "caption-side:top;text-align:left;font-weight:600;padding:.2em .8em .5em;color:inherit"
 
-def _width(text):
-    "Columns of a terminal that a text takes."
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+@patch
+def _repr_html_(self: Table) -> str:
+    longest = [max(map(len, column)) for column in zip(self.columns, *self.cells)]
+    short = ["white-space:nowrap;" if n <= 24 else "min-width:14em;" for n in longest]
+    def cells(tag, texts, css):
+        sides = ["right" if r else "left" for r in self.right]
+        return "".join(f'<{tag} style="text-align:{side};padding:.3em .8em;{s}{css}">{html.escape(t)}</{tag}>'
+                       for t, side, s in zip(texts, sides, short))
+    def row(inside): return f'<tr style="background:transparent">{inside}</tr>'
+    body = "".join(row(cells("td", c, _CELL)) for c in self.cells)
+    caption, note = html.escape(self.caption), html.escape(self.note)
+    if caption: caption = f'<caption style="{_CAPTION}">{caption}</caption>'
+    if note: note = f'<div style="font-size:.85em;opacity:.85;padding:.4em .8em;max-width:60em">{note}</div>'
+    return (f'<div class="{_STATIC}" style="overflow-x:auto;margin:.6em 0"><table style="{_TABLE}">{caption}'
+            f'<thead>{row(cells("th", self.columns, _HEAD))}</thead><tbody>{body}</tbody></table>{note}</div>')
 
 # %% ../../nbs/core/08_show.ipynb #aeb69199
 def table(
     rows: list[dict],  # column name -> value; a row may leave columns out
-    caption: str = "",
+    caption: str = "", # above the table
     digits: int = 4    # significant digits of floats
-) -> Table:
-    "A small table."
+) -> Table: # shows itself
+    """A small table. ValueError without rows.
+
+    >>> table([dict(scheme="Optimal", K=2)], "One scheme")
+    One scheme
+    scheme   K
+    ───────  ─
+    Optimal  2
+    """
     return Table(rows, caption, digits)
 
+class Tables(list):
+    """Several tables that show themselves below each other.
+
+    >>> Tables([table([dict(a=1)])])
+    a
+    ─
+    1
+    """
+    def __repr__(self): return "\n\n".join(map(repr, self)) or "no tables"
+    def _repr_html_(self): return "".join(t._repr_html_() for t in self) or "<p>no tables</p>"
+    def _repr_markdown_(self): return "\n\n".join(t._repr_markdown_() for t in self) or "no tables"
+
 # %% ../../nbs/core/08_show.ipynb #4cf4ef22
-_ROW = dict(quantity=None, paper=None, ours=None, low=None, high=None, peer=None, peer_name="", seeds=None, n=None, differs="")
+_ROW = dict(quantity=None, paper=None, ours=None, low=None, high=None, peer=None, peer_name="",
+            seeds=None, n=None, differs="")
 
 class PaperTable(Table):
-    "The paper's numbers beside ours; made by `against_paper`."
-    def __init__(self, rows, note=""):
+    """The paper's numbers beside ours; made by `against_paper`.
+
+    >>> print(against_paper([dict(quantity="acceptance", paper=.5, ours=.625)]))
+    quantity    paper   ours
+    ──────────  ─────  ─────
+    acceptance    0.5  0.625
+    """
+    def __init__(self,
+        rows: list[dict], # with all entries that `against_paper` knows
+        note: str = ""    # below the table
+    ):
         def interval(r): return f"{number(r['low'], 3)} – {number(r['high'], 3)}" if r["low"] is not None else ""
-        def peer(r): return "" if r["peer"] is None else f"{number(r['peer'])}{f' ({name})' if (name := r['peer_name']) else ''}"
-        full = [{"quantity": r["quantity"], "paper": number(r["paper"]), "ours": number(r["ours"]), "interval": interval(r), "peer": peer(r),
-                 "seeds": number(r["seeds"]), "n": number(r["n"]), "what differs": r["differs"]} for r in rows]
+        def peer(r):
+            name = f" ({r['peer_name']})" if r["peer_name"] else ""
+            return "" if r["peer"] is None else number(r["peer"]) + name
+        full = [{"quantity": r["quantity"], "paper": number(r["paper"]), "ours": number(r["ours"]),
+                 "interval": interval(r), "peer": peer(r), "seeds": number(r["seeds"]), "n": number(r["n"]),
+                 "what differs": r["differs"]} for r in rows]
         always = ("quantity", "paper", "ours")
         used = [c for c in (full or [{}])[0] if c in always or any(r[c] not in ("", "–") for r in full)]
         super().__init__([{c: r[c] for c in used} for r in full], note=note)
@@ -238,16 +374,27 @@ def against_paper(
     rows: list[dict],         # each with quantity, paper, ours; perhaps low, high, peer, peer_name, seeds, n, differs
     study: str | None = None, # such as "multidraft/optimal", to keep the table
     note: str = ""            # a line below the table
-) -> PaperTable:
-    "A table of the paper's numbers and ours; ValueError if a row lacks a number or has an unknown entry."
-    rows = [plain(dict(r), f"rows[{i}]") for i, r in enumerate(rows)]
-    for i, r in enumerate(rows):
-        if unknown := r.keys() - _ROW.keys(): raise ValueError(f"rows[{i}] has the unknown entry {min(unknown)!r}; known are {', '.join(_ROW)}")
-        if missing := [k for k in ("quantity", "ours") if r.get(k) is None]: raise ValueError(f"rows[{i}] has no {missing[0]}")
-        if (r.get("low") is None) != (r.get("high") is None): raise ValueError(f"rows[{i}] has half an interval; give low and high")
-    rows = [_ROW | r for r in rows]
+) -> PaperTable: # shows itself
+    """A table of the paper's numbers and ours. ValueError if a row lacks a number or has an unknown entry.
+
+    >>> against_paper([dict(quantity="P*", paper=.621, ours=.621)]).columns
+    ['quantity', 'paper', 'ours']
+    """
+    rows = [_paper_row(r, f"rows[{i}]") for i, r in enumerate(rows)]
     made = PaperTable(rows, note)
     if study is not None:
         record = dict(study=study, scale=current_scale(), rows=rows, note=note, provenance=provenance())
-        atomic_write(runs_dir()/"tables"/f"{study.replace('/', '-')}.json", json.dumps(record, indent=1) + "\n")
+        file = runs_dir()/"tables"/f"{study.replace('/', '-')}.json"
+        atomic_write(file, json.dumps(record, indent=1) + "\n")
     return made
+
+def _paper_row(row, where):
+    "A row with all entries, checked."
+    row = plain(dict(row), where)
+    if unknown := row.keys() - _ROW.keys():
+        raise ValueError(f"{where} has the unknown entry {min(unknown)!r}; known are {', '.join(_ROW)}")
+    if missing := [k for k in ("quantity", "ours") if row.get(k) is None]:
+        raise ValueError(f"{where} has no {missing[0]}")
+    if (row.get("low") is None) != (row.get("high") is None):
+        raise ValueError(f"{where} has half an interval; give low and high")
+    return _ROW | row

@@ -6,15 +6,17 @@
 __all__ = ['trapezoid', 'cosine', 'state_of', 'restore_state', 'torch_generators', 'Training', 'train']
 
 # %% ../../nbs/core/06_training.ipynb #f6d82d9b
+import hashlib
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from fastcore.basics import patch
+from torch.optim.lr_scheduler import LRScheduler
 
 from .checkpoints import check_identity, load_checkpoint, save_checkpoint
 from .scales import CheckpointError, TrainingError, progress as progress_bar
@@ -22,7 +24,7 @@ from .scales import CheckpointError, TrainingError, progress as progress_bar
 # %% ../../nbs/core/06_training.ipynb #22ecc58e
 def trapezoid(
     lr: float,          # the highest rate
-    steps: int,         # of the whole training
+    num_steps: int,     # of the whole training
     *,
     warmup: float = 1,  # steps in which it rises
     decay: float = 0,   # steps at the end in which it falls
@@ -35,12 +37,12 @@ def trapezoid(
     """
     def rate(step: int) -> float:
         rise = min(1., (step + 1)/max(1, warmup))
-        return lr*(rise*min(1., max(floor, (steps - step)/max(1, decay))))
+        return lr*(rise*min(1., max(floor, (num_steps - step)/max(1, decay))))
     return rate
 
 def cosine(
     lr: float,         # the highest rate
-    steps: int,        # of the whole training
+    num_steps: int,    # of the whole training
     *,
     warmup: float = 1  # steps in which it rises, on top of the cosine
 ) -> Callable[[int], float]: # step -> rate
@@ -51,14 +53,14 @@ def cosine(
     """
     def rate(step: int) -> float:
         rise = min(1., (step + 1)/max(1, warmup))
-        return float(lr*rise*(.5 + .5*np.cos(np.pi*step/steps)))
+        return float(lr*rise*(.5 + .5*np.cos(np.pi*step/num_steps)))
     return rate
 
 # %% ../../nbs/core/06_training.ipynb #0ec392fe
 def state_of(
-    thing, # a tensor, anything with a state_dict, a random generator of torch, numpy or Python, a dict or list of such
+    thing: object, # tensor, random generator, whatever has a state_dict; a dict or list of such
     where: str = "keep" # how to call it in errors
-): # what `save_checkpoint` takes
+) -> object: # what `save_checkpoint` takes
     """The state of a thing that a checkpoint keeps. ValueError for a thing without one.
 
     >>> state_of(dict(average=torch.zeros(1), log=[]))
@@ -69,22 +71,31 @@ def state_of(
     if isinstance(thing, torch.Generator): return thing.get_state()
     if isinstance(thing, np.random.Generator): return thing.bit_generator.state
     if isinstance(thing, random.Random): return thing.getstate()
-    if isinstance(thing, dict): return {k: state_of(v, f"{where}[{k!r}]") for k, v in thing.items()}
-    if isinstance(thing, (list, tuple)): return [state_of(v, f"{where}[{i}]") for i, v in enumerate(thing)]
+    if isinstance(thing, dict):
+        return {k: state_of(v, f"{where}[{k!r}]") for k, v in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [state_of(v, f"{where}[{i}]") for i, v in enumerate(thing)]
     if thing is None or isinstance(thing, (bool, int, float, str)): return thing
     raise ValueError(f"{where} is of type {type(thing).__name__}, whose state cannot be kept")
 
 _HELD = (torch.Tensor, torch.Generator, np.random.Generator, random.Random)
 
 def restore_state(
-    thing, # as it was given to `state_of`; changed in place
-    state  # what that returned
-):
-    "Set the state of a thing. A dict or list without such things in it gets the content that was saved."
+    thing: object, # as it was given to `state_of`; changed in place
+    state: object  # what that returned
+) -> None:
+    """Set the state of a thing. A dict or list without such things in it gets the content that was
+    saved. `CheckpointError` for a tensor of another shape.
+
+    >>> log = []
+    >>> restore_state(log, [1, 2])
+    >>> log
+    [1, 2]
+    """
     if isinstance(thing, torch.Tensor):
         if thing.shape != state.shape:
-            raise CheckpointError(f"the checkpoint holds a tensor of shape {tuple(state.shape)} where this "
-                                  f"training has {tuple(thing.shape)}")
+            raise CheckpointError(f"the checkpoint holds a tensor of shape {tuple(state.shape)} where "
+                                  f"this training has {tuple(thing.shape)}")
         with torch.no_grad(): thing.copy_(state)
     elif hasattr(thing, "load_state_dict"): thing.load_state_dict(state)
     elif isinstance(thing, torch.Generator): thing.set_state(state)
@@ -97,7 +108,8 @@ def restore_state(
         for k in [k for k in thing if k not in state]: del thing[k]
     elif any(map(_holds, thing)):
         if len(thing) != len(state):
-            raise CheckpointError(f"the checkpoint holds {len(state)} of what this training has {len(thing)}")
+            raise CheckpointError(f"the checkpoint holds {len(state)} of what this training has "
+                                  f"{len(thing)}")
         for v, s in zip(thing, state): restore_state(v, s)
     else: thing[:] = state
 
@@ -106,35 +118,63 @@ def _holds(thing):
     if isinstance(thing, _HELD) or hasattr(thing, "load_state_dict"): return True
     return isinstance(thing, (dict, list))
 
-def torch_generators() -> list: # of torch.Generator
-    "The generators that torch itself draws from, on the CPU and on every GPU in use."
-    gpus = torch.cuda.default_generators if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
-    return [torch.default_generator, *gpus]
+def torch_generators() -> list[torch.Generator]: # the CPU's first
+    """The generators that torch itself draws from, on the CPU and on every GPU in use.
 
-# %% ../../nbs/core/06_training.ipynb #f3d865f4
+    >>> torch_generators()[0].device
+    device(type='cpu')
+    """
+    there = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return [torch.default_generator, *(torch.cuda.default_generators if there else ())]
+
+# %% ../../nbs/core/06_training.ipynb #30143af6
 class Training:
-    """A training, step by step; `train` runs it to the end.
+    """A training, step by step, with the arguments of `train`, which runs it to the end.
 
-    done: steps so far; steps: of the whole training; loss: of the last step. Raises as `train` does."""
-    def __init__(self, parameters, loss: Callable, steps: int, *, lr=None, optimizer=None,
-                 clip: float | None = None, clip_with: Callable | None = None, scaler=None,
-                 backward: Callable | None = None, before_step: Callable | None = None,
-                 after_step: Callable | None = None, checkpoint=None, identity: dict | None = None,
-                 keep: dict | None = None, generators=None, resume: bool = True, save_every: float | None = 60.,
-                 save_steps: int | None = None, save_last: bool = True, writes: bool = True,
-                 desc: str = "training", progress: bool = True):
+    done: steps so far; num_steps: of the whole training; loss: of the last step. Raises as `train`.
+
+    >>> x = torch.nn.Parameter(torch.tensor(4.))
+    >>> training = Training([x], lambda step: (x - 1).square(), 200, lr=.1)
+    >>> training.step(), training.done
+    (9.0, 1)
+    """
+    def __init__(self,
+        parameters: torch.nn.Module | Iterable, # of the model, or the model
+        loss: Callable, # step -> loss
+        num_steps: int, # of the optimiser
+        *,
+        lr: float | Callable | LRScheduler | None = None, # or a function of the step
+        optimizer: torch.optim.Optimizer | None = None, # AdamW if None
+        clip: float | None = None, # greatest norm of the gradient
+        clip_with: Callable | None = None, # (parameters, clip) -> norm
+        scaler: torch.amp.GradScaler | None = None, # for half precision
+        backward: Callable | None = None, # loss -> None
+        before_step: Callable | None = None, # step -> None
+        after_step: Callable | None = None, # (step, loss) -> None
+        checkpoint: str | Path | None = None, # a folder
+        identity: dict | None = None, # of the training
+        keep: dict | None = None, # what else must survive
+        generators: Iterable | None = None, # that must survive; torch's own if None
+        resume: bool = True, # go on from the checkpoint
+        save_every: float | None = 60., # seconds between checkpoints
+        save_steps: int | None = None, # steps between checkpoints
+        save_last: bool = True, # one after the last step
+        writes: bool = True, # whether this process writes checkpoints
+        desc: str = "training", # of the bar and of errors
+        progress: bool = True # show a bar
+    ):
         if isinstance(parameters, torch.nn.Module): parameters = parameters.parameters()
         self.parameters = [p for p in parameters if p.requires_grad]
         if not self.parameters:
             raise ValueError("parameters: none of them takes a gradient; call requires_grad_(True)")
-        if steps < 0: raise ValueError(f"steps = {steps}: it must be at least 0")
+        if num_steps < 0: raise ValueError(f"num_steps = {num_steps}: it must be at least 0")
+        if isinstance(lr, (int, float)): _check_rate(lr, 0)
         if optimizer is None:
-            if isinstance(lr, torch.optim.lr_scheduler.LRScheduler):
+            if lr is None: raise ValueError("lr: give a number, a function of the step, or an optimizer")
+            if isinstance(lr, LRScheduler):
                 raise ValueError("lr: a scheduler of torch belongs to an optimizer; give that one too")
             optimizer = torch.optim.AdamW(self.parameters, lr if isinstance(lr, float) else 1e-3)
-            if lr is None: raise ValueError("lr: give a number, a function of the step, or an optimizer")
-        if isinstance(lr, (int, float)): _check_rate(lr, 0)
-        self.loss_of, self.steps, self.lr, self.optimizer = loss, steps, lr, optimizer
+        self.loss_of, self.num_steps, self.lr, self.optimizer = loss, num_steps, lr, optimizer
         self.clip, self.clip_with = clip, clip_with or torch.nn.utils.clip_grad_norm_
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self.backward = backward or (_scaled(self.scaler) if self.scaler else torch.Tensor.backward)
@@ -142,8 +182,8 @@ class Training:
         self.folder = Path(checkpoint) if checkpoint is not None else None
         self.identity, self.keep = identity or {}, {} if keep is None else keep
         self.generators = generators
-        self.save_every, self.save_steps, self.save_last, self.writes = save_every, save_steps, save_last, writes
-        self.desc, self.progress = desc, progress
+        self.save_every, self.save_steps, self.save_last = save_every, save_steps, save_last
+        self.writes, self.desc, self.progress = writes, desc, progress
         self.done, self.loss, self.saved = 0, None, time.monotonic()
         if self.folder is not None and resume: self.restore()
 
@@ -174,7 +214,7 @@ def step(self: Training) -> float: # the loss
     else:
         self.scaler.step(self.optimizer)
         self.scaler.update()
-    if isinstance(self.lr, torch.optim.lr_scheduler.LRScheduler): self.lr.step()
+    if isinstance(self.lr, LRScheduler): self.lr.step()
     self.done += 1
     if self.after_step is not None: self.after_step(self.done - 1, self.loss)
     return self.loss
@@ -197,15 +237,15 @@ def _gradients(self: Training) -> float:
 @patch
 def _stop(self: Training, why: str):
     rate = self.optimizer.param_groups[0]["lr"]
-    last = f"; the last good checkpoint is {self.folder}" if self.folder is not None and self.folder.exists() else ""
-    raise TrainingError(f"{self.desc}: {why} (of {self.steps} steps, at lr {float(rate):.3g}); lower lr, or clip "
-                        f"the gradient{last}")
+    kept = self.folder is not None and self.folder.exists()
+    last = f"; the last good checkpoint is {self.folder}" if kept else ""
+    raise TrainingError(f"{self.desc}: {why} (of {self.num_steps} steps, at lr {float(rate):.3g}); "
+                        f"lower lr, or clip the gradient{last}")
 
 # %% ../../nbs/core/06_training.ipynb #770b970e
 @patch
 def _rates(self: Training, done: int):
     "A number for the rates of the first steps, as far as a function or a number gives them."
-    import hashlib
     if not callable(self.lr): return self.lr if isinstance(self.lr, (int, float)) else None
     rates = np.array([self.lr(step) for step in range(done)], dtype=np.float64)
     return hashlib.sha256(rates.tobytes()).hexdigest()[:16]
@@ -213,26 +253,28 @@ def _rates(self: Training, done: int):
 @patch
 def _held(self: Training) -> dict:
     "All that a checkpoint keeps, by name."
+    generators = torch_generators() if self.generators is None else self.generators
     held = dict(parameters=self.parameters, optimizer=self.optimizer, keep=self.keep,
-                generators=list(torch_generators() if self.generators is None else self.generators))
+                generators=list(generators))
     if self.scaler is not None: held["scaler"] = self.scaler
-    if isinstance(self.lr, torch.optim.lr_scheduler.LRScheduler): held["schedule"] = self.lr
+    if isinstance(self.lr, LRScheduler): held["schedule"] = self.lr
     return held
 
 @patch
-def check_parameters(self: Training):
+def check_parameters(self: Training) -> None:
     "`TrainingError` if a parameter is not finite."
     for i, p in enumerate(self.parameters):
         if not torch.isfinite(p.detach()).all():
             self._stop(f"parameter {i} of shape {tuple(p.shape)} is not finite after step {self.done}")
 
 @patch
-def save(self: Training):
+def save(self: Training) -> None:
     "Write a checkpoint, if the parameters are finite (else `TrainingError`, and the old one stays)."
     self.check_parameters()
     if self.writes:
         state = state_of(self._held()) | dict(step=self.done, loss=self.loss)
-        save_checkpoint(self.folder, state, identity=self.identity | dict(rates=self._rates(self.done)))
+        identity = self.identity | dict(rates=self._rates(self.done))
+        save_checkpoint(self.folder, state, identity=identity)
     self.saved = time.monotonic()
 
 @patch
@@ -243,9 +285,9 @@ def restore(self: Training) -> int: # steps done
     done = found.state["step"]
     check = self.identity | dict(rates=self._rates(done))
     check_identity(found.identity, check, f"the checkpoint {self.folder}")
-    if done > self.steps:
-        raise CheckpointError(f"the checkpoint {self.folder} has done {done} steps, and this training has "
-                              f"{self.steps}; delete it, or start with resume=False")
+    if done > self.num_steps:
+        raise CheckpointError(f"the checkpoint {self.folder} has done {done} steps, and this training "
+                              f"has {self.num_steps}; delete it, or start with resume=False")
     for name, thing in self._held().items(): restore_state(thing, found.state[name])
     self.done, self.loss = done, found.state["loss"]
     return done
@@ -254,10 +296,11 @@ def restore(self: Training) -> int: # steps done
 @patch
 def run(self: Training) -> Training:
     "Go on to the last step; saves on the way."
-    bar = progress_bar(total=self.steps, desc=self.desc, unit="step") if self.progress else None
+    bar = None
+    if self.progress: bar = progress_bar(total=self.num_steps, desc=self.desc, unit="step")
     try:
         if bar is not None: bar.update(self.done)
-        while self.done < self.steps:
+        while self.done < self.num_steps:
             self.step()
             if bar is not None:
                 bar.update()
@@ -271,27 +314,27 @@ def run(self: Training) -> Training:
 @patch
 def _due(self: Training) -> bool:
     "Whether a checkpoint is due after a step."
-    if self.done == self.steps: return self.save_last
+    if self.done == self.num_steps: return self.save_last
     if self.save_steps and self.done % self.save_steps == 0: return True
     return self.save_every is not None and time.monotonic() - self.saved > self.save_every
 
 def train(
-    parameters,  # of the model, in the order in which their gradients are bounded; or the model
-    loss: Callable, # step -> a scalar with a gradient, several of them one by one, or a float if the gradients are set
-    steps: int,  # of the optimiser
+    parameters: torch.nn.Module | Iterable, # in the order in which gradients are bounded; or the model
+    loss: Callable, # step -> a scalar, or several one by one, or a float if the gradients are set
+    num_steps: int, # of the optimiser
     *,
-    lr=None,     # a number, a function of the step, or one of torch's schedulers; None leaves the optimiser's alone
-    optimizer=None, # AdamW over the parameters if None
+    lr: float | Callable | LRScheduler | None = None, # or a function of the step; None: the optimiser's
+    optimizer: torch.optim.Optimizer | None = None, # AdamW over the parameters if None
     clip: float | None = None, # greatest norm of the gradient
-    clip_with: Callable | None = None, # (parameters, clip) -> norm, such as accelerate's; torch's if None
-    scaler=None, # a `torch.amp.GradScaler`
-    backward: Callable | None = None, # loss -> None, such as accelerate's; `loss.backward()` if None
+    clip_with: Callable | None = None, # (parameters, clip) -> norm; torch's if None
+    scaler: torch.amp.GradScaler | None = None, # for half precision
+    backward: Callable | None = None, # loss -> None; `loss.backward()` if None
     before_step: Callable | None = None, # step -> None, between the gradients and their bound
     after_step: Callable | None = None,  # (step, loss) -> None
-    checkpoint=None, # a folder to save to and to go on from
+    checkpoint: str | Path | None = None, # a folder to save to and to go on from
     identity: dict | None = None, # plain values that tell this training from another one
     keep: dict | None = None, # what else must survive, by name: see `state_of`
-    generators=None, # random generators that must survive; torch's own if None
+    generators: Iterable | None = None, # random generators that must survive; torch's own if None
     resume: bool = True, # go on from the checkpoint, if there is one
     save_every: float | None = 60., # seconds between checkpoints
     save_steps: int | None = None,  # steps between checkpoints
@@ -300,14 +343,15 @@ def train(
     desc: str = "training", # of the bar and of errors
     progress: bool = True   # show a bar
 ) -> Training: # done, with the loss of its last step
-    """Train to the last step. The same bits with and without a restart, if `loss` depends on nothing but the
-    step and what is kept. `TrainingError` if the loss, the gradient or a parameter is not finite, ValueError
-    for settings, `CheckpointError` for a checkpoint of another training, `CorruptFileError` for a damaged one.
+    """Train to the last step. The same bits with and without a restart, if `loss` depends on nothing but
+    the step and what is kept. `TrainingError` if the loss, the gradient or a parameter is not finite,
+    ValueError for settings, `CheckpointError` for a checkpoint of another training,
+    `CorruptFileError` for a damaged one.
 
     >>> x = torch.nn.Parameter(torch.tensor(4.))
     >>> done = train([x], lambda step: (x - 1).square(), 200, lr=.1)
     >>> round(x.item(), 1)
     1.0
     """
-    options = {k: v for k, v in locals().items() if k not in ("parameters", "loss", "steps")}
-    return Training(parameters, loss, steps, **options).run()
+    options = {k: v for k, v in locals().items() if k not in ("parameters", "loss", "num_steps")}
+    return Training(parameters, loss, num_steps, **options).run()
