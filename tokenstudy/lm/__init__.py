@@ -10,17 +10,15 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=['models', 'sampling', 'caches', 'branches', 'rollout', 'finetuning'],
+    submodules=["models", "sampling", "caches", "branches", "rollout", "finetuning"],
     submod_attrs={
-        "models": ["LM", "resting", "quiet", "prepare_lm", "verify_lm", "lm_status", "load_lm",
-            "require_memory", "tiny_lm", "encode", "check_length", "pad", "eos_ids", "forward"],
-        "sampling": ["check_warp", "warp", "Sampled", "pick", "sample", "token_logprobs",
-            "sequence_logits", "prompts"],
-        "caches": ["PackedLinear", "packed", "check_attention", "CachedModel", "takes_positions",
-            "CachedRows", "merge_rows"],
-        "branches": ["branching", "Trunk", "branch_classes"],
-        "rollout": ["rollout_numbers", "draw_tokens", "Rollouts", "wave_rows", "rollouts_many",
-            "rollouts"],
-        "finetuning": ["few_shot", "ending_at_empty_line", "lessons", "ids_of", "with_adapters",
-            "fine_tune", "described"],
+        "models": ["LM", "load_lm", "tiny_lm", "tiny_tokenizer", "prepare_lm", "verify_lm", "lm_status",
+                   "require_memory", "resting", "quiet", "encode", "check_length", "pad", "eos_ids",
+                   "forward"],
+        "sampling": ["next_token_probs", "warp", "check_warp", "Sampled", "pick", "sample",
+                     "token_logprobs", "sequence_logits", "prompts"],
+        "caches": ["PackedLinear", "packed", "check_attention", "CachedModel"],
+        "branches": ["Trunk"],
+        "rollout": ["Rollouts", "rollouts", "rollouts_many", "draw_tokens", "wave_rows"],
+        "finetuning": ["few_shot", "ending_at_empty_line", "lessons", "fine_tune"],
     })

@@ -8,19 +8,27 @@ __all__ = ['few_shot', 'ending_at_empty_line', 'lessons', 'ids_of', 'with_adapte
 # %% ../../nbs/lm/06_finetuning.ipynb #d3fe3d6c
 import copy
 import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 
-from .. import core, lm as lms
+from .. import core
+from .models import LM, encode, eos_ids, forward, pad
+
+if TYPE_CHECKING: from datasets import Dataset
 
 # %% ../../nbs/lm/06_finetuning.ipynb #1c3ce383
 def few_shot(
-    problems,   # rows with id, prompt, answer
-    shown=()    # solved problems, rows with prompt and solution, that stand before each
-) -> Dataset:   # id, prompt, answer, and solution where there was one
-    "Problems as the continuation of a list of solved ones, with an empty line between them."
+    problems: Any,    # rows with id, prompt, answer: a `Dataset` or a list of dicts
+    shown: Any = ()   # solved problems, rows with prompt and solution, that stand before each
+) -> "Dataset":       # id, prompt, answer, and solution where there was one
+    """Problems as the continuation of a list of solved ones, with an empty line between them.
+
+    >>> few_shot([dict(id="a", prompt="One plus one?", answer="2")])["prompt"][0]
+    'Question: One plus one?\\nAnswer:'"""
+    from datasets import Dataset
     def block(row, solution): return f"Question: {row['prompt'].strip()}\nAnswer:{solution}"
     before = "".join(block(row, " " + row["solution"].strip()) + "\n\n" for row in shown)
     return Dataset.from_list([{k: row[k] for k in ("id", "answer", "solution") if k in row}
@@ -28,48 +36,67 @@ def few_shot(
 
 # %% ../../nbs/lm/06_finetuning.ipynb #ab4467b1
 def ending_at_empty_line(
-    lm: lms.LM
-) -> lms.LM: # the same model; its generation settings have one more end-of-sequence token
-    """A base model that ends where the next example would begin. ValueError if an empty line is not one
-    token of its tokenizer."""
+    lm: LM
+) -> LM:  # the same model; its generation settings have one more end-of-sequence token
+    """A base model that ends where the next example would begin.
+
+    ValueError if an empty line is not one token of the tokenizer of `lm`.
+
+    >>> from tokenstudy.lm import tiny_lm, tiny_tokenizer
+    >>> lm = tiny_lm(vocab=4)._replace(tokenizer=tiny_tokenizer(["yes", "\\n\\n"]))
+    >>> ending_at_empty_line(lm).model.generation_config.eos_token_id
+    [3, 2]"""
     ids = lm.tokenizer.encode("\n\n", add_special_tokens=False)
     if len(ids) != 1:
-        raise ValueError(f"{lm.name}: an empty line is {len(ids)} tokens, so it cannot end an answer; "
-                         "teach the model solutions that end with its own end-of-sequence token")
-    known = sorted(lms.eos_ids(lm))
+        raise ValueError(f"{lm.name}: an empty line is {len(ids)} tokens, so it cannot end an "
+                         "answer; teach the model solutions that end with its own end-of-sequence token")
+    known = sorted(eos_ids(lm))
     lm.model.generation_config.eos_token_id = [*known, *(i for i in ids if i not in known)]
     return lm
 
 # %% ../../nbs/lm/06_finetuning.ipynb #5537aa32
 def lessons(
-    lm: lms.LM,
-    problems # rows with id, prompt and solution
-) -> list[tuple]: # (prompt_ids, response_ids), the end-of-sequence token included
-    "Right solutions as samples for `fine_tune`. ValueError if a prompt's tokens depend on what follows."
-    end, out = getattr(lm.tokenizer, "eos_token_id", None), []
-    if end is None: end = min(lms.eos_ids(lm))
+    lm: LM,        # its tokenizer cuts the texts
+    problems: Any  # rows with id, prompt and solution
+) -> list[tuple]:  # (prompt_ids, response_ids), the end-of-sequence token included
+    """Solutions as samples for `fine_tune`. ValueError if a prompt's tokens depend on what follows.
+
+    >>> from tokenstudy.lm import tiny_lm, tiny_tokenizer
+    >>> lm = tiny_lm(vocab=4)._replace(tokenizer=tiny_tokenizer(["how?", "so"]))
+    >>> lessons(lm, [dict(id="a", prompt="how?", solution="so")])
+    [([1], [2, 3])]"""
+    last, out = getattr(lm.tokenizer, "eos_token_id", None), []
+    if last is None: last = min(eos_ids(lm))
     for row in problems:
-        prompt, both = lms.encode(lm, [row["prompt"], row["prompt"] + " " + row["solution"]])
+        prompt, both = encode(lm, [row["prompt"], row["prompt"] + " " + row["solution"]])
         if both[:len(prompt)] != prompt:
-            raise ValueError(f"{row['id']}: the tokens of the prompt change when the solution follows; "
-                             "end the prompt with a character that stands alone, such as a colon")
-        out.append((prompt, both[len(prompt):] + [end]))
+            raise ValueError(f"{row['id']}: the tokens of the prompt change when the solution "
+                             "follows; end the prompt with a character that stands alone, such as a colon")
+        out.append((prompt, both[len(prompt):] + [last]))
     return out
 
 def ids_of(
-    sample # a pair, or anything with prompt_ids and response_ids
+    sample: Any  # a pair, or anything with prompt_ids and response_ids
 ) -> tuple[list, list]:
-    "Prompt and response ids."
+    """Prompt and response ids.
+
+    >>> ids_of(([3, 1], (4,)))
+    ([3, 1], [4])"""
     if hasattr(sample, "prompt_ids"): sample = sample.prompt_ids, sample.response_ids
     prompt, response = sample
     return list(prompt), list(response)
 
 # %% ../../nbs/lm/06_finetuning.ipynb #945377ac
 def with_adapters(
-    model,      # of transformers; it is changed
-    peft_config # of peft
-):
-    "The model with adapters that learn, as peft's own class, and without notes of names that peft still calls."
+    model: torch.nn.Module, # of transformers; it is changed
+    peft_config: Any        # of peft
+) -> torch.nn.Module:       # peft's own class
+    """The model with adapters that learn, without notes of names that peft still calls.
+
+    >>> from peft import LoraConfig
+    >>> from tokenstudy.lm import tiny_lm
+    >>> type(with_adapters(tiny_lm().model, LoraConfig(r=2, target_modules=["q_proj"]))).__name__
+    'PeftModel'"""
     from peft import get_peft_model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -77,55 +104,76 @@ def with_adapters(
 
 # %% ../../nbs/lm/06_finetuning.ipynb #5c8a1f02
 def response_loss(
-    model,       # of transformers
-    pairs: list  # (prompt_ids, response_ids) of a batch
-) -> torch.Tensor: # a scalar with a gradient
-    "Mean cross-entropy, in nats, of the response tokens of a batch."
-    ids, real = lms.pad([p + r for p, r in pairs], "right", device=model.device)
+    model: torch.nn.Module,  # of transformers
+    pairs: list              # (prompt_ids, response_ids) of a batch
+) -> torch.Tensor:           # a scalar with a gradient
+    """Mean cross-entropy, in nats, of the response tokens of a batch.
+
+    >>> from tokenstudy.lm import tiny_lm
+    >>> response_loss(tiny_lm().model, [([3, 1], [4])]).shape
+    torch.Size([])"""
+    ids, real = pad([p + r for p, r in pairs], "right", device=model.device)
     told = real & (torch.arange(ids.shape[1], device=ids.device)
                    >= torch.tensor([[len(p)] for p, _ in pairs], device=ids.device))
-    logits = lms.forward(model, ids, real).logits[:, :-1].float()
+    logits = forward(model, ids, real).logits[:, :-1].float()
     return torch.nn.functional.cross_entropy(logits[told[:, 1:]], ids[:, 1:][told[:, 1:]])
 
 # %% ../../nbs/lm/06_finetuning.ipynb #7e02b9d4
 def fine_tune(
-    lm: lms.LM,
-    samples,                # pairs of ids, or things with prompt_ids and response_ids
-    epochs: int = 1, lr: float = 3e-4, batch: int = 16,
-    lora: int = 0,          # rank of a LoRA on all linear layers; 0 trains a whole copy
-    seed: int = 0,
+    lm: LM,
+    samples: list,          # pairs of ids, or things with prompt_ids and response_ids
+    epochs: int = 1,        # passes over the samples
     *,
-    checkpoint=None,        # a folder to save to and to go on from
-    resume: bool = True,    # go on from the checkpoint, if there is one
+    lr: float = 3e-4,       # constant learning rate
+    batch_size: int = 16,   # samples of a step
+    lora: int = 0,          # rank of a low-rank adapter (LoRA) on all linear layers; 0: no adapter
+    seed: int = 0,          # of the order, and of the adapter's first weights
+    output_dir: str | Path | None = None,  # a folder for the checkpoint, to continue from
+    resume: bool = True,    # continue from the checkpoint, if there is one
     save_every: float = 60. # seconds between checkpoints
-) -> lms.LM:
-    """A copy of a model fine-tuned on samples. ValueError without any; `core.TrainingError` if the loss or the
-    weights stop being finite; `core.CheckpointError` for a checkpoint of another training."""
+) -> LM:
+    """A copy of a model fine-tuned on samples.
+
+    ValueError without any; `core.TrainingError` if the loss or the weights stop being finite;
+    `core.CheckpointError` for a checkpoint of another training.
+
+    >>> from tokenstudy.lm import tiny_lm
+    >>> fine_tune(tiny_lm(), [([3, 1], [4, 31])], 2).name
+    'tiny-llama on 1 samples'"""
     pairs, rng = [ids_of(s) for s in samples], np.random.default_rng(seed)
     if not pairs: raise ValueError("samples: the list is empty; there is nothing to learn from")
-    starts, orders = range(0, len(pairs), batch), [rng.permutation(len(pairs)) for _ in range(epochs)]
-    identity = dict(lr=lr, batch=batch, lora=lora, seed=seed)
-    if checkpoint is not None: identity |= dict(base=core.fingerprint(lm.model), samples=core.fingerprint(pairs))
+    starts = range(0, len(pairs), batch_size)
+    orders = [rng.permutation(len(pairs)) for _ in range(epochs)]
+    identity = dict(lr=lr, batch_size=batch_size, lora=lora, seed=seed)
+    if output_dir is not None:
+        identity |= dict(base=core.fingerprint(lm.model), samples=core.fingerprint(pairs))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = copy.deepcopy(lm.model).train()
         if lora:
             from peft import LoraConfig
-            model = with_adapters(model, LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear"))
+            config = LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear")
+            model = with_adapters(model, config)
         else: model.requires_grad_(True)
         def loss(step):
             epoch, i = divmod(step, len(starts))
-            return response_loss(model, [pairs[j] for j in orders[epoch][starts[i]:][:batch]])
-        core.train(model, loss, epochs * len(starts), lr=lr, clip=1., checkpoint=checkpoint, identity=identity,
-                   resume=resume, save_every=save_every, desc="fine-tuning")
+            return response_loss(model, [pairs[j] for j in orders[epoch][starts[i]:][:batch_size]])
+        core.train(model, loss, epochs * len(starts), lr=lr, clip=1., checkpoint=output_dir,
+                   identity=identity, resume=resume, save_every=save_every, desc="fine-tuning")
     if lora: model = model.merge_and_unload()
-    return lms.LM(model.eval().requires_grad_(False), lm.tokenizer, f"{lm.name} on {len(pairs)} samples")
+    name = f"{lm.name} on {len(pairs)} samples"
+    return LM(model.eval().requires_grad_(False), lm.tokenizer, name)
 
 # %% ../../nbs/lm/06_finetuning.ipynb #8ecd4dc4
 def described(
-    peft_config # of peft, or None
+    peft_config: Any  # of peft, or None
 ) -> str | None:
-    "A peft config as text that is the same in every process."
+    """A peft config as text that is the same in every process.
+
+    >>> from peft import LoraConfig
+    >>> described(LoraConfig(target_modules=["q", "k"])) == described(
+    ...     LoraConfig(target_modules=["k", "q"]))
+    True"""
     if peft_config is None: return None
     plain = lambda v: sorted(map(str, v)) if isinstance(v, (set, frozenset)) else str(v)
     return str({k: plain(v) for k, v in sorted(vars(peft_config).items())})

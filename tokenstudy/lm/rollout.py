@@ -8,71 +8,116 @@ __all__ = ['rollout_numbers', 'draw_tokens', 'Rollouts', 'wave_rows', 'rollouts_
 # %% ../../nbs/lm/05_rollout.ipynb #ce93619b
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from .. import core
-from .models import check_length, eos_ids
-from .sampling import check_warp, pick, warp
-from .branches import Trunk, branch_classes, branching
+from .models import LM, check_length, eos_ids
+from .sampling import check_warp, next_token_probs, pick
+from .branches import Branches, Trunk, branching
 
 # %% ../../nbs/lm/05_rollout.ipynb #ca117687
-def rollout_numbers(count, seed, stream, position, rollout):
-    "`count` uniform numbers in [0, 1) of one continuation."
+def rollout_numbers(
+    count: int,     # how many
+    seed: int,      # of all rollouts
+    stream: int,    # of the trajectory
+    position: int,  # where the continuation begins
+    rollout: int    # number among those of the position
+) -> np.ndarray:    # [count] in [0, 1)
+    """The uniform numbers with which one continuation is drawn.
+
+    >>> rollout_numbers(2, 0, 0, 3, 1).shape
+    (2,)"""
     bits = np.random.Philox(key=[seed, stream], counter=[0, rollout, position, 0])
     return np.random.Generator(bits).random(count)
 
-def draw_tokens(log_laws, which, u):
-    "Tokens [N] and their log-probabilities: row `which[i]` of `log_laws` [R, V] at the number `u[i]`."
-    rows = max(1, 2**22 // log_laws.shape[-1])
-    tokens = torch.cat([pick(log_laws[w].exp(), v) for w, v in zip(which.split(rows), u.split(rows))])
-    return tokens, log_laws[which, tokens].float()
+def draw_tokens(
+    log_probs: torch.Tensor,  # [R, V]
+    which: torch.Tensor,      # [N] a row for each draw
+    u: torch.Tensor           # [N] in [0, 1), float64
+) -> tuple[torch.Tensor, torch.Tensor]:  # token ids [N], their log-probabilities [N] float32
+    """Many draws from few distributions.
+
+    >>> half = torch.tensor([[.5, .5]]).log()
+    >>> draw_tokens(half, torch.tensor([0, 0]), torch.tensor([.4, .6]).double())[0].tolist()
+    [0, 1]"""
+    rows = max(1, 2**22 // log_probs.shape[-1])
+    tokens = torch.cat([pick(log_probs[w].exp(), v)
+                        for w, v in zip(which.split(rows), u.split(rows))])
+    return tokens, log_probs[which, tokens].float()
 
 # %% ../../nbs/lm/05_rollout.ipynb #236062f1
 @dataclass
 class Rollouts:
-    """Continuations of m prefixes of one trajectory, n of each. Position t is the prefix of t response
-    tokens, y_1 … y_t."""
+    """Continuations of m prefixes of one trajectory, n of each.
+
+    Position t is the prefix of t response tokens, $y_1 … y_t$.
+
+    >>> from tokenstudy.lm import rollouts, tiny_lm
+    >>> r = rollouts(tiny_lm(), [3, 1, 4], [1, 5], num_samples=8, max_new_tokens=6)
+    >>> r.positions, r.tokens.shape[:2], len(r.responses(0))
+    ([1, 2], (2, 8), 8)"""
     response_ids: list               # the trajectory's response
     positions: list                  # m prefix lengths
     tokens: np.ndarray               # [m, n, longest] int32, -1 behind the end
     lengths: np.ndarray              # [m, n] tokens of each continuation, end-of-sequence included
     finished: np.ndarray             # [m, n] bool, whether it ended by itself
-    logprobs: np.ndarray | None      # [m, n, longest] float32 under the warped laws, 0 behind the end
+    logprobs: np.ndarray | None      # [m, n, longest] float32 where drawn, 0 behind the end
     prefix_tokens: int = 0           # tokens read for the trunk
     forwarded: int = 0               # tokens read for the continuations: different texts once each
     @property
-    def new_tokens(self): return int(self.lengths.sum())
+    def new_tokens(self) -> int:
+        "Tokens of all continuations."
+        return int(self.lengths.sum())
 
-    def continuation(self, i, j):
-        "Ids of rollout j from `positions[i]`."
+    def continuation(
+        self,
+        i: int,
+        j: int
+    ) -> list:
+        "Ids of rollout `j` from `positions[i]`."
         return self.tokens[i, j, :self.lengths[i, j]].tolist()
 
-    def responses(self, i):
-        "The n whole responses (prefix and continuation) from `positions[i]`, id lists."
+    def responses(
+        self,
+        i: int
+    ) -> list:  # n id lists
+        "The whole responses, prefix and continuation, from `positions[i]`."
         prefix = self.response_ids[:self.positions[i]]
         return [prefix + self.continuation(i, j) for j in range(self.tokens.shape[1])]
 
-def _requests(lm, trajectories, n, positions, max_new_tokens, max_total, streams, banned):
+# %% ../../nbs/lm/05_rollout.ipynb #19f7363b
+def _check_run(engine, seed, **numbers):
+    if engine not in ("local", "ray"):
+        raise ValueError(f"engine {engine!r}: it is 'local' or 'ray'")
+    if not 0 <= seed < 2**64: raise ValueError(f"seed = {seed}: it must lie in [0, 2**64)")
+    for name, value in numbers.items():
+        if value is not None and value < 1: raise ValueError(f"{name} = {value}: it must be ≥ 1")
+
+def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_total, streams, banned):
     "Checked settings of each trajectory: (itself, response, positions, rollouts, stream, banned)."
     T, found = len(trajectories), []
-    n, banned = (x if isinstance(x, list) else [x] * T for x in (n, banned))
+    n, banned = (x if isinstance(x, list) else [x] * T for x in (num_samples, banned))
     if not T: raise ValueError("trajectories: the list is empty")
     if max_new_tokens < 1: raise ValueError(f"max_new_tokens = {max_new_tokens}: it must be ≥ 1")
     positions = positions if positions is not None else [None] * T
     streams = list(streams) if streams is not None else list(range(T))
-    for name, given in dict(positions=positions, n=n, streams=streams, banned=banned).items():
-        if len(given) != T: raise ValueError(f"{name}: {len(given)} entries for {T} trajectories")
-    for i, (one, where, many, stream, no) in enumerate(zip(trajectories, positions, n, streams, banned)):
+    given = dict(positions=positions, num_samples=n, streams=streams, banned=banned)
+    for name, x in given.items():
+        if len(x) != T: raise ValueError(f"{name}: {len(x)} entries for {T} trajectories")
+    for i, (one, where, many, stream, no) in enumerate(zip(trajectories, *given.values())):
         prompt, response = ((one.prompt_ids, one.response_ids) if isinstance(one, Trunk) else
                             map(list, one))
         where = range(1, len(response) + 1) if where is None else where
         where = [operator.index(t) for t in where]
         many = many if isinstance(many, range) else range(operator.index(many))
         if not many or many[0] < 0 or many.step != 1:
-            raise ValueError(f"trajectory {i}: n = {many}; it must be a number ≥ 1, or a range from ≥ 0")
-        if not where or min(where) < 0 or max(where) > len(response) or len(set(where)) < len(where):
+            raise ValueError(f"trajectory {i}: num_samples = {many}; "
+                             "it must be a number ≥ 1, or a range from ≥ 0")
+        if (not where or min(where) < 0 or max(where) > len(response)
+                or len(set(where)) < len(where)):
             raise ValueError(f"trajectory {i}: positions must be different numbers from 0 to "
                              f"{len(response)} (the response's length), at least one; got {where}")
         longest = max(max_total, len(response)) if max_total else max(where) + max_new_tokens
@@ -80,8 +125,16 @@ def _requests(lm, trajectories, n, positions, max_new_tokens, max_total, streams
         found.append((one, response, where, many, stream, no or {}))
     return found
 
-def wave_rows(lm, tokens):
-    "Rows of a wave: few enough for their keys, values and logits to fit into memory."
+# %% ../../nbs/lm/05_rollout.ipynb #8160906e
+def wave_rows(
+    lm: LM,
+    tokens: int  # that a row writes at most
+) -> int:
+    """Rows of a wave: few enough for their keys, values and logits to fit into memory.
+
+    >>> from tokenstudy.lm import tiny_lm
+    >>> wave_rows(tiny_lm(), 40)
+    4096"""
     config, device = lm.model.config.get_text_config(), lm.model.device
     budget = torch.cuda.mem_get_info(device)[0] / 4 if device.type == "cuda" else 2**31
     groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -90,109 +143,107 @@ def wave_rows(lm, tokens):
            + 8 * config.vocab_size)
     return int(min(max(budget // row, 1), 8192 if device.type == "cuda" else 4096))
 
-@torch.inference_mode()
-def _wave(lm, trunks, owners, prefixes, limits, u, warping, banned):
-    """Rollouts of one batch: `owners` (keys of `trunks`), `prefixes` (t) and `limits`, [N] each, and
-    their numbers `u` [N, longest]. Returns tokens, log-probabilities, lengths, finished as arrays, and
-    the tokens forwarded for each owner."""
-    device, (N, longest) = lm.model.device, u.shape
-    ends = torch.tensor(sorted(eos_ids(lm)), device=device, dtype=torch.long)
-    owners, place, limits, u = (torch.from_numpy(x).to(device) for x in (owners, prefixes, limits, u))
-    tokens = torch.full((N, longest), -1, device=device)
-    logprobs, lengths = torch.zeros(N, longest, device=device), torch.zeros_like(limits)
-    finished, forwarded = torch.zeros(N, dtype=torch.bool, device=device), {}
-    def draw(who, laws, which):
-        "One more token for the rollouts `who`; returns it, and who goes on."
-        at = lengths[who]
-        token, tokens_lp = draw_tokens(laws, which, u[who, at])
-        tokens[who, at], logprobs[who, at] = token, tokens_lp
-        lengths[who] += 1
-        finished[who] = torch.isin(token, ends)
-        return token, ~finished[who] & (lengths[who] < limits[who])
+# %% ../../nbs/lm/05_rollout.ipynb #61864527
+class _Drawn:
+    "What N rollouts have written: tokens, log-probabilities [N, longest], lengths, finished [N]."
+    def __init__(self, lm, limits, u):
+        self.limits, self.u, device = limits, u, u.device
+        self.ends = torch.tensor(sorted(eos_ids(lm)), device=device, dtype=torch.long)
+        self.tokens = torch.full(u.shape, -1, device=device)
+        self.logprobs, self.lengths = torch.zeros(u.shape, device=device), torch.zeros_like(limits)
+        self.finished = torch.zeros(len(u), dtype=torch.bool, device=device)
 
-    # along the trunk: as long as a rollout writes what stands there, all is known
-    first, laws, follow, offset = {}, [], [], 0
+    def draw(self, who, log_probs, which):
+        "One more token for the rollouts `who`; returns it, and which of them continue."
+        at = self.lengths[who]
+        token, logprob = draw_tokens(log_probs, which, self.u[who, at])
+        self.tokens[who, at], self.logprobs[who, at] = token, logprob
+        self.lengths[who] += 1
+        self.finished[who] = torch.isin(token, self.ends)
+        return token, ~self.finished[who] & (self.lengths[who] < self.limits[who])
+
+# %% ../../nbs/lm/05_rollout.ipynb #efefd6e7
+def _known(trunks, warping, banned, device):
+    """Log-probabilities [R, V] after all prefixes of the trunks, then those without banned tokens; the
+    token that follows each prefix (-1: none); each trunk's first row."""
+    first, log_probs, follow = {}, [], []
     for i in sorted(trunks):
-        first[i], offset = offset, offset + len(trunks[i].logits)
-        laws.append(warp(trunks[i].logits, *warping, log=True))
+        first[i] = len(follow)
+        log_probs.append(next_token_probs(trunks[i].logits, **warping, log=True))
         follow += trunks[i].response_ids + [-1]
     for (i, t), ids in banned.items():
-        law = laws[list(first).index(i)][t].index_fill(0, torch.tensor(ids, device=device), -torch.inf)
-        laws.append((law - law.logsumexp(-1))[None])
-    laws, follow = torch.cat(laws), torch.tensor(follow, device=device)
-    V = laws.shape[-1]
+        left = log_probs[list(first).index(i)][t]
+        left = left.index_fill(0, torch.tensor(ids, device=device), -torch.inf)
+        log_probs.append((left - left.logsumexp(-1))[None])
     start = torch.zeros(max(first) + 1, dtype=torch.long, device=device)
     start[list(first)] = torch.tensor(list(first.values()), device=device)
-    which, who, left = start[owners] + place, torch.arange(N, device=device), []
-    plain = which.clone()
-    for number, (i, t) in enumerate(banned): which[(owners == i) & (place == t)] = offset + number
+    return torch.cat(log_probs), torch.tensor(follow, device=device), start
+
+def _along(drawn, known, follow, which, prefix, place):
+    """Draw as long as a rollout writes what stands in its trunk: all is known there. `which` is the
+    row of `known` to draw from, `prefix` that of the prefix; returns who left, with which token."""
+    who, left = torch.arange(len(prefix), device=prefix.device), []
     while len(who):
-        token, on = draw(who, laws, which[who])
-        stays = on & (token == follow[plain[who]])
+        token, on = drawn.draw(who, known, which[who])
+        stays = on & (token == follow[prefix[who]])
         left.append((who[on & ~stays], token[on & ~stays]))
         who = who[stays]
-        plain[who] += 1
+        prefix[who] += 1
         place[who] += 1
-        which[who] = plain[who]
+        which[who] = prefix[who]
+    return (torch.cat(x) for x in zip(*left))
 
-    # off the trunk: rows are different texts, each read once however many rollouts write it
-    who, token = (torch.cat(x) for x in zip(*left))
-    if len(who):
-        rows, row = (plain[who] * V + token).unique(return_inverse=True)
-        owner = torch.empty_like(rows).scatter_(0, row, owners[who])
-        before = torch.empty_like(rows).scatter_(0, row, place[who])
-        lead = torch.tensor([len(trunks[i].prompt_ids) if i in trunks else 0
-                             for i in range(len(start))], device=device)
-        batch = branch_classes()(trunks, owner, lead[owner] + before, lm.model.config.num_hidden_layers)
-        inputs, places = rows % V, torch.arange(len(rows), device=device)
+# %% ../../nbs/lm/05_rollout.ipynb #740f8704
+def _off(lm, drawn, trunks, start, V, warping, owners, prefix, place, who, token):
+    "Draw what follows behind the trunks; returns the tokens forwarded for each owner."
+    device, forwarded = token.device, {}
+    rows, row = (prefix[who] * V + token).unique(return_inverse=True)
+    owner = torch.empty_like(rows).scatter_(0, row, owners[who])
+    before = torch.empty_like(rows).scatter_(0, row, place[who])
+    prompts = [len(trunks[i].prompt_ids) if i in trunks else 0 for i in range(len(start))]
+    lead = torch.tensor(prompts, device=device)
+    batch = Branches(lm, trunks, owner, lead[owner] + before)
+    inputs, places = rows % V, torch.arange(len(rows), device=device)
     while len(who):
-        fed = torch.zeros(len(batch.owners), 1, dtype=torch.long, device=device)
-        fed[places, 0] = inputs
+        ids = torch.zeros(len(batch.owners), dtype=torch.long, device=device)
+        ids[places] = inputs
         for i, count in zip(*(x.tolist() for x in batch.owners[places].unique(return_counts=True))):
             forwarded[i] = forwarded.get(i, 0) + count
-        logits = lm.model(input_ids=fed, attention_mask=torch.ones_like(fed), past_key_values=batch,
-                          position_ids=(batch.prefixes + batch.step)[:, None], use_cache=True,
-                          branches=batch).logits[:, -1]
-        batch.step += 1
-        if batch.calls != batch.step * len(batch.layers):
-            raise ValueError(f"{lm.name}: {type(lm.model).__name__} does not use transformers' interface "
-                             "for attention; its rollouts cannot share a trunk")
-        token, on = draw(who, warp(logits[places], *warping, log=True), row)
+        logits = batch.read(ids)
+        token, on = drawn.draw(who, next_token_probs(logits[places], **warping, log=True), row)
         who = who[on]
         if not len(who): break
         rows, row = (places[row[on]] * V + token[on]).unique(return_inverse=True)
         inputs, places = rows % V, batch.go_on(rows // V)
-    return [x.cpu().numpy() for x in (tokens, logprobs, lengths, finished)] + [forwarded]
+    return forwarded
 
-# %% ../../nbs/lm/05_rollout.ipynb #1211aad7
-def rollouts_many(lm, trajectories, n=32, positions=None, max_new_tokens=64, max_total=None,
-                  temperature=1.0, top_k=0, top_p=1.0, seed=0, streams=None, batch_rows=None,
-                  logprobs=False, banned=None, engine="local"):
-    """Continuations from positions of several trajectories, in common batches; a list of `Rollouts`.
+# %% ../../nbs/lm/05_rollout.ipynb #c0f47649
+@torch.inference_mode()
+def _wave(lm, trunks, owners, prefixes, limits, u, warping, banned):
+    """Rollouts of one batch: `owners` (keys of `trunks`), `prefixes` (t) and `limits`, [N] each, and
+    their numbers `u` [N, longest]. Returns tokens, log-probabilities, lengths, finished as arrays,
+    and the tokens forwarded for each owner."""
+    device = lm.model.device
+    owners, place, limits, u = (torch.from_numpy(x).to(device)
+                                for x in (owners, prefixes, limits, u))
+    drawn = _Drawn(lm, limits, u)
+    known, follow, start = _known(trunks, warping, banned, device)
+    prefix = start[owners] + place
+    which = prefix.clone()
+    for number, (i, t) in enumerate(banned, len(follow)):
+        which[(owners == i) & (place == t)] = number
+    who, token = _along(drawn, known, follow, which, prefix, place)
+    V, forwarded = known.shape[-1], {}
+    if len(who):
+        forwarded = _off(lm, drawn, trunks, start, V, warping, owners, prefix, place, who, token)
+    out = drawn.tokens, drawn.logprobs, drawn.lengths, drawn.finished
+    return [x.cpu().numpy() for x in out] + [forwarded]
 
-    `trajectories`: (prompt_ids, response_ids) pairs, or `Trunk`s (then nothing is read anew). `n`:
-    rollouts of each position, or the range of their numbers (`range(8, 16)` adds eight to the first
-    eight), or a list of these, one for each trajectory. `positions`: for each trajectory the prefix
-    lengths t (None: 1 … T; 0 is the prompt). `max_new_tokens` bounds each continuation; `max_total`, if
-    given, the whole response instead, prefix included. `streams`: a number for each trajectory (None: 0,
-    1, …): with `seed`, position and rollout it names the random stream, so results do not depend on
-    `batch_rows` (None: as memory allows), order or engine (up to the model's rounding). `banned`: for
-    each trajectory {position: ids that the first new token must not be}, its law renormalised. `engine`:
-    "local", or "ray" to spread trajectories (and positions, where there are fewer trajectories than
-    workers) over a ray cluster. Raises ValueError for settings out of range, and where the banned tokens
-    hold all the mass."""
-    check_warp(temperature, top_k, top_p)
-    if engine not in ("local", "ray"): raise ValueError(f"engine {engine!r}: it is 'local' or 'ray'")
-    if not 0 <= seed < 2**64: raise ValueError(f"seed = {seed}: it must lie in [0, 2**64)")
-    for name, value in dict(max_total=max_total, batch_rows=batch_rows).items():
-        if value is not None and value < 1: raise ValueError(f"{name} = {value}: it must be ≥ 1")
-    asked = _requests(lm, trajectories, n, positions, max_new_tokens, max_total, streams, banned)
-    if engine == "ray":
-        return _ray_rollouts(lm, asked, dict(
-            max_new_tokens=max_new_tokens, max_total=max_total, temperature=temperature, top_k=top_k,
-            top_p=top_p, seed=seed, batch_rows=batch_rows, logprobs=logprobs))
-    ends, warping, jobs, results, read = eos_ids(lm), (temperature, top_k, top_p), [], [], {}
-    limit = lambda t: max_total - t if max_total else max_new_tokens
+# %% ../../nbs/lm/05_rollout.ipynb #c6dd9ec7
+def _jobs(lm, asked, limit, logprobs):
+    """Empty `Rollouts` of each request, and one row (trajectory, place of the position, place of
+    the rollout, position, rollout, tokens at most) for each continuation that is to be drawn."""
+    ends, results, jobs = eos_ids(lm), [], []
     for i, (_, response, where, many, *_) in enumerate(asked):
         shape = len(where), len(many)
         most = max(max(map(limit, where)), 1)
@@ -202,38 +253,7 @@ def rollouts_many(lm, trajectories, n=32, positions=None, max_new_tokens=64, max
         for a, t in enumerate(where):
             if t and response[t - 1] in ends: results[i].finished[a] = True
             elif limit(t) > 0: jobs += [(i, a, b, t, j, limit(t)) for b, j in enumerate(many)]
-    jobs = np.array(jobs, dtype=int).reshape(-1, 6)
-    rows = batch_rows or wave_rows(lm, max_total or max_new_tokens)
-    with core.progress(total=len(jobs), desc="rollouts", unit="text") as bar:
-        for wave in np.array_split(jobs, -(-len(jobs) // rows) or 1):
-            if not len(wave): continue
-            here = np.unique(wave[:, 0]).tolist()
-            read = {i: read[i] if i in read else _trunk(lm, asked[i], results[i]) for i in here}
-            no = {(i, t): list(ids) for i in here for t, ids in asked[i][5].items() if t in asked[i][2]}
-            for (i, t), ids in no.items():
-                law = warp(read[i].logits[t], *warping)
-                if not law.index_fill(0, torch.tensor(ids, device=law.device), 0).any():
-                    raise ValueError(f"trajectory {i}, position {t}: all the law's mass lies on the "
-                                     f"banned tokens {ids}; raise temperature, top_k or top_p, or leave "
-                                     "it out")
-            u = np.stack([rollout_numbers(wave[:, 5].max(), seed, asked[i][4], t, j)
-                          for i, _, _, t, j, _ in wave.tolist()])
-            with branching(lm):
-                *out, forwarded = _wave(lm, read, wave[:, 0], wave[:, 3], wave[:, 5], u, warping, no)
-            for i in here:
-                mine, r = wave[:, 0] == i, results[i]
-                tokens, scores, lengths, finished = (x[mine] for x in out)
-                a, b, width = wave[mine, 1], wave[mine, 2], min(tokens.shape[1], r.tokens.shape[2])
-                r.tokens[a, b, :width] = tokens[:, :width]
-                r.lengths[a, b], r.finished[a, b] = lengths, finished
-                if logprobs: r.logprobs[a, b, :width] = scores[:, :width]
-                r.forwarded += forwarded.get(i, 0)
-            bar.update(len(wave))
-    for r in results:
-        longest = int(r.lengths.max())
-        r.tokens = r.tokens[..., :longest].copy()
-        if logprobs: r.logprobs = r.logprobs[..., :longest].copy()
-    return results
+    return results, np.array(jobs, dtype=int).reshape(-1, 6)
 
 def _trunk(lm, request, result):
     if isinstance(request[0], Trunk): return request[0]
@@ -241,27 +261,132 @@ def _trunk(lm, request, result):
     result.prefix_tokens += len(trunk)
     return trunk
 
-def rollouts(lm, prompt_ids, response_ids, n=32, positions=None, max_new_tokens=64, stream=0, **options):
-    """Continuations of one trajectory from every position (or those given), as `Rollouts`. `stream` is
-    one number and `banned` one dict {position: ids}; the other options are `rollouts_many`'s."""
-    return rollouts_many(lm, [(prompt_ids, response_ids)], n, None if positions is None else [positions],
-                         max_new_tokens, streams=[stream], **options)[0]
+def _forbidden(asked, read, warping):
+    "The banned tokens of the trunks that were `read`; ValueError where nothing else can be drawn."
+    no = {(i, t): list(ids) for i in read for t, ids in asked[i][5].items() if t in asked[i][2]}
+    for (i, t), ids in no.items():
+        probs = next_token_probs(read[i].logits[t], **warping)
+        if not probs.index_fill(0, torch.tensor(ids, device=probs.device), 0).any():
+            raise ValueError(f"trajectory {i}, position {t}: all probability lies on the banned "
+                             f"tokens {ids}; raise temperature, top_k or top_p, or leave it out")
+    return no
+
+def _written(results, wave, tokens, scores, lengths, finished, forwarded):
+    "Put what a wave has drawn where it belongs."
+    for i in np.unique(wave[:, 0]).tolist():
+        mine, r = wave[:, 0] == i, results[i]
+        a, b, width = wave[mine, 1], wave[mine, 2], min(tokens.shape[1], r.tokens.shape[2])
+        r.tokens[a, b, :width] = tokens[mine, :width]
+        r.lengths[a, b], r.finished[a, b] = lengths[mine], finished[mine]
+        if r.logprobs is not None: r.logprobs[a, b, :width] = scores[mine, :width]
+        r.forwarded += forwarded.get(i, 0)
+
+# %% ../../nbs/lm/05_rollout.ipynb #b022692b
+def _local_rollouts(lm, asked, max_new_tokens, max_total, warping, seed, batch_size, logprobs):
+    "`rollouts_many` on this machine."
+    def limit(t): return max_total - t if max_total else max_new_tokens
+    results, jobs = _jobs(lm, asked, limit, logprobs)
+    rows, read = batch_size or wave_rows(lm, max_total or max_new_tokens), {}
+    sharing = branching(lm) if len(jobs) else None
+    with core.progress(total=len(jobs), desc="rollouts", unit="text") as bar:
+        for wave in np.array_split(jobs, -(-len(jobs) // rows) or 1):
+            if not len(wave): continue
+            read = {i: read[i] if i in read else _trunk(lm, asked[i], results[i])
+                    for i in np.unique(wave[:, 0]).tolist()}
+            banned = _forbidden(asked, read, warping)
+            u = np.stack([rollout_numbers(wave[:, 5].max(), seed, asked[i][4], t, j)
+                          for i, _, _, t, j, _ in wave.tolist()])
+            out = _wave(sharing, read, wave[:, 0], wave[:, 3], wave[:, 5], u, warping, banned)
+            _written(results, wave, *out)
+            bar.update(len(wave))
+    for r in results:
+        longest = int(r.lengths.max())
+        r.tokens = r.tokens[..., :longest].copy()
+        if logprobs: r.logprobs = r.logprobs[..., :longest].copy()
+    return results
+
+# %% ../../nbs/lm/05_rollout.ipynb #1211aad7
+def rollouts_many(
+    lm: LM,
+    trajectories: list,             # (prompt_ids, response_ids) pairs, or `Trunk`s, not read anew
+    *,
+    num_samples: int | range | list = 32,  # of each position
+    positions: list | None = None,  # for each trajectory prefix lengths t (0: prompt); None: 1 … T
+    max_new_tokens: int = 64,       # of each continuation
+    max_total: int | None = None,   # of the whole response instead, prefix included
+    temperature: float = 1.0,       # 0: greedy
+    top_k: int = 0,                 # 0: all tokens
+    top_p: float = 1.0,             # 1: all tokens
+    seed: int = 0,                  # of all random streams
+    streams: list | None = None,    # for each trajectory its random stream; None: 0, 1, …
+    batch_size: int | None = None,  # rows of a wave; None: as memory allows
+    logprobs: bool = False,         # keep the log-probabilities
+    banned: list | None = None,     # for each trajectory {position: ids that may not come first}
+    engine: str = "local"           # or "ray": spread over a ray cluster
+) -> list[Rollouts]:                # one for each trajectory
+    """Continuations from positions of several trajectories, in common batches.
+
+    `num_samples` may be a range of numbers, or a list of these, one for each trajectory. Seed,
+    stream, position and number name the random numbers of a continuation, so `range(8, 16)` adds
+    eight to the first eight, and results do not depend on `batch_size`, order or engine (up to the model's
+    rounding). Where tokens are banned, the distribution is renormalised. Raises ValueError for
+    settings out of range (see `check_warp`), and where banned tokens hold all probability.
+
+    >>> from tokenstudy.lm import tiny_lm
+    >>> pairs = [([3, 1, 4], [1, 5]), ([2], [7])]
+    >>> made = rollouts_many(tiny_lm(), pairs, num_samples=4, max_new_tokens=3)
+    >>> [r.tokens.shape[:2] for r in made]
+    [(2, 4), (1, 4)]"""
+    check_warp(temperature, top_k, top_p)
+    _check_run(engine, seed, max_total=max_total, batch_size=batch_size)
+    asked = _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_total, streams,
+                      banned)
+    warping = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    run = _local_rollouts if engine == "local" else _ray_rollouts
+    return run(lm, asked, max_new_tokens, max_total, warping, seed, batch_size, logprobs)
+
+# %% ../../nbs/lm/05_rollout.ipynb #6f8a8186
+def rollouts(
+    lm: LM,
+    prompt_ids: list,               # the trajectory's
+    response_ids: list,             # may be empty; then positions is [0]
+    *,
+    num_samples: int | range = 32,  # of each position, or the range of their numbers
+    positions: list | None = None,  # prefix lengths t (0: the prompt); None: 1 … T
+    max_new_tokens: int = 64,       # of each continuation
+    stream: int = 0,                # number of the random stream
+    banned: dict | None = None,     # {position: ids that may not come first}
+    **options: Any                  # of `rollouts_many`
+) -> Rollouts:
+    """Continuations of one trajectory from every position, or from those given.
+
+    >>> from tokenstudy.lm import tiny_lm
+    >>> made = rollouts(tiny_lm(), [3, 1, 4], [1, 5], num_samples=4, positions=[1])
+    >>> made.tokens.shape[:2]
+    (1, 4)"""
+    return rollouts_many(
+        lm, [(prompt_ids, response_ids)], num_samples=num_samples, max_new_tokens=max_new_tokens,
+        positions=None if positions is None else [positions], streams=[stream], banned=[banned],
+        **options)[0]
 
 # %% ../../nbs/lm/05_rollout.ipynb #4d90294b
-def _ray_rollouts(lm, requests, options):
+def _ray_rollouts(lm, asked, max_new_tokens, max_total, warping, seed, batch_size, logprobs):
     "`rollouts_many` over ray workers: a shard is a trajectory, or some of its positions."
     try: import ray
     except ImportError as e:
-        raise core.TokenStudyError("engine='ray' needs ray: pip install ray, or use 'local'") from e
+        raise core.TokenStudyError("engine='ray' needs ray: pip install 'tokenstudy[cluster]', "
+                                   "or use 'local'") from e
     if not ray.is_initialized(): ray.init(include_dashboard=False, log_to_driver=False)
+    options = dict(max_new_tokens=max_new_tokens, max_total=max_total, seed=seed,
+                   batch_size=batch_size, logprobs=logprobs, **warping)
     cores = int(ray.cluster_resources().get("CPU", 1))
-    pieces, shards = -(-cores // len(requests)), []
-    for i, (one, response, where, many, stream, banned) in enumerate(requests):
+    pieces, shards = -(-cores // len(asked)), []
+    for i, (one, response, where, many, stream, banned) in enumerate(asked):
         prompt = one.prompt_ids if isinstance(one, Trunk) else list(one[0])
         for some in np.array_split(where, min(pieces, len(where))):
             shards.append((i, dict(
-                trajectories=[(prompt, response)], n=[many], positions=[some.tolist()], streams=[stream],
-                banned=[{t: banned[t] for t in some.tolist() if t in banned}])))
+                trajectories=[(prompt, response)], num_samples=[many], positions=[some.tolist()],
+                streams=[stream], banned=[{t: banned[t] for t in some.tolist() if t in banned}])))
     work = ray.remote(num_cpus=1, num_gpus=int(lm.model.device.type == "cuda"))(_ray_shard)
     model, results = ray.put(lm), {}
     futures = [work.remote(model, {**shard, **options}) for _, shard in shards]
@@ -273,6 +398,7 @@ def _ray_shard(lm, settings):
     torch.set_num_threads(1)
     return rollouts_many(lm, **settings)[0]
 
+# %% ../../nbs/lm/05_rollout.ipynb #515dcc16
 def _joined(parts):
     "`Rollouts` of one trajectory out of those of its positions."
     longest = max(p.tokens.shape[2] for p in parts)
