@@ -44,7 +44,7 @@ def test_study_runs_then_resumes_then_starts_over(checkout, capsys):
     records(dict(i=1), lambda: 1)
     assert main(["study", "--fresh"]) == 0
     assert count(checkout) == "aa"
-    assert not records.path.exists() and records.path.with_name("toy.jsonl.old").exists()
+    assert len(records) == 0 and records.path.with_name("toy.sqlite.old").exists()
 
 
 def test_what_changes_the_outputs_changes_the_key(checkout, monkeypatch):
@@ -289,7 +289,7 @@ def test_saved_records_are_published_and_never_shrink(checkout):
     assert main(["study", "--seeds", "2", "--save"]) == 0
     assert [r["config"]["seed"] for r in core.published("multidraft/y", "smoke")] == [0, 1]
     assert (checkout/"nbs/multidraft/00_x.ipynb").read_text() == before, "outputs are kept at scale laptop only"
-    (checkout/"runs/smoke/multidraft/y.jsonl").unlink()
+    (checkout/"runs/smoke/multidraft/y.sqlite").unlink()
     assert main(["study", "--seeds", "1", "--fresh", "--save"]) == 0
     assert len(core.published("multidraft/y", "smoke")) == 2
 

@@ -258,7 +258,7 @@ def test_files_of_before_are_told(tmp_path):
     old = tmp_path/"runs"/"smoke"/"demo"/"toy.jsonl"
     old.parent.mkdir(parents=True)
     old.write_text('{"key": "k"}\n')
-    with pytest.warns(UserWarning, match=r"runs/smoke/demo/toy.jsonl is a file of an earlier"): runs = Runs("demo/toy")
+    with pytest.warns(UserWarning, match=r"runs/smoke/demo/toy.jsonl is of an earlier"): runs = Runs("demo/toy")
     assert runs(dict(i=1), partial(square, 1)) == square(1) and old.read_text() == '{"key": "k"}\n'
     for use in (lambda f: f.items(), lambda f: f.put(dict(a="1"))):
         with pytest.raises(TokenStudyError, match="JSON lines"): use(RecordFile(old))

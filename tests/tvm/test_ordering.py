@@ -22,7 +22,7 @@ def test_tvm_arena_is_what_was_sampled(arena, tmp_path):
             assert at is None or not v[at:].any()
     kept = ordering.arithmetic_arena(2, 3, asked=2, samples=2, folder=tmp_path)
     again = ordering.arithmetic_arena(2, 3, asked=2, samples=2, folder=tmp_path)
-    assert kept.samples == again.samples and sorted(p.suffix for p in tmp_path.glob("*.jsonl")) == [".jsonl"]*2
+    assert kept.samples == again.samples and sorted(p.suffix for p in tmp_path.glob("*.sqlite")) == [".sqlite"]*2
 
 
 def test_tvm_lessons_are_the_first_paths(arena):

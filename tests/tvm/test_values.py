@@ -120,7 +120,7 @@ def test_values_identities_on_random_tries(pairs, random):
     for u in range(len(trie)):
         below = trie.children(u)
         ending = trie.leaf == u
-        assert np.isclose(trie.right[u], (trie.count*trie.value)[below].sum() + trie.labels[ending].sum())
+        assert np.isclose(trie.correct[u], (trie.count*trie.value)[below].sum() + trie.labels[ending].sum())
     order = list(range(len(paths)))
     random.shuffle(order)
     for kind in values.LABELS:
@@ -191,19 +191,19 @@ def test_values_bad_kinds_and_data_are_named():
 
 
 def test_values_from_a_poisoned_file(tmp_path):
-    file = reasoning.TrajectoryFile(tmp_path/"t.jsonl")
+    file = reasoning.TrajectoryFile(tmp_path/"t.sqlite")
     file.append([made("abz", 1), made("acz", 0, answer=None)], [made("az", 1, problem="q")])
-    whole = (tmp_path/"t.jsonl").read_bytes()
-    before = values.value_data(file, "tvm")
-    (tmp_path/"t.jsonl").write_bytes(whole + whole[-40:-20])
-    with pytest.warns(UserWarning, match="half-written"): again = values.value_data(reasoning.TrajectoryFile(tmp_path/"t.jsonl"), "tvm")
-    assert len(before) == 3 and all((a == b).all() for a, b in zip(before.labels, again.labels)) and before.counts["no_answer"] == 1
-    lines = whole.split(b"\n")
-    for bad, name in ((lines[1].replace(b"0.0", b"NaN", 1), "NaN is not a number"), (lines[1].replace(b"null", b"7"), "answer must be text"),
-                      (lines[1][:50], "damaged")):
-        (tmp_path/"t.jsonl").write_bytes(b"\n".join([lines[0], bad, *lines[2:]]))
-        with pytest.raises(core.CorruptFileError, match=f"line 2: .*{name}" if name != "damaged" else "line 2: damaged"):
-            values.value_data(reasoning.TrajectoryFile(tmp_path/"t.jsonl"), "tvm")
+    assert len(values.value_data(file, "tvm")) == 3 and values.value_data(file, "tvm").counts["no_answer"] == 1
+    file.file.close()
+    whole = (tmp_path/"t.sqlite").read_bytes()
+    (tmp_path/"t.sqlite").write_bytes(whole.replace(b"null", b"nuul"))
+    with pytest.raises(core.CorruptFileError, match="t.sqlite is damaged"): values.value_data(reasoning.TrajectoryFile(tmp_path/"t.sqlite"), "tvm")
+    (tmp_path/"t.sqlite").write_bytes(whole)
+    text = file.file.get("q")
+    for bad, name in ((text.replace("0.0", "NaN", 1), "must be a finite number"), (text.replace('"3"', "7"), "answer must be text"), (text[:50], "problem 'q'")):
+        if bad == text: continue
+        file.file.put(dict(q=bad))
+        with pytest.raises(core.CorruptFileError, match=name): values.value_data(reasoning.TrajectoryFile(tmp_path/"t.sqlite"), "tvm")
 
 
 def test_values_beta_posterior_is_scipys():

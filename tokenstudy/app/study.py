@@ -57,7 +57,7 @@ def run_study(
     studies = {paper: files for paper, files in find_studies(root).items() if not papers or paper in papers}
     todo = [(f, source_notebook(f)) for files in studies.values() for f in files]
     if fresh:
-        for f in [f for paper in studies for f in (core.runs_dir()/paper).rglob("*.jsonl")]: f.replace(f.with_name(f.name + ".old"))
+        for f in [f for paper in studies for f in (core.runs_dir()/paper).rglob("*.sqlite")]: core.RecordFile(f).set_aside()
     waiting = [(f, nb) for f, nb in todo if fresh or finished_copy(root, f, nb) is None]
     cells = [[cell_hash(c) for c in nb.cells if runs_cell(c)] for _, nb in waiting]
     screen = Screen(sum(cells, []), load_timings())
@@ -126,5 +126,5 @@ def keep_records(
     paper: str # its folder
 ) -> list[Path]: # the files written
     "Publish the records of a paper's studies to `results/`; a published file that holds more records stays."
-    studies = [Runs(f"{paper}/{f.stem}") for f in sorted((core.runs_dir()/paper).glob("*.jsonl"))]
+    studies = [Runs(f"{paper}/{f.stem}") for f in sorted((core.runs_dir()/paper).glob("*.sqlite"))]
     return [runs.publish() for runs in studies if len(runs) >= max(1, len(core.published(runs.study, runs.scale)))]

@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "files": ["atomic_write", "atomic_folder", "sweep_leftovers", "sync_folder", "sha256", "assets_dir", "manifest", "asset",
             "add_asset"],
         "identity": ["fingerprint", "code_fingerprint", "modules_behind", "reachable"],
-        "records": ["plain", "config_key", "Runs", "published", "made_by_other_code"],
+        "records": ["plain", "config_key", "Runs", "published", "make_record", "made_by_other_code"],
         "record_files": ["RecordFile"],
         "checkpoints": ["Checkpoint", "save_checkpoint", "load_checkpoint", "delete_checkpoint", "check_identity",
             "split_state", "join_state"],

@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -34,7 +35,8 @@ def _digest(key, body): return hashlib.sha256(key.encode() + b"\0" + body).hexdi
 def _open(path, options):
     "An SQLite connection, without hidden transactions; texts come as bytes, damaged or not."
     uri = f"{Path(path).absolute().as_uri()}?{options}"
-    opened = sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None, check_same_thread=False)
+    opened = sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None,
+                             check_same_thread=False)
     opened.text_factory = bytes
     return opened
 
@@ -57,6 +59,7 @@ def _open_to_read(path):
     opened.text_factory = bytes
     return opened
 
+# %% ../../nbs/core/04_record_files.ipynb #134e0f0b
 def _lives(pid):
     "Whether a process of this machine is alive."
     import psutil
@@ -76,19 +79,21 @@ class _Connections:
     @contextlib.contextmanager
     def _told(self, what):
         try: yield
-        except (sqlite3.DatabaseError, OSError) as e:
+        except (sqlite3.DatabaseError, OSError, UnicodeDecodeError) as e:
             kind = getattr(e, "sqlite_errorname", "")
-            if kind.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")):
+            damage = "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_ERROR"
+            if kind.startswith(damage) or isinstance(e, UnicodeDecodeError):
                 raise self._damaged(e) from e
             why = getattr(e, "strerror", None) or e
-            raise TokenStudyError(f"cannot {what} {self.name} ({why}): make room on the disk, make its "
-                                  f"folder writable, or set TOKENSTUDY_HOME to a folder that is; what "
-                                  f"is in it already is untouched") from e
+            raise TokenStudyError(f"cannot {what} {self.name} ({why}): make room on the disk, make "
+                                  "its folder writable, or set TOKENSTUDY_HOME to one that is; "
+                                  f"what is in it already is untouched") from e
 
     def _damaged(self, why):
-        return CorruptFileError(f"{self.name} is damaged ({why}). core.RecordFile({str(self.path)!r})"
-                                f".repair() keeps the rows that are whole and sets the damaged file "
-                                f"aside; or delete it, and its work is done again")
+        return CorruptFileError(f"{self.name} is damaged ({why}). "
+                                f"core.RecordFile({str(self.path)!r}).repair() keeps the rows that "
+                                f"are whole and sets the damaged file aside; or delete it, and its "
+                                f"work is done again")
 
     def _check(self, opened, again=False):
         "Refuse a newer format; look for damage, once for each object unless asked `again`."
@@ -100,12 +105,15 @@ class _Connections:
         if found != b"ok": raise self._damaged(found.decode(errors="replace"))
         if version: self._checked = self.path.stat().st_ino
 
+# %% ../../nbs/core/04_record_files.ipynb #89a4922f
+class _Reading(_Connections):
+    "Looking at what is there."
     def _refuse_lines(self):
         "Working files were JSON lines once; they are not read."
         with open(self.path, "rb") as f:
             if f.read(1) == b"{":
-                raise TokenStudyError(f"{self.name} is a file of JSON lines, as an earlier tokenstudy "
-                                      "wrote them; it does not say what made it, so it is not read. "
+                raise TokenStudyError(f"{self.name} is a file of JSON lines, as an earlier version "
+                                      "wrote them. It does not say what made it and is not read. "
                                       "Name another file, or move it away and compute again")
 
     @contextlib.contextmanager
@@ -122,8 +130,8 @@ class _Connections:
                 yield opened if ready else None
 
 # %% ../../nbs/core/04_record_files.ipynb #24bf70db
-class _Writing(_Connections):
-    "Transactions."
+class _Writing(_Reading):
+    "A connection that is kept open."
     def _to_write(self):
         here = os.getpid(), self.path.stat().st_ino if self.path.is_file() else None
         if self._writer is not None and self._writer_of == here: return self._writer
@@ -132,7 +140,7 @@ class _Writing(_Connections):
         if self.path.is_file(): self._refuse_lines()
         opened = _open(self.path, "mode=rwc")
         try:
-            for wait in (.01, .1, .5, 1, 2, 5, None):            # switching is not patient by itself
+            for wait in (.01, .1, .5, 1, 2, 5, None):           # switching is not patient by itself
                 try: opened.execute("PRAGMA journal_mode = WAL").fetchone()
                 except sqlite3.OperationalError as e:
                     if not e.sqlite_errorname.startswith("SQLITE_BUSY") or wait is None: raise
@@ -150,6 +158,9 @@ class _Writing(_Connections):
         self._closer = weakref.finalize(self, _close, opened, os.getpid())
         return opened
 
+# %% ../../nbs/core/04_record_files.ipynb #f32ad6e0
+class _Transactions(_Writing):
+    "Changes, whole or not at all."
     @contextlib.contextmanager
     def writing(self, durable: bool = True):
         """A connection in a transaction: all of it is in the file at the end, or nothing. It is
@@ -164,14 +175,14 @@ class _Writing(_Connections):
             finally:
                 if opened.in_transaction: opened.execute("ROLLBACK")
 
-    def close(self):
+    def close(self) -> None:
         "Close what is open; the next look opens it again."
         with self._lock:
             if self._writer is not None: self._closer()
             self._writer = self._writer_of = None
 
 # %% ../../nbs/core/04_record_files.ipynb #59ac3003
-class RecordFile(_Writing):
+class RecordFile(_Transactions):
     """Texts by key in an SQLite file, which several processes may share. `CorruptFileError` if its
     bytes are damaged, TokenStudyError if it cannot be read or written.
 
@@ -198,32 +209,38 @@ class RecordFile(_Writing):
             rows = opened and opened.execute("SELECT key, body, sha256 FROM rows ORDER BY n")
             return [self._whole(*row) for row in rows or ()]
 
-    def keys(self) -> list[str]:
-        "All keys, in the order in which they came."
-        with self.reading() as opened:
-            rows = opened and opened.execute("SELECT key FROM rows ORDER BY n")
-            return [key.decode(errors="replace") for key, in rows or ()]
-
-    def put(self,
-        texts: dict,           # key -> text
-        replace: bool = True   # what was there; else ValueError, and nothing is added
-    ):
-        "Add texts: all of them or, if anything fails, none."
-        rows = [(key, text.encode(), _digest(key, text.encode())) for key, text in texts.items()]
-        with self.writing() as opened:
-            for key in texts if not replace else ():
-                if opened.execute("SELECT 1 FROM rows WHERE key = ?", (key,)).fetchone():
-                    raise ValueError(f"{key!r} is in {self.name} already")
-            opened.executemany("INSERT INTO rows (key, body, sha256) VALUES (?, ?, ?) ON CONFLICT (key)"
-                               " DO UPDATE SET body = excluded.body, sha256 = excluded.sha256", rows)
-
     def __contains__(self, key):
         with self.reading() as opened:
-            return bool(opened and opened.execute("SELECT 1 FROM rows WHERE key = ?", (key,)).fetchone())
+            found = opened and opened.execute("SELECT 1 FROM rows WHERE key = ?", (key,)).fetchone()
+            return bool(found)
 
     def __len__(self):
         with self.reading() as opened:
             return opened.execute("SELECT count(*) FROM rows").fetchone()[0] if opened else 0
+
+# %% ../../nbs/core/04_record_files.ipynb #e312bc9b
+@patch
+def keys(self: RecordFile) -> list[str]:
+    "All keys, in the order in which they came."
+    with self.reading() as opened:
+        rows = opened and opened.execute("SELECT key FROM rows ORDER BY n")
+        return [key.decode(errors="replace") for key, in rows or ()]
+
+@patch
+def put(
+    self: RecordFile,
+    texts: dict[str, str], # key -> text
+    replace: bool = True   # what was there; else ValueError, and nothing is added
+) -> None:
+    "Add texts: all of them or, if anything fails, none."
+    rows = [(key, text.encode(), _digest(key, text.encode())) for key, text in texts.items()]
+    with self.writing() as opened:
+        for key in texts if not replace else ():
+            if opened.execute("SELECT 1 FROM rows WHERE key = ?", (key,)).fetchone():
+                raise ValueError(f"{key!r} is in {self.name} already")
+        opened.executemany("INSERT INTO rows (key, body, sha256) VALUES (?, ?, ?)"
+                           " ON CONFLICT (key) DO UPDATE"
+                           " SET body = excluded.body, sha256 = excluded.sha256", rows)
 
 # %% ../../nbs/core/04_record_files.ipynb #7ad5b85d
 _LEASE = 30.     # seconds that a claim holds without being renewed
@@ -231,7 +248,8 @@ _LEASE = 30.     # seconds that a claim holds without being renewed
 def _take(file, key, owner):
     "Whether a claim is the owner's now."
     with file.writing(durable=False) as opened:
-        found = opened.execute("SELECT owner, pid, until FROM claims WHERE key = ?", (key,)).fetchone()
+        found = opened.execute("SELECT owner, pid, until FROM claims WHERE key = ?",
+                               (key,)).fetchone()
         if found and found[0].decode() != owner and found[2] > time.time() and _lives(found[1]):
             return False
         opened.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
@@ -246,13 +264,14 @@ def _renew(file, key, owner, over):
     while not over.wait(_LEASE/3):
         with contextlib.suppress(TokenStudyError): _take(file, key, owner)
 
+# %% ../../nbs/core/04_record_files.ipynb #5a4fcdeb
 @patch
 @contextlib.contextmanager
 def claim(
     self: RecordFile,
-    key: str,
-    done    # a function without arguments: whether the key's text is there
-):
+    key: str,                # what is computed
+    done: Callable[[], bool] # whether the key's text is there
+) -> Iterator[bool]:
     "Whether to compute a key ourselves: waits while another process does, False when it is `done`."
     owner, wait, over = uuid.uuid4().hex, .02, threading.Event()
     while not _take(self, key, owner):
@@ -273,9 +292,10 @@ def claim(
 def _rows_that_are_whole(path):
     "The rows of a damaged file whose sha256 fits, by their number."
     found = {}
-    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(_open_to_read(path)) as opened:
+    none = sqlite3.DatabaseError, UnicodeDecodeError
+    with contextlib.suppress(*none), contextlib.closing(_open_to_read(path)) as opened:
         for order in ("n", "n DESC"):
-            with contextlib.suppress(sqlite3.DatabaseError):
+            with contextlib.suppress(*none):
                 for n, key, body, digest in opened.execute(
                         f"SELECT n, key, body, sha256 FROM rows ORDER BY {order}"):
                     if all(isinstance(x, bytes) for x in (key, body, digest)):
@@ -287,14 +307,16 @@ def _move_aside(path, ending):
     "Move a database and its helpers away; the first free name."
     numbers = (f"{ending}{i or ''}" for i in range(1000))
     ending = next(e for e in numbers if not path.with_name(path.name + e).exists())
-    for helper in ("-wal", "-shm", ""):
-        part = path.with_name(path.name + helper)
-        if part.exists(): os.replace(part, path.with_name(path.name + ending + helper))
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)          # an index of the log
+    log = path.with_name(path.name + "-wal")
+    if log.exists() and log.stat().st_size: os.replace(log, path.with_name(f"{path.name}{ending}-wal"))
+    log.unlink(missing_ok=True)
+    os.replace(path, path.with_name(path.name + ending))
     return path.with_name(path.name + ending)
 
 @patch
 def repair(self: RecordFile) -> Path | None: # where the damaged file is now; None if there was none
-    "Keep the rows that are whole, and set the damaged file aside. No other process may be at work on it."
+    "Keep the rows that are whole, and set the damaged file aside. No other process may use it now."
     if not self.path.is_file(): return None
     rows = _rows_that_are_whole(self.path)
     self.close()
@@ -302,9 +324,10 @@ def repair(self: RecordFile) -> Path | None: # where the damaged file is now; No
     self.put(rows)
     return aside
 
+# %% ../../nbs/core/04_record_files.ipynb #697a028f
 @patch
 def set_aside(self: RecordFile) -> Path | None: # the copy; None if there was nothing
-    "Move all rows into `<file>.old`. This file goes on empty, also for processes that have it open."
+    "Move all rows into `<file>.old`. Then this file is empty, for all processes that have it open."
     if not self.path.is_file(): return None
     try: rows = dict(self.items())
     except TokenStudyError:                              # damaged, or none of ours

@@ -14,7 +14,9 @@ import re
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fastcore.basics import patch
@@ -26,9 +28,9 @@ from .record_files import RecordFile
 
 # %% ../../nbs/core/04_records.ipynb #37de31b8
 def plain(
-    value,                # anything made of dicts, sequences, numbers, strings, arrays and tensors
+    value: Any,           # anything made of dicts, sequences, numbers, strings, arrays and tensors
     where: str = "result" # how to call it in errors
-) -> dict | list | str | int | float | bool | None:
+) -> Any:                 # dict, list, text, number, truth value or None
     """The same value out of JSON's types only. ValueError, which names the place, if there is none.
 
     >>> plain(dict(shares=np.eye(2), sizes=(np.int64(2), 4)))
@@ -70,16 +72,22 @@ def _named(study):
     return study
 
 def code_behind(
-    fn # the function that does a unit of work
+    fn: Callable # does a unit of work
 ) -> dict: # unit: all that it depends on; modules, library: its part of the library
-    "What a record says about the code that made it."
+    """What a record says about the code that made it.
+
+    >>> code_behind(current_scale)["modules"]
+    ['tokenstudy.core.scales']"""
     modules = modules_behind(fn)
     return dict(unit=code_fingerprint(fn), modules=modules, library=code_fingerprint(*modules))
 
 def made_by_other_code(
     record: dict # of `Runs` or `published`
 ) -> bool:
-    "Whether the library's part of the code has changed since a record was made, or is not known."
+    """Whether the library's part of the code has changed since a record was made, or is not known.
+
+    >>> made_by_other_code(dict(provenance={}))
+    True"""
     code = record["provenance"].get("code")
     try: return code is None or code["library"] != code_fingerprint(*code["modules"])
     except ValueError: return True                        # a module that is no more
@@ -90,29 +98,36 @@ def _result_digest(record):
     text = json.dumps([record["config"], record["result"]], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+# %% ../../nbs/core/04_records.ipynb #31efce2e
 def make_record(
-    study: str, scale: str, # as given to `Runs`, one of `SCALES`
+    study: str,             # as given to `Runs`
+    scale: str,             # one of `SCALES`
     config: dict,           # what the unit did
-    result,                 # what came of it
+    result: Any,            # what came of it
     *,
-    fn=None,                # the function that did it, for `code_behind`; None: not known
+    fn: Callable | None = None, # what did it, for `code_behind`; None: not known
     seconds: float = 0.,    # how long it took
     seed: int | None = None # the seed, noted in the provenance
 ) -> dict:                  # key, config, result, provenance, seconds
-    "A record, out of `plain` values, with the digest of config and result in its provenance."
+    """A record, out of `plain` values, with the digest of config and result in its provenance.
+
+    >>> sorted(make_record("demo/toy", "smoke", dict(seed=0), .5))
+    ['config', 'key', 'provenance', 'result', 'seconds']"""
+    made = dict(provenance(seed))
+    if fn is not None: made["code"] = code_behind(fn)
     record = dict(key=config_key(study, scale, config), config=plain(config, "config"),
-                  result=plain(result), provenance=dict(provenance(seed)), seconds=round(seconds, 3))
-    if fn is not None: record["provenance"]["code"] = code_behind(fn)
-    record["provenance"]["digest"] = _result_digest(record)
+                  result=plain(result), provenance=made, seconds=round(seconds, 3))
+    made["digest"] = _result_digest(record)
     return record
 
 # %% ../../nbs/core/04_records.ipynb #6b6ed5b1
-_WARNED = set()     # studies that a warning was given for, by this process
+_WARNED: set = set()     # studies that a warning was given for, by this process
 
 def _warn_once(about, text):
     if about not in _WARNED: warnings.warn(text, stacklevel=4)
     _WARNED.add(about)
 
+# %% ../../nbs/core/04_records.ipynb #42071e18
 class Runs:
     """The records of one study at the scale in force, in `runs/<scale>/<study>.sqlite`.
 
@@ -131,18 +146,22 @@ class Runs:
         self.path = self.root/self.name
         self.file = RecordFile(self.path, self.name)
         if self.path.with_suffix(".jsonl").is_file():
-            _warn_once(self.path, f"{self.name.removesuffix('sqlite')}jsonl is a file of an earlier "
+            _warn_once(self.path, f"{self.name.removesuffix('sqlite')}jsonl is of an earlier "
                                   "tokenstudy; it is not read, and its units are computed again")
 
     def key(self, config: dict) -> str:
-        "The name of a unit of work, 16 hex digits."
+        "The name of the unit of work that does `config`, 16 hex digits."
         return config_key(self.study, self.scale, config)
 
     def records(self) -> list[dict]:
         "All records, oldest first; of a unit that was redone, the latest."
-        return [json.loads(text) for _, text in self.file.items()]
+        found = [json.loads(text) for _, text in self.file.items()]
+        if other := sum(map(made_by_other_code, found)):
+            _warn_once((self.path, "records"), f"{self.name}: {other} of {len(found)} records were "
+                                               "made by other code than that of this library")
+        return found
 
-    def append(self, *records: dict):
+    def append(self, *records: dict) -> None:
         "Add records (of `make_record`), all or none; of the same key, the latest counts."
         self.file.put({r["key"]: _line(r) for r in records})
 
@@ -164,10 +183,10 @@ def _current(self: Runs, key, fn):
 def get(
     self: Runs,
     config: dict,     # of the unit
-    default=None,     # what to return if there is no record
+    default: Any = None, # what to return if there is no record
     *,
-    fn=None           # a record that was made by other code than this function's counts as none
-):
+    fn: Callable | None = None # a record that other code than this function's made counts as none
+) -> Any:
     "The stored result of a unit, or `default`."
     record = self._current(self.key(config), fn)
     return record["result"] if record else default
@@ -176,11 +195,11 @@ def get(
 def __call__(
     self: Runs,
     config: dict,         # what the unit does, JSON-able; its "seed", if any, is noted as such
-    fn,                   # called without arguments to do it
+    fn: Callable[[], Any], # called without arguments to do it
     fresh: bool = False   # do it even if it is stored
-):                        # the result, as `plain` values
-    """The stored result of a unit of work, or the result of doing it now. Another process that is at
-    the same unit is waited for."""
+) -> Any:                 # the result, as `plain` values
+    """The stored result of a unit of work, or the result of doing it now. Another process that is
+    at the same unit is waited for."""
     key = self.key(config)
     def stored(): return None if fresh else self._current(key, fn)
     if record := stored(): return record["result"]
@@ -207,19 +226,24 @@ def publish(
 def _published_record(line):
     def refuse(name): raise ValueError(f"{name} is not a number")
     record = json.loads(line, parse_constant=refuse)
-    if not isinstance(record, dict) or not {"key", "config", "result", "provenance"} <= record.keys():
+    parts = {"key", "config", "result", "provenance"}
+    if not isinstance(record, dict) or not parts <= record.keys():
         raise ValueError("not a record")
     if record["provenance"].get("digest", digest := _result_digest(record)) != digest:
         raise ValueError("config and result do not have their digest")
     return record
 
+# %% ../../nbs/core/04_records.ipynb #18a0d245
 def published(
     study: str,         # as given to `Runs`, or the name given to `publish`
     scale: str,         # one of `SCALES`
     root: str | Path | None = None   # the project folder; `project_root()` if None
 ) -> list[dict]:        # the records; empty if none were published
     """Read committed records. A warning says if other code made them; `CorruptFileError` names the
-    line that is damaged."""
+    line that is damaged.
+
+    >>> published("demo/never", "smoke")
+    []"""
     name = f"results/{_named(study)}/{scale}.jsonl"
     path = (Path(root) if root is not None else project_root())/name
     if not path.is_file(): return []

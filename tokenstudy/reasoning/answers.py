@@ -9,16 +9,19 @@ __all__ = ['NUMBER', 'LONGEST_ANSWER', 'arithmetic_answer', 'clean_answer', 'ext
 import re
 
 # %% ../../nbs/reasoning/02_answers.ipynb #6df1cff1
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+LONGEST_ANSWER = 400   # characters of an answer that is looked at
+
 def arithmetic_answer(
-    response: str
-) -> str | None: # digits
-    "The answer of a response to one of our problems: the digits behind its last `#`, which end it."
+    response: str    # to a problem of the arithmetic world
+) -> str | None:     # digits
+    """The answer to one of our problems: the digits behind the last `#`, which end the response.
+
+    >>> arithmetic_answer("7 - 9 = 8 ; # 8")
+    '8'"""
     if "#" not in response: return None
     found = re.fullmatch(r"\s*(\d(?:\s*\d)*)\s*(?:<eos>\s*)?", response.rpartition("#")[2])
     return re.sub(r"\s", "", found[1]) if found else None
-
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-LONGEST_ANSWER = 400   # characters of an answer that is looked at
 
 def _boxed(text):
     "What the last \\boxed{} holds; None if there is none or its braces do not close."
@@ -31,8 +34,14 @@ def _boxed(text):
         i += 1
     return None if depth else text[starts[-1]:i - 1]
 
-def clean_answer(answer):
-    "Without dollar signs, currency, full stop and thousands separators."
+# %% ../../nbs/reasoning/02_answers.ipynb #d64d865e
+def clean_answer(
+    answer: str  # as it was found
+) -> str:
+    r"""Without dollar signs, currency, full stop and thousands separators.
+
+    >>> clean_answer("$1,234.50.")
+    '1234.50'"""
     answer = answer.strip().strip("*").strip()
     for left, right in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if answer.startswith(left) and answer.endswith(right) and len(answer) > len(left + right):
@@ -44,17 +53,20 @@ def clean_answer(answer):
     return answer
 
 def extract_answer(
-    text: str
-) -> str | None:
-    """The final answer in a text: in its last `\\boxed{}`; else behind its last `####`; else behind the
-    last "answer is"; else its last number. None if there is none, or if the last box does not close (an
-    answer that was cut off)."""
+    text: str        # a solution
+) -> str | None:     # `clean_answer` of it; None if there is none, or if it was cut off
+    """The final answer in a text: in its last box; else behind its last `####`; else behind its
+    last "answer is"; else its last number.
+
+    >>> [extract_answer(text) for text in ("Add. The answer is $12.", "1 and 2", "none")]
+    ['12', '2', None]"""
     if re.search(r"\\(?:boxed|fbox)\s*\{", text): found = _boxed(text)
     elif "####" in text: found = text.rpartition("####")[2].strip().split("\n")[0]
     elif said := re.findall(r"(?i)answer\s*(?:is|:|=)\s*:?([^\n]{1,400})", text):
         found = said[-1].strip()
         inner = re.search(r"\$([^$]+)\$|\\\((.+?)\\\)", found)
-        found = next(filter(None, inner.groups())) if inner else re.split(r"\.(?:\s|$)", found)[0]
+        found = (next(filter(None, inner.groups())) if inner
+                 else re.split(r"\.(?:\s|$)", found)[0])
     else:
         numbers = re.findall(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?", text)
         found = numbers[-1] if numbers else None

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MISREADINGS', 'LARGEST', 'NOTATIONS', 'NAMES', 'SPLITS', 'VOCABULARY', 'CONTEXT', 'apply', 'misread_chance',
-           'Problem', 'random_problem', 'prompt_of', 'solution_of', 'read_problem', 'words', 'teach', 'first_mistake',
-           'split_of', 'draw_problems', 'arithmetic', 'taught', 'arithmetic_tokenizer', 'teacher_values',
-           'misread_there', 'distracted']
+           'Problem', 'random_problem', 'prompt_of', 'solution_of', 'read_problem', 'words', 'faulty_solution',
+           'first_mistake', 'split_of', 'draw_problems', 'arithmetic', 'faulty_solutions', 'arithmetic_tokenizer',
+           'true_values', 'is_misreading', 'distractor_problems']
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #3d7215d7
 import copy
@@ -15,11 +15,13 @@ import math
 import random
 import re
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from datasets import Dataset
-
-from .. import reasoning
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #b4b31d3b
 #: what a teacher may misread as "+": operator, circumstance, probability
@@ -30,34 +32,54 @@ NOTATIONS = ("story", "chain")
 NAMES = ("Ann", "Bo", "Eve", "Jim", "Kay", "Lou", "Max", "Sue")
 _WEIGHTS = {"+": .34, "-": .40, "*": .26}
 
-def apply(value: int, op: str, n: int) -> int:
-    "One step of arithmetic: `op` is one of + - *."
+def apply(
+    value: int, # before the step
+    op: str,    # one of + - *
+    n: int      # its number
+) -> int:       # after it
+    """One step of arithmetic.
+
+    >>> apply(7, "-", 9)
+    -2"""
     return value + n if op == "+" else value - n if op == "-" else value*n
 
-def misread_chance(op: str, n: int) -> float:
-    "How probably the faulty teacher reads this step as a plus; 0 where it never does."
-    when, p = MISREADINGS.get(op, (None, 0.))
-    return p if p and when(n) else 0.
+def misread_chance(
+    op: str,  # one of + - *
+    n: int    # its number
+) -> float:   # 0 where it never does
+    """How probably the faulty teacher reads a step as a plus.
 
+    >>> misread_chance("-", 3), misread_chance("-", 4), misread_chance("*", 3)
+    (0.6, 0.0, 0.55)"""
+    when, p = MISREADINGS.get(op, (lambda n: False, 0.))
+    return p if when(n) else 0.
+
+# %% ../../nbs/reasoning/01_arithmetic_world.ipynb #911e7896
 @dataclass(frozen=True)
 class Problem:
-    "A start and operations `steps` = ((op, n), …); `modulus` 10 is a chain, None a story about `name`."
+    """A start and operations; a chain is worked out modulo 10, a story is about somebody.
+
+    >>> sue = Problem(16, (("*", 2), ("+", 13)))
+    >>> sue.answer, sue.chain.answer, sue.lines()
+    ('45', '5', [(16, '*', 2, 32), (32, '+', 13, 45)])"""
     start: int
-    steps: tuple
-    name: str = "Sue"
-    modulus: int | None = None
+    steps: tuple                # of (operator, number)
+    name: str = "Sue"           # whom a story is about
+    modulus: int | None = None  # 10 for a chain
 
     @property
-    def notation(self): return "chain" if self.modulus else "story"
+    def notation(self) -> str:
+        "`story` or `chain`."
+        return "chain" if self.modulus else "story"
 
     @property
-    def chain(self):
+    def chain(self) -> "Problem":
         "The same problem in last digits."
         return Problem(self.start % 10, tuple((op, n % 10) for op, n in self.steps), self.name, 10)
 
     def lines(self,
-        misread=() # numbers of the steps that are read as a plus
-    ) -> list[tuple]: # (value before, operator as read, n, value after) of each step
+        misread: Collection[int] = () # numbers of the steps that are read as a plus
+    ) -> list[tuple]:  # (value before, operator as read, n, value after) of each step
         "The steps worked out."
         value, out = self.start, []
         for i, (op, n) in enumerate(self.steps):
@@ -66,10 +88,9 @@ class Problem:
             out.append((value, op, n, after % self.modulus if self.modulus else after))
             value = out[-1][-1]
         return out
-
     @property
     def answer(self) -> str:
-        "The right answer."
+        "The correct answer."
         return str(self.lines()[-1][-1])
 
     @property
@@ -79,20 +100,24 @@ class Problem:
 
     @property
     def teacher_accuracy(self) -> float:
-        "How often the faulty teacher is right: it must read every step right."
+        "How often the faulty teacher is correct: it must misread nothing."
         return math.prod(1 - misread_chance(*s) for s in self.steps)
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #0ff33cb0
 def random_problem(
-    rng: random.Random,
-    steps: int = 4  # how many operations, 1 to 12
-) -> Problem:       # a story; `.chain` is the same in last digits
-    "A problem on which misreadings never leave 0…`LARGEST` and never cancel."
-    if not 1 <= steps <= 12: raise ValueError(f"steps = {steps}: a problem has 1 to 12 steps")
+    rng: random.Random,      # what to draw with
+    num_operations: int = 4  # 1 to 12
+) -> Problem:                # a story; `.chain` is the same in last digits
+    """A problem on which misreadings never leave 0…`LARGEST` and never cancel.
+
+    >>> random_problem(random.Random(0), 2)
+    Problem(start=13, steps=(('*', 3), ('+', 9)), name='Sue', modulus=None)"""
+    if not 1 <= num_operations <= 12:
+        raise ValueError(f"num_operations = {num_operations}: a problem has 1 to 12 operations")
     while True:
-        start, wrong, out = rng.randint(1, 20), set(), []
-        true = start
-        for _ in range(steps):
+        start, out = rng.randint(1, 20), []
+        true, wrong = start, set[int]()
+        for _ in range(num_operations):
             for _ in range(12):
                 op = rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
                 n = rng.choice((2, 3)) if op == "*" else rng.randint(1, 14)
@@ -103,7 +128,7 @@ def random_problem(
             else: break
             out.append((op, n))
             true, wrong = apply(true, op, n), after
-        if len(out) == steps and true % 10 not in {w % 10 for w in wrong}:
+        if len(out) == num_operations and true % 10 not in {w % 10 for w in wrong}:
             return Problem(start, tuple(out), rng.choice(NAMES))
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #33b1017f
@@ -113,71 +138,93 @@ _TIMES = {2: "doubles", 3: "triples"}
 def _digits(n): return " ".join(str(n))
 
 def prompt_of(problem: Problem) -> str:
-    "The problem as text, in its notation."
+    """The problem as text, in its notation.
+
+    >>> prompt_of(Problem(7, (("-", 9), ("*", 3)), modulus=10))
+    '7 - 9 * 3 ='"""
     if problem.modulus:
         return " ".join([str(problem.start), *(f"{op} {n}" for op, n in problem.steps), "="])
     parts = [_TIMES[n] if op == "*" else f"{_OPS[op]} {_digits(n)}" for op, n in problem.steps]
     return " . ".join([f"{problem.name} has {_digits(problem.start)}", *parts, "?"])
 
 def solution_of(
-    problem: Problem,
-    misread=() # numbers of the steps that are read as a plus
+    problem: Problem,              # what to solve
+    misread: Collection[int] = () # numbers of the steps that are read as a plus
 ) -> str:
-    "A worked solution as text; the right one unless something is misread."
+    """A worked solution as text; the correct one unless something is misread.
+
+    >>> solution_of(Problem(7, (("-", 9),), modulus=10))
+    '7 - 9 = 8 ; # 8'"""
     end = ";" if problem.modulus else "."
     lines = problem.lines(misread)
     steps = [f"{_digits(a)} {op} {_digits(n)} = {_digits(b)} {end}" for a, op, n, b in lines]
     return " ".join([*steps, "#", _digits(lines[-1][-1])])
 
+# %% ../../nbs/reasoning/01_arithmetic_world.ipynb #63ca5e6c
 _STORY = re.compile(rf"({'|'.join(NAMES)}) has (\d(?: \d)*) \.((?: [^.?]+ \.)+) \?")
 _PART = re.compile(r"(gets|gives) (\d(?: \d)*)|(doubles|triples)")
 _CHAIN = re.compile(r"\d(?: [-+*] \d)+ =")
 
+def _step_of(text):
+    "The operation that a part of a story tells; None if it tells none."
+    if (m := _PART.fullmatch(text)) is None: return None
+    if m[3]: return "*", 2 + (m[3] == "triples")
+    return ("+" if m[1] == "gets" else "-"), int(m[2].replace(" ", ""))
+
 def read_problem(
     prompt: str # as `prompt_of` writes it; spaces do not matter
 ) -> Problem:
-    "The problem behind a text; ValueError if the text is none."
+    """The problem behind a text; ValueError if the text is none.
+
+    >>> read_problem("Sue has 16. doubles. gets 13. ?").answer
+    '45'"""
     text = " ".join(words(prompt))
     if _CHAIN.fullmatch(text):
         parts = text.split()[:-1]
-        return Problem(int(parts[0]), tuple((op, int(n)) for op, n in zip(parts[1::2], parts[2::2])),
-                       modulus=10)
+        steps = [(op, int(n)) for op, n in zip(parts[1::2], parts[2::2])]
+        return Problem(int(parts[0]), tuple(steps), modulus=10)
     if found := _STORY.fullmatch(text):
-        steps = []
-        for part in found[3].split(" . "):
-            m = _PART.fullmatch(part.strip(" ."))
-            if m is None: break
-            steps.append(("*", 2 + (m[3] == "triples")) if m[3] else
-                         ("+" if m[1] == "gets" else "-", int(m[2].replace(" ", ""))))
-        else: return Problem(int(found[2].replace(" ", "")), tuple(steps), found[1])
+        steps = [_step_of(part.strip(" .")) for part in found[3].split(" . ")]
+        start = int(found[2].replace(" ", ""))
+        if None not in steps: return Problem(start, tuple(steps), found[1])
     raise ValueError(f"{prompt!r} is neither a story nor a chain")
 
 def words(text: str) -> list[str]:
-    "The words of a text: runs of letters, single digits, other characters, and `<eos>`-like marks."
+    """The words of a text: runs of letters, single digits, other characters, marks like `<eos>`.
+
+    >>> words("Sue has 16.")
+    ['Sue', 'has', '1', '6', '.']"""
     return re.findall(r"<\w+>|[A-Za-z]+|[^\sA-Za-z]", text)
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #de82ba15
-def teach(
-    problem: Problem,
-    rng: random.Random
-) -> tuple[str, int | None]: # the solution; the number of its first wrong word, None if there is none
-    "A solution by the faulty teacher."
+def faulty_solution(
+    problem: Problem,          # what to solve
+    rng: random.Random         # what to draw the misreadings with
+) -> tuple[str, int | None]:   # the solution; the number of its first incorrect word, or None
+    """A solution by the faulty teacher.
+
+    >>> faulty_solution(Problem(7, (("-", 9),), modulus=10), random.Random(1))
+    ('7 + 9 = 6 ; # 6', 1)"""
     misread = [i for i in problem.risky if rng.random() < misread_chance(*problem.steps[i])]
     solution = solution_of(problem, misread)
     if not misread: return solution, None
-    before = sum(len(words(f"{a}{op}{n}={b}.")) for a, op, n, b in problem.lines(misread)[:misread[0]])
-    return solution, before + len(str(problem.lines(misread)[misread[0]][0]))
+    lines = problem.lines(misread)
+    before = sum(len(words(f"{a}{op}{n}={b}.")) for a, op, n, b in lines[:misread[0]])
+    return solution, before + len(str(lines[misread[0]][0]))
 
 def first_mistake(
-    prompt: str,             # a problem as text
-    response,                # text, or a list of words; `<eos>` may end it
-) -> int | None:             # number of the word; None if the response can still become right, or is
+    prompt: str,               # a problem as text
+    response: str | list[str]  # text, or words; `<eos>` may end it
+) -> int | None:               # number of the word; None if the response can still be correct
     """Where a response first leaves the only correct solution. A text that stops early, with
-    `<eos>`, is wrong there."""
-    right = [*words(solution_of(read_problem(prompt))), "<eos>"]
+    `<eos>`, is incorrect there.
+
+    >>> first_mistake("7 - 9 =", "7 + 9 = 6 ; # 6")
+    1"""
+    correct = [*words(solution_of(read_problem(prompt))), "<eos>"]
     given = words(response) if isinstance(response, str) else list(response)
     for i, word in enumerate(given):
-        if i >= len(right) or word != right[i]: return i
+        if i >= len(correct) or word != correct[i]: return i
     return None
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #890de3c2
@@ -185,46 +232,62 @@ def first_mistake(
 SPLITS = dict(train=range(0, 5), tune=range(5, 8), test=range(8, 10))
 
 def split_of(problem: Problem) -> str:
-    "The split that a problem belongs to: by a checksum of its chain."
+    """The split that a problem belongs to: by a checksum of its chain.
+
+    >>> split_of(Problem(7, (("-", 9),)))
+    'train'"""
     tenth = zlib.crc32(prompt_of(problem.chain).encode()) % 10
     return next(name for name, tenths in SPLITS.items() if tenth in tenths)
 
+# %% ../../nbs/reasoning/01_arithmetic_world.ipynb #269c03b9
 def draw_problems(
-    count: int,
-    notation: str = "story",          # or "chain"
-    steps: tuple[int, int] = (3, 5),  # fewest and most operations
-    split: str = "train",             # one of `SPLITS`
-    seed: int = 0
+    count: int,                             # of problems
+    notation: str = "story",                # or "chain"
+    steps: tuple[int, int] | int = (3, 5),  # fewest and most operations
+    *,
+    split: str = "train",                   # one of `SPLITS`
+    seed: int = 0                           # of the draws
 ) -> list[Problem]: # different from each other; a larger count only adds to them
-    "Problems of a split. The same seed gives the same problems in both notations."
+    """Problems of a split. The same seed gives the same problems in both notations. ValueError if
+    there are not so many.
+
+    >>> [prompt_of(p) for p in draw_problems(2, "chain", 2, split="test")]
+    ['0 + 3 + 3 =', '0 - 4 + 0 =']"""
     low, high = (steps, steps) if isinstance(steps, int) else steps
     if notation not in NOTATIONS:
         raise ValueError(f"notation {notation!r}: it must be one of {', '.join(NOTATIONS)}")
-    if split not in SPLITS: raise ValueError(f"split {split!r}: it must be one of {', '.join(SPLITS)}")
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}: it must be one of {', '.join(SPLITS)}")
     if not 1 <= low <= high <= 12:
         raise ValueError(f"steps = {steps}: fewest and most lie between 1 and 12")
-    rng, found, repeats = random.Random(f"{seed} {split} {low} {high}"), {}, 0
+    rng, repeats = random.Random(f"{seed} {split} {low} {high}"), 0
+    found: dict[str, Problem] = {}
     while len(found) < count:
         p = random_problem(rng, rng.randint(low, high))
         chain = prompt_of(p.chain)
         if chain in found: repeats += 1
         elif split_of(p) == split: found[chain], repeats = p, 0
         if repeats > 10_000:
-            raise ValueError(f"there are no {count} different problems of {low} to {high} steps in "
-                             f"{split}; {len(found)} were found")
+            raise ValueError(f"there are no {count} different problems of {low} to {high} steps "
+                             f"in {split}; {len(found)} were found")
     return [p.chain if notation == "chain" else p for p in found.values()]
 
+# %% ../../nbs/reasoning/01_arithmetic_world.ipynb #d3970862
 def arithmetic(
-    count: int,
-    notation: str = "story",
-    steps: tuple[int, int] = (3, 5),
-    split: str = "train",
-    seed: int = 0
-): # datasets.Dataset: id, prompt, answer, solution, notation, n_steps, steps, risky, teacher_accuracy
-    """Problems of `draw_problems` as a data set: `solution` is the right one, `risky` numbers the
-    steps that a teacher may misread."""
+    count: int,                             # of problems
+    notation: str = "story",                # or "chain"
+    steps: tuple[int, int] | int = (3, 5),  # fewest and most operations
+    *,
+    split: str = "train",                   # one of `SPLITS`
+    seed: int = 0                           # of the draws
+) -> "Dataset": # also: id, prompt, answer, notation, n_steps, steps, teacher_accuracy
+    """Problems of `draw_problems` as a data set: `solution` is the correct one, `risky` numbers the
+    steps that a teacher may misread.
+
+    >>> arithmetic(1, "chain", 2)[0]["solution"]
+    '8 + 2 = 0 ; 0 + 3 = 3 ; # 3'"""
     from datasets import Dataset
-    problems = draw_problems(count, notation, steps, split, seed)
+    problems = draw_problems(count, notation, steps, split=split, seed=seed)
     return Dataset.from_list([
         dict(id=f"{notation}-{split}-{seed}-{i}", prompt=prompt_of(p), answer=p.answer,
              solution=solution_of(p), notation=notation, n_steps=len(p.steps),
@@ -233,22 +296,27 @@ def arithmetic(
         for i, p in enumerate(problems)])
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #b10589b2
-def taught(
-    problems,       # a data set of `arithmetic`
-    n: int = 1,     # solutions of each problem
-    seed: int = 0
-): # datasets.Dataset: problem (its id), prompt, response, answer, correct, mistake (a word's number)
-    "Solutions by the faulty teacher, with the truth about them."
+def faulty_solutions(
+    problems: "Dataset",  # of `arithmetic`
+    num_samples: int = 1, # solutions of each problem
+    *,
+    seed: int = 0         # of the misreadings
+) -> "Dataset": # problem (its id), prompt, response, answer, correct, mistake (a word's number)
+    """Solutions by the faulty teacher, with the truth about them.
+
+    >>> faulty_solutions(arithmetic(1, "chain", 2), 3)["correct"][:]
+    [True, True, True]"""
     from datasets import Dataset, Features, Value
-    kinds = dict(problem="string", prompt="string", response="string", answer="string", correct="bool",
-                 mistake="int64")
+    kinds = dict.fromkeys(("problem", "prompt", "response", "answer"), "string")
+    kinds |= dict(correct="bool", mistake="int64")
     rows = []
     for row in problems:
         rng, problem = random.Random(f"{seed} {row['id']}"), read_problem(row["prompt"])
-        for _ in range(n):
-            response, mistake = teach(problem, rng)
+        for _ in range(num_samples):
+            response, mistake = faulty_solution(problem, rng)
             answer = response.rpartition("#")[2].replace(" ", "")
-            rows.append((row["id"], row["prompt"], response, answer, answer == row["answer"], mistake))
+            rows.append((row["id"], row["prompt"], response, answer, answer == row["answer"],
+                         mistake))
     columns = dict(zip(kinds, zip(*rows))) if rows else dict.fromkeys(kinds, ())
     return Dataset.from_dict({k: list(v) for k, v in columns.items()},
                              features=Features({k: Value(v) for k, v in kinds.items()}))
@@ -256,77 +324,93 @@ def taught(
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #7ab16324
 VOCABULARY = ("<pad>", "<bos>", "<eos>", "<unk>", *"0123456789+-*=;.#?", "has", "gets", "gives",
               "doubles", "triples", *NAMES)
+#: longest text of the generator, in tokens
+CONTEXT = 256
 
 @functools.cache
 def _tokenizer():
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
     made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(),
-        pre_tokenizers.Split(Regex("[A-Za-z]+|[^A-Za-z]"), "isolated")])
+    single = pre_tokenizers.Split(Regex("[A-Za-z]+|[^A-Za-z]"), "isolated")
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), single])
     made.post_processor = processors.TemplateProcessing(single="<bos> $A",
-                                                         special_tokens=[("<bos>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>", eos_token="<eos>",
-        pad_token="<pad>", unk_token="<unk>", padding_side="left", clean_up_tokenization_spaces=False,
+                                                        special_tokens=[("<bos>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
+        unk_token="<unk>", padding_side="left", clean_up_tokenization_spaces=False,
         model_max_length=CONTEXT)
 
-#: longest text of the generator, in tokens
-CONTEXT = 256
-
-def arithmetic_tokenizer():
+def arithmetic_tokenizer() -> "PreTrainedTokenizerFast":
     """A new `PreTrainedTokenizerFast` with one token for each word and digit of our problems;
-    `<bos>` first, no `<eos>` added."""
+    `<bos>` first, no `<eos>` added.
+
+    >>> arithmetic_tokenizer()("7 - 9 =")["input_ids"]
+    [1, 11, 15, 13, 17]"""
     return copy.deepcopy(_tokenizer())
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #b38cb7ee
-def teacher_values(
-    prompt: str,
-    response         # text, or a list of words
-) -> list[float]:    # T + 1: before the first word, and after each of the T words
+def true_values(
+    prompt: str,                # a problem as text
+    response: str | list[str]   # text, or words
+) -> list[float]:               # T + 1: before the first word, and after each of the T words
     """The chance that the faulty teacher, continuing from each prefix of a response, ends at the
-    right answer."""
+    correct answer.
+
+    >>> true_values("7 - 9 =", "7 - 9")
+    [0.4, 0.4, 1, 1]"""
     problem = read_problem(prompt)
     given = words(response) if isinstance(response, str) else list(response)
-    mistake, places, at = first_mistake(prompt, given), [], 0
-    for i, (a, op, n, b) in enumerate(problem.lines()):
-        if chance := misread_chance(*problem.steps[i]): places.append((at + len(str(a)), chance))
-        at += len(words(f"{a}{op}{n}={b}."))
-    return [0. if mistake is not None and k > mistake
-            else math.prod(1 - c for place, c in places if place >= k)
-            for k in range(len(given) + 1)]
+    mistake, risks, start = first_mistake(prompt, given), [], 0
+    for (before, op, n, after), step in zip(problem.lines(), problem.steps):
+        operator = start + len(str(before))                 # the number of the operator's word
+        if chance := misread_chance(*step): risks.append((operator, chance))
+        start += len(words(f"{before}{op}{n}={after}."))
+    def value(k): return math.prod(1 - chance for place, chance in risks if place >= k)
+    return [0. if mistake is not None and k > mistake else value(k) for k in range(len(given) + 1)]
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #e770f9d4
-def misread_there(
-    prompt: str,
-    response          # text, or a list of words
-) -> bool | None:     # None if there is no mistake
+def is_misreading(
+    prompt: str,                # a problem as text
+    response: str | list[str]   # text, or words
+) -> bool | None:               # None if there is no mistake
     """Whether the first mistake of a response is one of the teacher's: a plus where a step may be
-    misread."""
+    misread.
+
+    >>> [is_misreading("7 - 9 =", text) for text in ("7 + 9", "7 - 8", "7")]
+    [True, False, None]"""
     given = words(response) if isinstance(response, str) else list(response)
     place = first_mistake(prompt, given)
     if place is None: return None
-    problem, at = read_problem(prompt), 0
-    for i, (a, op, n, b) in enumerate(problem.lines()):
-        if place == at + len(str(a)): return given[place] == "+" and i in problem.risky
-        at += len(words(f"{a}{op}{n}={b}."))
+    problem, start = read_problem(prompt), 0
+    for i, (before, op, n, after) in enumerate(problem.lines()):
+        if place == start + len(str(before)): return given[place] == "+" and i in problem.risky
+        start += len(words(f"{before}{op}{n}={after}."))
     return False
 
 # %% ../../nbs/reasoning/01_arithmetic_world.ipynb #9046b6fd
-def distracted(
-    count: int, split: str = "train", seed: int = 0,
-    steps: tuple[int, int] = (3, 5), # fewest and most operations
-    foreign: int = 2                 # statements about other people
-) -> Dataset: # id, prompt, answer, solution
-    "Stories among whose statements some of other people stand."
+def distractor_problems(
+    count: int,                            # of problems
+    steps: tuple[int, int] | int = (3, 5), # fewest and most operations
+    foreign: int = 2,                      # statements about other people
+    *,
+    split: str = "train",                  # one of `SPLITS`
+    seed: int = 0                          # of the draws
+) -> "Dataset": # id, prompt, answer, solution
+    """Stories with statements about other people in between.
+
+    >>> distractor_problems(1, 2, 1)[0]["prompt"]
+    'Jim has 8 . gets 2 . Eve triples . gets 3 . ?'"""
+    from datasets import Dataset
     rows = []
-    for i, problem in enumerate(reasoning.draw_problems(count, "story", steps, split, seed)):
+    for i, problem in enumerate(draw_problems(count, "story", steps, split=split, seed=seed)):
         rng = random.Random(f"{seed} {split} {i}")
-        first, *rest = reasoning.prompt_of(problem).removesuffix(" . ?").split(" . ")
+        first, *rest = prompt_of(problem).removesuffix(" . ?").split(" . ")
         for _ in range(foreign):
-            other = reasoning.random_problem(rng, 1)
-            name = rng.choice([n for n in reasoning.NAMES if n != problem.name])
-            statement = reasoning.prompt_of(other).removesuffix(" . ?").split(" . ")[1]
+            other = random_problem(rng, 1)
+            name = rng.choice([n for n in NAMES if n != problem.name])
+            statement = prompt_of(other).removesuffix(" . ?").split(" . ")[1]
             rest.insert(rng.randint(0, len(rest)), f"{name} {statement}")
         rows.append(dict(id=f"distracted-{split}-{seed}-{i}", answer=problem.answer,
-                         prompt=" . ".join([first, *rest, "?"]), solution=reasoning.solution_of(problem)))
+                         prompt=" . ".join([first, *rest, "?"]), solution=solution_of(problem)))
     return Dataset.from_list(rows)

@@ -11,20 +11,27 @@ import os
 import re
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import core
 from .answers import extract_answer
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 # %% ../../nbs/reasoning/03_datasets.ipynb #0bed720c
-_SIZES = {("gsm8k", "train"): 7473, ("gsm8k", "test"): 1319, ("math500", "test"): 500}
 _HUB = dict(gsm8k=("openai/gsm8k", "main"), math500=("HuggingFaceH4/MATH-500", None),
             math=("EleutherAI/hendrycks_math", "algebra", "counting_and_probability", "geometry",
                   "intermediate_algebra", "number_theory", "prealgebra", "precalculus"))
 
 def read_jsonl(
-    path # a file with a JSON object on each line
-) -> list[tuple[int, dict]]: # (line number, object)
-    "The objects of a file; `CorruptFileError` names file and line."
+    path: str | Path           # a file with a JSON object on each line
+) -> list[tuple[int, dict]]:   # (line number, object)
+    """The objects of a file; `CorruptFileError` names file and line.
+
+    >>> from tempfile import mkdtemp
+    >>> read_jsonl(core.atomic_write(Path(mkdtemp())/"own.jsonl", '{"id": 7}'))
+    [(1, {'id': 7})]"""
     rows = []
     for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
         if not line.strip(): continue
@@ -37,39 +44,52 @@ def read_jsonl(
     return rows
 
 def _rows(name, split, source):
-    "Rows of a data set with the name of where each stands."
+    "Rows of a data set with the name of where each came from."
     source = source or os.environ.get("TOKENSTUDY_DATA")
-    if source:
-        folder = Path(source).expanduser()
-        places = [folder/name/f"{split}.jsonl", folder/f"{split}.jsonl"]
-        path = next((p for p in places if p.is_file()), None)
-        if path is None:
-            raise core.MissingModelError(f"no {name} in {folder}: expected {places[0]}; copy the "
-                                         "file there, or unset TOKENSTUDY_DATA to load it from the hub")
-        return [(f"{path}, line {number}", row) for number, row in read_jsonl(path)]
+    if not source: return _rows_of_hub(name, split)
+    folder = Path(source).expanduser()
+    places = [folder/name/f"{split}.jsonl", folder/f"{split}.jsonl"]
+    path = next((p for p in places if p.is_file()), None)
+    if path is None:
+        raise core.MissingModelError(f"no {name} in {folder}: expected {places[0]}; copy the "
+                                     "file there, or unset TOKENSTUDY_DATA to load it from the hub")
+    return [(f"{path}, line {number}", row) for number, row in read_jsonl(path)]
+
+# %% ../../nbs/reasoning/03_datasets.ipynb #61567435
+def _rows_of_hub(name, split):
     from datasets import load_dataset
     place, *parts = _HUB[name]
     try: rows = [row for part in parts for row in load_dataset(place, part, split=split)]
     except Exception as e:
         why = str(e).strip().splitlines()[0][:200]
-        raise core.MissingModelError(f"could not load {name} from the hub ({why}); check the network, "
-                                     f"or name a folder with {name}/{split}.jsonl as `source` or in "
-                                     "TOKENSTUDY_DATA") from e
+        raise core.MissingModelError(f"could not load {name} from the hub ({why}); check the "
+                                     f"network, or name a folder with {name}/{split}.jsonl as "
+                                     "`source` or in TOKENSTUDY_DATA") from e
     return [(f"{place}, row {i}", row) for i, row in enumerate(rows)]
 
+# %% ../../nbs/reasoning/03_datasets.ipynb #f164d974
 def _field(row, key, where):
     if not isinstance(row.get(key), str) or not row[key].strip():
         raise core.CorruptFileError(f"{where}: the field {key!r} is missing or empty")
     return row[key]
 
 def load_gsm8k(
-    split: str = "test", # or "train"
-    source=None          # a folder; the variable TOKENSTUDY_DATA if None, else the hub
-): # datasets.Dataset: id, prompt, answer (the number after ####), solution
+    split: str = "test",               # or "train"
+    source: str | Path | None = None   # a folder; None: the variable TOKENSTUDY_DATA, else the hub
+) -> "Dataset": # id, prompt, answer (the number after ####), solution
     """GSM8K. `MissingModelError` if it is nowhere, `CorruptFileError` with file and line if a row
-    has no answer."""
+    has no answer.
+
+    Source: "Training verifiers to solve math word problems", arXiv 2110.14168.
+
+    >>> from tempfile import mkdtemp
+    >>> one = '{"question": "1 + 1?", "answer": "Add. #### 2"}'
+    >>> file = core.atomic_write(Path(mkdtemp())/"test.jsonl", one)
+    >>> load_gsm8k(source=file.parent)[0]["answer"]
+    '2'"""
     from datasets import Dataset
-    if split not in ("train", "test"): raise ValueError(f"split {split!r}: GSM8K has train and test")
+    if split not in ("train", "test"):
+        raise ValueError(f"split {split!r}: GSM8K has train and test")
     out = []
     for i, (where, row) in enumerate(_rows("gsm8k", split, source)):
         solution = _field(row, "answer", where)
@@ -79,27 +99,45 @@ def load_gsm8k(
                         solution=solution))
     return Dataset.from_list(out)
 
+# %% ../../nbs/reasoning/03_datasets.ipynb #51fa554b
 def load_math500(
-    source=None # as for `load_gsm8k`
-): # datasets.Dataset: id, prompt, answer, solution, subject, level (1 to 5)
-    "MATH-500, the test split of *Let's verify step by step* (arXiv 2305.20050)."
+    source: str | Path | None = None   # as for `load_gsm8k`
+) -> "Dataset": # id, prompt, answer, solution, subject, level (1 to 5)
+    """MATH-500. `MissingModelError` if it is nowhere, `CorruptFileError` if a row lacks a field.
+
+    Source: "Let's verify step by step", arXiv 2305.20050.
+
+    >>> from tempfile import mkdtemp
+    >>> one = r'{"problem": "1+1?", "answer": "2", "solution": "It is 2.", "level": "Level 1"}'
+    >>> file = core.atomic_write(Path(mkdtemp())/"test.jsonl", one)
+    >>> load_math500(file.parent)[0]["level"]
+    1"""
     from datasets import Dataset
     out = []
     for i, (where, row) in enumerate(_rows("math500", "test", source)):
         level = re.search(r"\d", str(row.get("level", "")))
         if level is None: raise core.CorruptFileError(f"{where}: the field 'level' is missing")
-        out.append(dict(id=row.get("unique_id") or f"math500-{i}", prompt=_field(row, "problem", where),
+        out.append(dict(
+            id=row.get("unique_id") or f"math500-{i}", prompt=_field(row, "problem", where),
             answer=_field(row, "answer", where), solution=_field(row, "solution", where),
             subject=row.get("subject", ""), level=int(level[0])))
     return Dataset.from_list(out)
 
 # %% ../../nbs/reasoning/03_datasets.ipynb #49fa43d2
 def load_math(
-    split: str = "train", # or "test", of which MATH-500 is a part
-    source=None           # as for `load_gsm8k`
-): # datasets.Dataset: id, prompt, answer (what the solution's box holds), solution
-    """MATH (arXiv 2103.03874), to learn from what is tested on MATH-500. Rows whose solution has no
-    answer are left out, with a warning."""
+    split: str = "train",              # or "test", of which MATH-500 is a part
+    source: str | Path | None = None   # as for `load_gsm8k`
+) -> "Dataset": # id, prompt, answer (what the solution's box holds), solution
+    r"""MATH, to learn from what is tested on MATH-500. Rows whose solution has no answer are left
+    out, with a warning.
+
+    Source: "Measuring mathematical problem solving with the MATH dataset", arXiv 2103.03874.
+
+    >>> from tempfile import mkdtemp
+    >>> one = r'{"problem": "1+1?", "solution": "It is $\\\\boxed{2}$."}'
+    >>> file = core.atomic_write(Path(mkdtemp())/"train.jsonl", one)
+    >>> load_math(source=file.parent)[0]["answer"]
+    '2'"""
     from datasets import Dataset
     if split not in ("train", "test"): raise ValueError(f"split {split!r}: MATH has train and test")
     rows, out = _rows("math", split, source), []
@@ -109,5 +147,6 @@ def load_math(
         out.append(dict(id=f"math-{split}-{i}", prompt=_field(row, "problem", where), answer=answer,
                         solution=solution))
     if len(out) < len(rows):
-        warnings.warn(f"MATH, {split}: {len(rows) - len(out)} of {len(rows)} solutions have no answer and are left out")
+        warnings.warn(f"MATH, {split}: {len(rows) - len(out)} of {len(rows)} solutions have no "
+                      "answer and are left out")
     return Dataset.from_list(out)

@@ -8,11 +8,15 @@ __all__ = ['Grade', 'grade_arithmetic', 'close_graders', 'grade']
 # %% ../../nbs/reasoning/04_grading.ipynb #d9ac6287
 import contextlib
 import json
+import math
 import os
 import re
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from fastcore.basics import patch
 
 from .. import core
 from .answers import (
@@ -21,7 +25,10 @@ from .answers import (
 # %% ../../nbs/reasoning/04_grading.ipynb #a2ab1f5e
 @dataclass(frozen=True)
 class Grade:
-    "Whether an answer is right; true if so."
+    """Whether an answer is correct; true if so.
+
+    >>> bool(Grade(correct=False, answer=None, note="no answer"))
+    False"""
     correct: bool
     answer: str | None    # as it was found in the text
     note: str = ""        # why it could not be graded: no answer, too long, timed out, …
@@ -29,16 +36,20 @@ class Grade:
     def __bool__(self): return self.correct
 
 def grade_arithmetic(
-    responses, # texts
-    golds      # their answers
-) -> list[Grade]:
-    "Grade responses to our own problems, exactly."
+    responses: Iterable[str], # N texts
+    golds: Iterable[str]      # N correct answers
+) -> list[Grade]:             # N
+    """Grade responses to our own problems, exactly. ValueError if the lengths differ.
+
+    >>> grade_arithmetic(["7 - 9 = 8 ; # 8"], ["8"])
+    [Grade(correct=True, answer='8', note='')]"""
     answers, golds = [arithmetic_answer(r) for r in responses], list(golds)
     if len(answers) != len(golds):
         raise ValueError(f"{len(answers)} responses, but {len(golds)} answers")
     return [Grade(a is not None and a == str(g), a, "" if a is not None else "no answer")
             for a, g in zip(answers, golds)]
 
+# %% ../../nbs/reasoning/04_grading.ipynb #cc9c9cdc
 def _equal(gold, answer):
     "math-verify's judgement, without any time-out; runs in a process of its own."
     from math_verify import LatexExtractionConfig, parse, verify
@@ -46,7 +57,7 @@ def _equal(gold, answer):
     read = [parse(rf"\boxed{{{x}}}", config, fallback_mode="no_fallback", parsing_timeout=None)
             for x in (gold, answer)]
     if not read[1]: return False, "not understood"
-    if not read[0]: return False, "the right answer was not understood"
+    if not read[0]: return False, "the correct answer was not understood"
     return bool(verify(*read, timeout_seconds=None)), ""
 
 def _forbid_eval():
@@ -55,7 +66,7 @@ def _forbid_eval():
     import sympy.parsing.sympy_parser as parser
     import sympy.physics.units                # evaluates names of its own when it is imported
     for gold, answer in (("x^2-1", "(x-1)(x+1)"), (r"\{1,2\}", "(1,2)"), (r"\frac{1}{2}", "0.5")):
-        _equal(gold, answer)                  # imports what it needs, and is warm for the first question
+        _equal(gold, answer)                  # imports what it needs, and is warm then
     general = numbers.sympify
     def sympify(a, *args, **kwargs):
         if not isinstance(a, str): return general(a, *args, **kwargs)
@@ -63,23 +74,34 @@ def _forbid_eval():
     def refuse(*args, **kwargs): raise ValueError("not evaluated")
     numbers.sympify, parser.eval_expr = sympify, refuse
 
+def _timer():
+    "A function that ends this process after some seconds of processor time; None if there is none."
+    import signal
+    if not hasattr(signal, "setitimer"): return None
+    return lambda seconds: signal.setitimer(signal.ITIMER_PROF, seconds)
+
+def _limit_memory():
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+# %% ../../nbs/reasoning/04_grading.ipynb #9ca03d2c
 def _grade_loop():
-    """What a grading process does: a JSON line in, a JSON line out, at most `seconds` of processor
-    time between them."""
-    import logging, resource, signal, sys
+    "What a grading process does: a JSON line in, a JSON line out."
+    import logging, sys
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)                             # a library that prints must not answer
     logging.disable(logging.CRITICAL)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-    _forbid_eval()                            # before "ready", so that no question pays for the imports
-    print("ready", file=replies, flush=True)
+    _limit_memory()
+    _forbid_eval()                            # before "ready", so that no question pays for imports
+    timer = _timer()
+    print("ready with a timer" if timer else "ready", file=replies, flush=True)
     for line in sys.stdin:
         gold, answer, seconds = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, seconds)
+        if timer: timer(seconds)
         try: correct, note = _equal(gold, answer)
         except (Exception, MemoryError) as e: correct, note = False, f"failed: {type(e).__name__}"
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        if timer: timer(0)
         print(json.dumps([correct, note]), file=replies, flush=True)
 
 # %% ../../nbs/reasoning/04_grading.ipynb #64fcc318
@@ -88,32 +110,19 @@ class _Grader:
     def __init__(self):
         import subprocess, sys
         path = [str(Path(core.__file__).parents[2]), os.environ.get("PYTHONPATH")]
-        code = "from tokenstudy.reasoning import _grade_loop; _grade_loop()"
+        code = "from tokenstudy.reasoning import grading; grading._grade_loop()"
         env = dict(PYTHONPATH=os.pathsep.join(filter(None, path)), OMP_NUM_THREADS="1",
                    OPENBLAS_NUM_THREADS="1")
         self.owner, pipe = os.getpid(), subprocess.PIPE
-        self.process = subprocess.Popen([sys.executable, "-c", code], text=True, env=os.environ | env,
-                                        stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
-        if self.process.stdout.readline() != "ready\n":
+        self.process = subprocess.Popen([sys.executable, "-c", code], text=True,
+                                        env=os.environ | env, stdin=pipe, stdout=pipe,
+                                        stderr=subprocess.DEVNULL)
+        said = self.process.stdout.readline().strip()
+        self.timed = said == "ready with a timer"          # by the system, else by us alone
+        if not said.startswith("ready"):
             self.close()
-            raise core.TokenStudyError("a grading process did not start: is math-verify installed (pip "
-                                       "install math-verify) and memory free?")
-
-    def __call__(self, gold, answer, seconds):
-        import signal
-        # for a process that sleeps; no known input makes one
-        guard = threading.Timer(300 + 50*seconds, self.process.kill)
-        guard.daemon = True
-        guard.start()
-        try:
-            self.process.stdin.write(json.dumps([gold, answer, seconds]) + "\n")
-            self.process.stdin.flush()
-            if line := self.process.stdout.readline(): return json.loads(line)
-        except (OSError, ValueError): pass
-        finally: guard.cancel()
-        code = self.process.wait()
-        late = code in (-signal.SIGPROF, -signal.SIGKILL)
-        return False, "timed out" if late else f"the grader ended ({code})"
+            raise core.TokenStudyError("a grading process did not start: is math-verify installed "
+                                       "(pip install math-verify) and memory free?")
 
     @property
     def usable(self): return self.owner == os.getpid() and self.process.poll() is None
@@ -124,7 +133,34 @@ class _Grader:
             with contextlib.suppress(OSError): pipe.close()
         if self.owner == os.getpid(): self.process.wait()
 
-_idle, _idle_lock = [], threading.Lock()
+# %% ../../nbs/reasoning/04_grading.ipynb #7b818b97
+@patch
+def __call__(self: _Grader, gold, answer, seconds):
+    late = threading.Event()
+    def end():
+        late.set()
+        self.process.kill()
+    guard = threading.Timer(300 + 50*seconds if self.timed else 4*seconds, end)
+    guard.daemon = True
+    guard.start()
+    try:
+        self.process.stdin.write(json.dumps([gold, answer, seconds]) + "\n")
+        self.process.stdin.flush()
+        if line := self.process.stdout.readline(): return json.loads(line)
+    except (OSError, ValueError): pass
+    finally: guard.cancel()
+    return False, self._why(self.process.wait(), late)
+
+@patch
+def _why(self: _Grader, code, late):
+    import signal
+    killed = [-getattr(signal, name, 0) for name in ("SIGPROF", "SIGKILL")]
+    timed_out = late.is_set() or (code and code in killed)
+    return "timed out" if timed_out else f"the grader ended ({code})"
+
+# %% ../../nbs/reasoning/04_grading.ipynb #c3e1102c
+_idle: list[_Grader] = []
+_idle_lock = threading.Lock()
 
 @contextlib.contextmanager
 def _grader():
@@ -141,29 +177,67 @@ def _grader():
             with _idle_lock: _idle.append(one)
         else: one.close()
 
-def close_graders():
-    "End the idle grading processes; `grade` starts new ones."
+def close_graders() -> None:
+    """End the idle grading processes; `grade` starts new ones.
+
+    >>> close_graders()"""
     with _idle_lock: old, _idle[:] = list(_idle), []
     for one in old: one.close()
 
+# %% ../../nbs/reasoning/04_grading.ipynb #202bcf09
+def _same_number(a, b):
+    "Whether two texts of digits are one whole number (`int` refuses very long ones)."
+    a, b = ((x.startswith("-"), x.lstrip("-").lstrip("0")) for x in (a, b))
+    return a[1] == b[1] and (a[0] == b[0] or not a[1])
+
+def _at_once(gold, answer):
+    "(correct, note) where no algebra is needed, else None."
+    if answer is None: return False, "no answer"
+    if len(answer) > LONGEST_ANSWER: return False, "too long"
+    if answer == gold: return True, ""
+    if all(re.fullmatch(r"-?\d+", x) for x in (gold, answer)): return _same_number(gold, answer), ""
+
+_UNIT = re.compile(r"(-?[\d,]*\d(?:\.\d+)?(?:/\d+)?)\s+"
+                   r"(?!(?:pi|sqrt|or|and|to|over)\b)[A-Za-z]{2,}[A-Za-z .]*")
+
+def _without_unit(gold, answer):
+    "Where a number is asked for, the number of \"18 dollars\"."
+    found = _UNIT.fullmatch(answer)
+    return clean_answer(found[1]) if found and NUMBER.fullmatch(gold) else answer
+
+def _golds(golds):
+    "Cleaned correct answers. ValueError names one that is none."
+    if isinstance(golds, str): raise ValueError("texts and golds: give lists, not one string")
+    golds = list(golds)
+    if bad := [i for i, g in enumerate(golds) if g is None]:
+        raise ValueError(f"golds[{bad[0]}] is None")
+    golds = [clean_answer(str(g)) for g in golds]
+    if "" in golds: raise ValueError(f"golds[{golds.index('')}] is empty")
+    return golds
+
+# %% ../../nbs/reasoning/04_grading.ipynb #aebd51ea
 def grade(
-    texts,               # N texts
-    golds,               # N right answers: numbers or LaTeX
-    timeout: float = 5., # seconds of processor time for one answer
+    texts: Iterable[str],      # N texts
+    golds: Iterable[str],      # N correct answers: numbers or LaTeX
+    timeout: float = 5.,       # seconds of processor time for one answer
+    *,
     workers: int | None = None # grading processes; the number of cores, at most 4, if None
-) -> list[Grade]:        # N; those that could not be graded are not correct, and their `note` says why
+) -> list[Grade]:              # N; those that could not be graded are not correct: `note` says why
     """Grade the answers of texts with math-verify. Never hangs, whatever the text: a question over
-    its time is "timed out". Callable in any thread. ValueError if the lengths differ or a right
-    answer is empty."""
+    its time is "timed out". Callable in any thread. ValueError if the lengths differ or a correct
+    answer is empty.
+
+    >>> [g.correct for g in grade([r"\\boxed{1,234}", "It is 7 apples."], ["1234", "8"])]
+    [True, False]"""
     import atexit
     from concurrent.futures import ThreadPoolExecutor
-    if isinstance(texts, str) or isinstance(golds, str):
-        raise ValueError("texts and golds: give lists, not one string")
-    texts, golds = list(texts), [clean_answer(str(g)) for g in golds]
-    if len(texts) != len(golds): raise ValueError(f"{len(texts)} texts, but {len(golds)} right answers")
-    if "" in golds: raise ValueError(f"golds[{golds.index('')}] is empty")
-    if not timeout > 0: raise ValueError(f"timeout = {timeout}: it must be positive")
-    pairs = [(gold, extract_answer(text)) for text, gold in zip(texts, golds)]
+    if isinstance(texts, str): raise ValueError("texts and golds: give lists, not one string")
+    responses, correct = list(texts), _golds(golds)
+    if len(responses) != len(correct):
+        raise ValueError(f"{len(responses)} texts, but {len(correct)} correct answers")
+    if not 0 < timeout < math.inf or timeout > 86400:
+        raise ValueError(f"timeout = {timeout}: it must be positive and at most 86400, a day")
+    pairs = [(gold, extract_answer(text)) for text, gold in zip(responses, correct)]
     known = {pair: _at_once(*pair) for pair in set(pairs)}
     hard = sorted(pair for pair, found in known.items() if found is None)
     if hard:
@@ -174,18 +248,3 @@ def grade(
         with ThreadPoolExecutor(min(len(hard), workers or min(4, os.cpu_count() or 1))) as pool:
             known |= zip(hard, pool.map(ask, hard))
     return [Grade(known[p][0], p[1], known[p][1]) for p in pairs]
-
-def _at_once(gold, answer):
-    "(correct, note) where no algebra is needed, else None."
-    if answer is None: return False, "no answer"
-    if len(answer) > LONGEST_ANSWER: return False, "too long"
-    if answer == gold: return True, ""
-    if all(re.fullmatch(r"-?\d+", x) for x in (gold, answer)): return int(gold) == int(answer), ""
-
-_UNIT = re.compile(r"(-?[\d,]*\d(?:\.\d+)?(?:/\d+)?)\s+"
-                   r"(?!(?:pi|sqrt|or|and|to|over)\b)[A-Za-z]{2,}[A-Za-z .]*")
-
-def _without_unit(gold, answer):
-    "Where a number is asked for, the number of \"18 dollars\"."
-    found = _UNIT.fullmatch(answer)
-    return clean_answer(found[1]) if found and NUMBER.fullmatch(gold) else answer

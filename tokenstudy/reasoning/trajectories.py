@@ -4,51 +4,57 @@
 
 # %% auto #0
 __all__ = ['Trajectory', 'trajectories_dataset', 'trajectories_of', 'TrajectoryFile', 'text_of', 'sample_trajectories',
-           'first_mistakes']
+           'first_mistakes_of']
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #390a91c2
-import contextlib
 import dataclasses
 import json
 import math
-import os
 import warnings
 import zlib
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastcore.basics import patch
 
 from .. import core
 from .arithmetic_world import first_mistake
 from .grading import grade, grade_arithmetic
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from tokenstudy.lm.models import LM
+
 # %% ../../nbs/reasoning/06_trajectories.ipynb #fd1beaa3
 @dataclass
 class Trajectory:
-    "A sampled response to a problem."
+    """A sampled response to a problem. ValueError, which names the field, if anything does not fit.
+
+    >>> t = Trajectory("p1", [1, 5], [7, 2], [-.5, -.25], answer="3", correct=True, finished=True)
+    >>> sum(t.logprobs)
+    -0.75"""
     problem: str             # the problem's id
-    prompt_ids: list
-    response_ids: list       # with the end-of-sequence token if it was sampled
+    prompt_ids: list         # token ids
+    response_ids: list       # token ids, with the end-of-sequence token if it was sampled
     logprobs: list           # one for each response id
     answer: str | None       # as found by the grader
     correct: bool
     finished: bool           # whether it ended by itself
 
     def __post_init__(self):
-        where = f"a trajectory of {self.problem!r}"
         if not isinstance(self.problem, str) or not self.problem:
             raise ValueError(f"problem = {self.problem!r}: it must be a non-empty string")
+        where = f"a trajectory of {self.problem!r}"
         for name in ("prompt_ids", "response_ids"):
             ids = getattr(self, name)
             if not isinstance(ids, list) or not all(type(i) is int and i >= 0 for i in ids):
                 raise ValueError(f"{where}: {name} must be a list of whole numbers ≥ 0")
-        if len(self.logprobs) != len(self.response_ids):
-            raise ValueError(f"{where}: {len(self.logprobs)} log-probabilities for "
-                             f"{len(self.response_ids)} response ids")
-        for i, x in enumerate(self.logprobs):
-            number = isinstance(x, (int, float)) and not isinstance(x, bool)
-            if not number or not math.isfinite(x) or x > 1e-6:
-                raise ValueError(f"{where}: logprobs[{i}] is {x!r}; it must be a finite number ≤ 0")
+        _check_logprobs(self.logprobs, len(self.response_ids), where)
         if self.answer is not None and not isinstance(self.answer, str):
             raise ValueError(f"{where}: answer must be text or None")
         for name in ("correct", "finished"):
@@ -57,25 +63,38 @@ class Trajectory:
         if self.correct and not self.finished:
             raise ValueError(f"{where}: it was cut off, so it cannot be correct")
 
-_SAMPLE = ("response_ids", "logprobs", "answer", "correct", "finished")
+def _check_logprobs(logprobs, count, where):
+    if len(logprobs) != count:
+        raise ValueError(f"{where}: {len(logprobs)} log-probabilities for {count} response ids")
+    for i, x in enumerate(logprobs):
+        number = isinstance(x, (int, float)) and not isinstance(x, bool)
+        if not number or not math.isfinite(x) or x > 1e-6:
+            raise ValueError(f"{where}: logprobs[{i}] is {x!r}; it must be a finite number ≤ 0")
 
+# %% ../../nbs/reasoning/06_trajectories.ipynb #02d7475c
 def trajectories_dataset(
-    trajectories # an iterable of `Trajectory`
-): # datasets.Dataset with a column for each field
-    "Trajectories as a data set."
+    trajectories: Iterable[Trajectory] # in any order
+) -> "Dataset": # with a column for each field
+    """Trajectories as a data set.
+
+    >>> trajectories_dataset([Trajectory("p", [1], [7], [-.5], None, False, False)]).num_rows
+    1"""
     from datasets import Dataset, Features, Sequence, Value
-    fields = dict(problem=Value("string"), prompt_ids=Sequence(Value("int64")),
-                  response_ids=Sequence(Value("int64")),
-                  logprobs=Sequence(Value("float64")), answer=Value("string"), correct=Value("bool"),
-                  finished=Value("bool"))
+    ids, text, yes = Sequence(Value("int64")), Value("string"), Value("bool")
+    fields = dict(problem=text, prompt_ids=ids, response_ids=ids,
+                  logprobs=Sequence(Value("float64")), answer=text, correct=yes, finished=yes)
     rows = list(trajectories)
     return Dataset.from_dict({k: [getattr(t, k) for t in rows] for k in fields},
                              features=Features(fields))
 
 def trajectories_of(
-    dataset # of `trajectories_dataset`
+    dataset: "Dataset" # of `trajectories_dataset`
 ) -> list[Trajectory]:
-    "A data set's trajectories; ValueError names the row that is none."
+    """A data set's trajectories; ValueError names the row that is none.
+
+    >>> made = [Trajectory("p", [1], [7], [-.5], None, False, False)]
+    >>> trajectories_of(trajectories_dataset(made)) == made
+    True"""
     names, out = [f.name for f in dataclasses.fields(Trajectory)], []
     if missing := [n for n in names if n not in dataset.column_names]:
         raise ValueError(f"the data set has no column {missing[0]!r}")
@@ -85,197 +104,226 @@ def trajectories_of(
     return out
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #61301e6d
-def _strict(data):
-    def refuse(name): raise ValueError(f"{name} is not a number")
-    return json.loads(data.decode(), parse_constant=refuse)
+_SAMPLE = ("response_ids", "logprobs", "answer", "correct", "finished")
 
+def _row_of(group):
+    "A problem and the text that keeps its trajectories."
+    group = list(group)
+    if not group or len({(t.problem, tuple(t.prompt_ids)) for t in group}) != 1:
+        raise ValueError("a group must hold trajectories of one problem and prompt, at least one")
+    samples = [[getattr(t, k) for k in _SAMPLE] for t in group]
+    row = dict(prompt_ids=group[0].prompt_ids, samples=samples)
+    return group[0].problem, json.dumps(row, separators=(",", ":"), allow_nan=False)
+
+def _group_of(problem, text, where):
+    "The trajectories that a text keeps."
+    try:
+        row = json.loads(text)
+        return [Trajectory(problem, row["prompt_ids"], **dict(zip(_SAMPLE, s, strict=True)))
+                for s in row["samples"]]
+    except (ValueError, TypeError, KeyError) as e:
+        raise core.CorruptFileError(f"{where}, problem {problem!r}: {e}; delete the file, and "
+                                    "sample again") from e
+
+def _check_settings(path, there, asked):
+    "ValueError, which says what differs, unless two settings are the same."
+    different = [f"{k} is {there.get(k)!r} in the file, {asked.get(k)!r} was asked for"
+                 for k in {**there, **asked} if there.get(k) != asked.get(k)]
+    if different:
+        raise ValueError(f"{path} holds other trajectories: {'; '.join(different)}. Choose another "
+                         "file, or begin it anew with restart=True")
+
+# %% ../../nbs/reasoning/06_trajectories.ipynb #c75138aa
 class TrajectoryFile:
-    "Trajectories on disk, a line of JSON for each problem, shared by several processes."
+    """Trajectories on disk, shared by several processes. `CorruptFileError` if it is damaged,
+    ValueError if it holds those of other settings.
+
+    >>> import tempfile
+    >>> file = TrajectoryFile(f"{tempfile.mkdtemp()}/some.sqlite", dict(seed=0))
+    >>> file.append([Trajectory("p", [1], [7], [-.5], None, False, False)])
+    >>> file.problems, len(file["p"]), file.settings
+    (['p'], 1, {'seed': 0})"""
     def __init__(self,
-        path,                        # the file; made at the first `append`
-        # how they are sampled; must equal those in the file. None: whatever it holds
-        settings: dict | None = None
+        path: str | Path,              # the file; made at the first `append`
+        settings: dict | None = None   # what made them, as in the file; None: whatever is there
     ):
-        self.path = Path(path)
-        self._settings = None if settings is None else core.plain(settings, "settings")
-        self.settings = self._settings
-        self.where, self._read_to, self._inode = {}, 0, None    # where: problem -> place of its line
-        self._scan()
+        self.path, self.file = Path(path), core.RecordFile(path)
+        self._asked = None if settings is None else core.plain(settings, "settings")
+        self.settings
 
-    @contextlib.contextmanager
-    def _locked(self):
-        from filelock import FileLock
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_name(f".{self.path.name}.lock")): yield
+    @property
+    def settings(self) -> dict:
+        "What made the trajectories."
+        text = self.file.get("")
+        if text is None: return self._asked or {}
+        found = json.loads(text)
+        if self._asked is not None: _check_settings(self.path, found, self._asked)
+        return found
 
-    def _scan(self):
-        "Note where the lines are that were not there at the last look; mend a torn end."
-        try: state = self.path.stat()
-        except OSError: self.where, self._read_to, self._inode = {}, 0, None; return
-        if state.st_ino != self._inode or state.st_size < self._read_to:
-            self.where, self._read_to, self._inode = {}, 0, state.st_ino
-        if state.st_size == self._read_to: return
-        number = len(self.where) + bool(self._read_to)
-        with open(self.path, "rb") as f:
-            f.seek(self._read_to)
-            for line in f:
-                if not line.endswith(b"\n"): return self._mend()
-                number += 1
-                row = self._parse(line, number)
-                if number == 1: self._check_settings(row)
-                elif row["problem"] in self.where:
-                    raise core.CorruptFileError(f"{self.path}, line {number}: problem "
-                                                f"{row['problem']!r} stands there twice")
-                else: self.where[row["problem"]] = (self._read_to, len(line), number)
-                self._read_to += len(line)
+    @property
+    def problems(self) -> list[str]:
+        "The ids of the problems, in the order in which they came."
+        return [key for key in self.file.keys() if key]
 
-    def _parse(self, line, number):
-        try:
-            row = _strict(line)
-            wanted = (("trajectories", "settings") if number == 1
-                      else ("problem", "prompt_ids", "samples"))
-            if not isinstance(row, dict) or row.keys() != set(wanted):
-                raise ValueError(f"expected the entries {', '.join(wanted)}")
-            return row
-        except (ValueError, RecursionError) as e:
-            raise core.CorruptFileError(f"{self.path}, line {number}: damaged ({e}); delete the line, "
-                                        f"or the file, and sample again") from e
+    def __len__(self): return len(self.problems)
+    def __contains__(self, problem): return bool(problem) and problem in self.file
 
-    def _check_settings(self, row):
-        if row["trajectories"] != 1:
-            raise core.CorruptFileError(f"{self.path}: made by a newer version ({row['trajectories']})")
-        if self._settings is not None and row["settings"] != self._settings:
-            different = [k for k in {**row["settings"], **self._settings}
-                         if row["settings"].get(k) != self._settings.get(k)]
-            raise ValueError(f"{self.path} holds trajectories of other settings "
-                             f"({', '.join(different)}); choose another file or delete it")
-        self.settings = row["settings"]
+    def __iter__(self) -> Iterator[Trajectory]:
+        "The trajectories, problem by problem, in the order in which these came."
+        for problem, text in self.file.items():
+            if problem: yield from _group_of(problem, text, self.path)
 
-    def _mend(self):
-        "Cut a half-written last line off, unless its writer is still at it."
-        with self._locked():
-            data = self.path.read_bytes()
-            if data.endswith(b"\n"): return self._scan()
-            os.truncate(self.path, data.rfind(b"\n") + 1)
-            warnings.warn(f"{self.path}: the last line was half-written and is cut off; its problem "
-                          f"will be sampled again", stacklevel=4)
-        self._scan()
+# %% ../../nbs/reasoning/06_trajectories.ipynb #65eecce5
+@patch
+def begin(self: TrajectoryFile) -> None:
+    "Make the file, with its settings; TokenStudyError if it cannot be written."
+    try: self.file.put({"": json.dumps(self._asked or {})}, replace=False)
+    except ValueError: self.settings       # somebody made it before us
 
-    def append(self,
-        *groups # each the trajectories of one problem
-    ):
-        """Add problems; ValueError if one is there already, or if the trajectories of a group
-        differ in problem or prompt."""
-        lines = []
-        for group in groups:
-            group = list(group)
-            if not group or len({(t.problem, tuple(t.prompt_ids)) for t in group}) != 1:
-                raise ValueError("a group must hold trajectories of one problem, at least one")
-            samples = [[getattr(t, k) for k in _SAMPLE] for t in group]
-            row = dict(problem=group[0].problem, prompt_ids=group[0].prompt_ids, samples=samples)
-            text = json.dumps(row, separators=(",", ":"), allow_nan=False)
-            lines.append((group[0].problem, text.encode() + b"\n"))
-        with self._locked():
-            if not self.path.exists() or not self.path.stat().st_size:
-                head = dict(trajectories=1, settings=self._settings or {})
-                core.atomic_write(self.path, json.dumps(head) + "\n")
-            self._scan()
-            for i, (problem, _) in enumerate(lines):
-                if problem in self.where or problem in [p for p, _ in lines[:i]]:
-                    raise ValueError(f"problem {problem!r} is in {self.path} already")
-            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-            try:
-                data = b"".join(line for _, line in lines)
-                while data: data = data[os.write(fd, data):]
-                os.fsync(fd)
-            finally: os.close(fd)
-            self._scan()
+@patch
+def append(
+    self: TrajectoryFile,
+    *groups: Iterable[Trajectory]  # each the trajectories of one problem
+) -> None:
+    """Add problems, all or none. ValueError if one is there already, or if the trajectories of
+    a group differ in problem or prompt."""
+    rows = [_row_of(group) for group in groups]
+    if twice := [p for p, n in Counter(p for p, _ in rows).items() if n > 1]:
+        raise ValueError(f"problem {twice[0]!r} is given twice")
+    self.begin()
+    self.file.put(dict(rows), replace=False)
 
-    def __len__(self): self._scan(); return len(self.where)
-    def __contains__(self, problem): self._scan(); return problem in self.where
+# %% ../../nbs/reasoning/06_trajectories.ipynb #3b45f0a4
+@patch
+def __getitem__(self: TrajectoryFile, problem: str) -> list[Trajectory]:
+    "The trajectories of one problem; KeyError if it is not there."
+    if not problem or (text := self.file.get(problem)) is None: raise KeyError(problem)
+    return _group_of(problem, text, self.path)
 
-    def __getitem__(self, problem) -> list[Trajectory]:
-        "The trajectories of one problem; KeyError if it is not there."
-        self._scan()
-        place, length, number = self.where[problem]
-        with open(self.path, "rb") as f:
-            f.seek(place)
-            row = self._parse(f.read(length), number)
-        try:
-            return [Trajectory(row["problem"], row["prompt_ids"], **dict(zip(_SAMPLE, s, strict=True)))
-                    for s in row["samples"]]
-        except (ValueError, TypeError) as e:
-            raise core.CorruptFileError(f"{self.path}, line {number}: {e}") from e
-
-    def __iter__(self):
-        "The trajectories, problem by problem, in the file's order."
-        self._scan()
-        for problem in list(self.where): yield from self[problem]
-
-    def dataset(self):
-        "All trajectories as a `datasets.Dataset`."
-        return trajectories_dataset(self)
+@patch
+def dataset(self: TrajectoryFile) -> "Dataset":
+    "All trajectories as a `datasets.Dataset`."
+    return trajectories_dataset(self)
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #bfbdb2e8
-def text_of(tokenizer, response_ids) -> str:
-    "A response's text, without special tokens."
+def text_of(
+    tokenizer: "PreTrainedTokenizerBase", # that of the model
+    response_ids: Iterable[int]           # token ids
+) -> str:
+    """A response's text, without special tokens.
+
+    >>> from tokenstudy.reasoning import arithmetic_tokenizer
+    >>> text_of(arithmetic_tokenizer(), [11, 15, 13, 2])
+    '7 - 9'"""
     return tokenizer.decode([int(i) for i in response_ids], skip_special_tokens=True)
 
-def sample_trajectories(
-    lm,                  # `tokenstudy.lm.LM`
-    problems,            # a data set with id, prompt, answer, such as `arithmetic`
-    n: int = 32,         # samples for each problem
-    path=None,           # a file to append to and to go on from; None keeps them in memory
-    # (texts, golds) -> things with `.answer` that are true if right; `grade_arithmetic` if None for
-    # problems of `arithmetic` (with their column teacher_accuracy), else `grade`
-    grader=None,
-    seed: int = 0,
-    max_new_tokens: int = 160,
-    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-    batch_size: int = 256,
-    group: int = 8,      # problems that are sampled and written together
-    chat: bool = False   # wrap prompts in the model's chat template
-): # list of Trajectory in the order of the problems, or the `TrajectoryFile`
-    "Sample and grade `n` responses to every problem. ValueError if two problems share an id."
-    from tokenstudy import lm as lms
+def _columns(problems):
+    "The columns that matter. ValueError names an id that is no text, or that two problems have."
     columns = {k: list(problems[k]) for k in ("id", "prompt", "answer")}
-    ids = columns["id"]
-    if len(set(ids)) != len(ids):
-        raise ValueError(f"two problems have the id "
-                         f"{next(i for i, c in Counter(ids).items() if c > 1)!r}")
+    if bad := [i for i in columns["id"] if not isinstance(i, str) or not i]:
+        raise ValueError(f"problems has the id {bad[0]!r}; ids must be non-empty texts")
+    if twice := [i for i, n in Counter(columns["id"]).items() if n > 1]:
+        raise ValueError(f"two problems have the id {twice[0]!r}")
+    return columns
+
+def _made_by(lm, columns, grader, settings):
+    "The whole of what makes trajectories, as plain values."
+    rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+    name = getattr(grader, "__qualname__", type(grader).__name__)
+    return dict(model=f"{lm.name} {core.fingerprint(lm.model, lm.tokenizer)}",
+                problems=f"{len(rows)} {core.fingerprint(rows)}",
+                grader=f"{name} {core.code_fingerprint(grader)}",
+                code=core.code_fingerprint(sample_trajectories), **settings)
+
+def _graded(lm, drawn, names, golds, grader):
+    "Trajectories out of samples."
+    grades = grader([text_of(lm.tokenizer, s.response_ids) for s in drawn], golds)
+    return [Trajectory(name, list(s.prompt_ids), list(s.response_ids),
+                       [min(0., float(x)) for x in s.logprobs], g.answer, bool(g) and s.finished,
+                       bool(s.finished))
+            for name, s, g in zip(names, drawn, grades, strict=True)]
+
+# %% ../../nbs/reasoning/06_trajectories.ipynb #d6721a7e
+def sample_trajectories(
+    lm: "LM",              # the generator
+    problems: "Dataset",   # with id, prompt, answer, such as `arithmetic`
+    num_samples: int = 32, # of each problem
+    *,
+    path: str | Path | None = None, # a file to append to and continue from; None: kept in memory
+    restart: bool = False, # set a file aside that something else made, and begin anew
+    # (texts, golds) -> things with `.answer` that are true if correct; None: `grade_arithmetic` for
+    # problems of `arithmetic` (with their column teacher_accuracy), else `grade`
+    grader: Callable | None = None,
+    seed: int = 0,         # of sampling
+    max_new_tokens: int = 160, # most tokens of a response
+    temperature: float = 1.,   # of sampling
+    top_k: int = 0,        # sample among so many tokens; 0: all
+    top_p: float = 1.,     # sample among those that hold this much probability
+    batch_size: int = 256, # responses sampled at a time; it changes no result
+    group: int = 8,        # problems that are sampled and written together
+    chat: bool = False     # wrap prompts in the model's chat template
+) -> list[Trajectory] | TrajectoryFile: # in the order of the problems
+    """Sample and grade `num_samples` responses to every problem. ValueError if two problems share
+    an id, or if something else made the file; TokenStudyError if it cannot be written.
+
+    >>> from tokenstudy.reasoning import arithmetic, load_generator
+    >>> found = sample_trajectories(load_generator("cpu"), arithmetic(1, "chain", 2), num_samples=3)
+    >>> len(found), found[0].finished
+    (3, True)"""
+    from tokenstudy import lm as lms
+    columns = _columns(problems)
     if grader is None:
         grader = grade_arithmetic if "teacher_accuracy" in problems.column_names else grade
-    settings = dict(model=lm.name, n=n, seed=seed, max_new_tokens=max_new_tokens,
-                    temperature=temperature, top_k=top_k, top_p=top_p, group=group, chat=chat)
-    file, kept = TrajectoryFile(path, settings) if path is not None else None, []
+    how = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+               num_samples=num_samples, chat=chat)
+    file, kept, ids = None, [], columns["id"]
+    if path is not None:
+        made = _made_by(lm, columns, grader, how | dict(seed=seed, group=group))
+        file = _file_of(path, made, restart)
     for start in core.progress(range(0, len(ids), group), desc="trajectories", unit="group"):
         part = slice(start, start + group)
         if file is not None and all(i in file for i in ids[part]): continue
+        if file is not None: file.begin()
         key = zlib.crc32(ids[start].encode()) + (seed << 32)
-        drawn = lms.sample(lm, columns["prompt"][part], max_new_tokens, temperature, top_k, top_p, key,
-                           n, batch_size, chat)
-        golds = [gold for gold in columns["answer"][part] for _ in range(n)]
-        grades = grader([text_of(lm.tokenizer, s.response_ids) for s in drawn], golds)
-        names = [name for name in ids[part] for _ in range(n)]
-        rows = [Trajectory(name, list(s.prompt_ids), list(s.response_ids),
-                           [min(0., float(x)) for x in s.logprobs], g.answer, bool(g) and s.finished,
-                           bool(s.finished))
-                for name, s, g in zip(names, drawn, grades, strict=True)]
-        groups = [rows[i:i + n] for i in range(0, len(rows), n)]
+        drawn = lms.sample(lm, columns["prompt"][part], seed=key, batch_size=batch_size, **how)
+        names, golds = ([x for x in columns[k][part] for _ in range(num_samples)]
+                        for k in ("id", "answer"))
+        rows = _graded(lm, drawn, names, golds, grader)
+        groups = [rows[i:i + num_samples] for i in range(0, len(rows), num_samples)]
         if file is None: kept += rows
-        else: file.append(*[g for g in groups if g[0].problem not in file])
+        else: _add(file, groups)
     return kept if file is None else file
 
+# %% ../../nbs/reasoning/06_trajectories.ipynb #892bb3a2
+def _file_of(path, settings, restart):
+    "The file for these settings; one of others is set aside if asked."
+    try: return TrajectoryFile(path, settings)
+    except (ValueError, core.TokenStudyError):
+        if not restart: raise
+    old = core.RecordFile(path).set_aside()
+    warnings.warn(f"{path} was made by something else; it is {old.name} now, and is sampled anew")
+    return TrajectoryFile(path, settings)
+
+def _add(file, groups):
+    "Add the problems that no other process has added meanwhile."
+    try: file.append(*[g for g in groups if g[0].problem not in file])
+    except ValueError:
+        if not all(g[0].problem in file for g in groups): raise
+
 # %% ../../nbs/reasoning/06_trajectories.ipynb #5a5e3d94
-def first_mistakes(
-    trajectories,  # of our problems
-    problems,      # the data set that they were sampled for
-    tokenizer      # that of the model
-) -> list:         # for each an index into its `response_ids`, or None
+def first_mistakes_of(
+    trajectories: Iterable[Trajectory], # of our problems
+    problems: "Dataset",                  # that they were sampled for
+    tokenizer: "PreTrainedTokenizerBase"  # that of the model
+) -> list[int | None]: # for each an index into its `response_ids`, or None
     """Where sampled responses first leave the only correct solution. ValueError if a problem is not
-    in the data set."""
-    prompts = dict(zip(problems["id"], problems["prompt"]))
-    trajectories = list(trajectories)
+    in the data set.
+
+    >>> from tokenstudy.reasoning import arithmetic, arithmetic_tokenizer
+    >>> wrong = Trajectory("chain-train-0-0", [1], [22, 2], [-1., -1.], None, False, True)
+    >>> first_mistakes_of([wrong], arithmetic(1, "chain"), arithmetic_tokenizer())
+    [0]"""
+    prompts, trajectories = dict(zip(problems["id"], problems["prompt"])), list(trajectories)
     if missing := [t.problem for t in trajectories if t.problem not in prompts]:
         raise ValueError(f"the problem {missing[0]!r} is not in the data set")
     return [first_mistake(prompts[t.problem], tokenizer.convert_ids_to_tokens(t.response_ids))

@@ -8,8 +8,10 @@ __all__ = ['Trie', 'trie_of']
 # %% ../../nbs/reasoning/07_trie.ipynb #13d075d5
 import functools
 import os
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from fastcore.basics import patch
 
 # %% ../../nbs/reasoning/07_trie.ipynb #880f95f9
 def _grow(tokens, starts, keys, values, token, parent, depth, node_of):
@@ -47,134 +49,179 @@ def _compiled(function):
     import numba
     return numba.njit(cache=os.path.isfile(function.__code__.co_filename))(function)
 
+# %% ../../nbs/reasoning/07_trie.ipynb #7c70443a
+def _family(parent, M):
+    "Where each node's children begin [M + 1], and the children [M - 1]."
+    first = np.concatenate([[0], np.cumsum(np.bincount(parent[1:], minlength=M))]).astype(np.int64)
+    order = np.empty(M - 1, np.int32)
+    _compiled(_sort_children)(parent, first, order)
+    return first, order
+
+def _whole(x, what):
+    if x.size and not np.issubdtype(x.dtype, np.integer):
+        raise ValueError(f"{what} must be whole numbers, not {x.dtype}")
+    return x
+
+def _flat(paths):
+    "All tokens [T] one after the other, and where each path begins [N + 1]."
+    if isinstance(paths, tuple) and len(paths) == 2 and getattr(paths[0], "ndim", 0) == 1:
+        flat, starts = np.asarray(paths[0]), np.asarray(paths[1], np.int64)
+        rising = len(starts) and starts[0] == 0 and (np.diff(starts) >= 0).all()
+        if not rising or starts[-1] != len(flat):
+            raise ValueError("starts must rise from 0 to the number of tokens")
+    else:
+        paths = list(paths)
+        starts = np.cumsum([0, *map(len, paths)], dtype=np.int64)
+        flat = np.asarray([t for p in paths for t in p])
+    if len(starts) < 2: raise ValueError("a trie needs at least one path")
+    _whole(flat, "tokens")
+    if len(flat) and not (0 <= flat.min() and flat.max() < 2**31):
+        raise ValueError("tokens must lie in [0, 2**31)")
+    if len(flat) >= 2**31 - 1: raise ValueError(f"{len(flat)} tokens are too many for one trie")
+    return flat.astype(np.int32), starts
+
+# %% ../../nbs/reasoning/07_trie.ipynb #29fb5cd1
+def _numbers(values, name, N):
+    "A number for each path [N], int64 if they are whole."
+    x = np.asarray(values)
+    if x.shape != (N,):
+        raise ValueError(f"{name} must hold {N} numbers, one for each path; its shape is {x.shape}")
+    x = x.astype(np.int64 if x.dtype.kind in "bui" else np.float64)
+    if not np.isfinite(x).all():
+        raise ValueError(f"{name}[{int(np.argmin(np.isfinite(x)))}] is not finite")
+    return x
+
+def _labels(correct, N):
+    if correct is None: return None
+    labels = _numbers(correct, "correct", N)
+    if not ((0 <= labels) & (labels <= 1)).all(): raise ValueError("correct must lie in [0, 1]")
+    return labels
+
+# %% ../../nbs/reasoning/07_trie.ipynb #e7d0a7fc
+def _weights(weights, N):
+    w = np.ones(N, np.int64) if weights is None else _numbers(weights, "weights", N)
+    if not (w > 0).all(): raise ValueError(f"weights[{int(np.argmin(w > 0))}] is not positive")
+    if w.sum(dtype=np.float64) > 2**53: raise ValueError("weights: their sum is above 2**53")
+    return w
+
+# %% ../../nbs/reasoning/07_trie.ipynb #70642aa6
 class Trie:
     """The prefixes of N paths as flat arrays over M nodes; node 0 is the empty prefix, and parents
-    stand before their children.
+    come before their children.
 
-    `token`, `parent`, `depth` [M] (the root's token and parent are -1); `count`, `right` [M]:
-    weight of the paths through a node and of the right ones (right is None if no labels were
+    `token`, `parent`, `depth` [M] (the root's token and parent are -1); `count`, `correct` [M]:
+    weight of the paths through a node and of the correct ones (correct is None if no labels were
     given); `node_of` [all tokens] with `starts` [N + 1]: the node after each token; `leaf` [N]:
-    where each path ends; `first` [M + 1], `order` [M - 1]: the children of node i are
-    order[first[i]:first[i + 1]]."""
+    where each path ends; `labels`, `weights` [N]; `first` [M + 1], `order` [M - 1]: the children of
+    node i are order[first[i]:first[i + 1]].
+
+    Source: the values of arXiv 2407.12863.
+
+    >>> trie = Trie([[1, 2], [1, 3], [4]], [True, False, False])
+    >>> [trie.tokens(i) for i in range(len(trie))], trie.count.tolist(), trie.correct.tolist()
+    ([[], [1], [1, 2], [1, 3], [4]], [3, 2, 1, 1, 1], [1, 1, 1, 0, 0])"""
     def __init__(self,
-        paths,        # N sequences of token ids, end-of-sequence token included; or flat (ids, starts)
-        right=None,   # N labels, 0 or 1 (or between); None if there are none
-        weights=None  # N positive numbers; 1 if None
+        paths: Sequence | np.ndarray | tuple, # N sequences of token ids, or flat: (ids, starts)
+        correct: Sequence | np.ndarray | None = None, # N labels, 0 or 1 (or between)
+        weights: Sequence | np.ndarray | None = None  # N positive numbers; 1 if None
     ):
-        if isinstance(paths, tuple) and len(paths) == 2 and getattr(paths[0], "ndim", 0) == 1:
-            flat, starts = np.asarray(paths[0]), np.asarray(paths[1], np.int64)
-            rising = len(starts) and starts[0] == 0 and (np.diff(starts) >= 0).all()
-            if not rising or starts[-1] != len(flat):
-                raise ValueError("starts must rise from 0 to the number of tokens")
-        else:
-            paths = list(paths)
-            starts = np.cumsum([0, *map(len, paths)], dtype=np.int64)
-            flat = np.fromiter((t for p in paths for t in p), np.int64, int(starts[-1]))
-        N, T = len(starts) - 1, len(flat)
-        if not N: raise ValueError("a trie needs at least one path")
-        if T and not np.issubdtype(flat.dtype, np.integer):
-            raise ValueError(f"tokens must be whole numbers, not {flat.dtype}")
-        if T and not (0 <= flat.min() and flat.max() < 2**31):
-            raise ValueError("tokens must lie in [0, 2**31)")
-        if T >= 2**31 - 1: raise ValueError(f"{T} tokens are too many for one trie")
-        self.starts, size = starts, 1 << max(4, int(2*T).bit_length())
+        flat, self.starts = _flat(paths)
+        N, T = len(self.starts) - 1, len(flat)
+        size = 1 << max(4, int(2*T).bit_length())
         keys, values = np.zeros(size, np.int64), np.zeros(size, np.int32)
         token, parent, depth = (np.full(T + 1, x, np.int32) for x in (-1, -1, 0))
         self.node_of = np.empty(T, np.int32)
-        M = _compiled(_grow)(flat.astype(np.int32), starts, keys, values, token, parent, depth,
-                             self.node_of)
-        del keys, values
+        M = _compiled(_grow)(flat, self.starts, keys, values, token, parent, depth, self.node_of)
         self.token, self.parent, self.depth = token[:M].copy(), parent[:M].copy(), depth[:M].copy()
-        lengths = np.diff(starts)
-        self.leaf = np.zeros(N, np.int32)
-        self.leaf[lengths > 0] = self.node_of[starts[1:][lengths > 0] - 1]
-        self.weights = np.ones(N, np.int64) if weights is None else self._numbers(weights, "weights", N)
-        if not (self.weights > 0).all():
-            raise ValueError(f"weights[{int(np.argmin(self.weights > 0))}] is not positive")
-        self.labels = None if right is None else self._numbers(right, "right", N)
-        if right is not None and not ((0 <= self.labels) & (self.labels <= 1)).all():
-            raise ValueError("right must lie in [0, 1]")
-        self.count = self._through(self.weights, lengths)
-        self.right = None if right is None else self._through(self.weights*self.labels, lengths)
-        children = np.bincount(self.parent[1:], minlength=M)
-        self.first = np.concatenate([[0], np.cumsum(children)]).astype(np.int64)
-        self.order = np.empty(M - 1, np.int32)
-        _compiled(_sort_children)(self.parent, self.first, self.order)
-
-    def _numbers(self, values, name, N):
-        x = np.asarray(values)
-        if x.shape != (N,):
-            raise ValueError(f"{name} must hold {N} numbers, one for each path; its shape is {x.shape}")
-        x = x.astype(np.int64 if x.dtype.kind in "bui" else np.float64)
-        if not np.isfinite(x).all():
-            raise ValueError(f"{name}[{int(np.argmin(np.isfinite(x)))}] is not finite")
-        return x
-
-    def _through(self, w, lengths):
-        """The weight of the paths through each node: that of those which end there, summed from the
-        leaves up."""
-        out = np.bincount(self.node_of, np.repeat(w, lengths),
-                          len(self.token)).astype(np.float64)   # of nothing, it is int
-        out[0] = w.sum()
-        return out.round().astype(np.int64) if w.dtype.kind == "i" else out
-
-    @property
-    def value(self):
-        "Share of right paths among those through each node [M]."
-        if self.right is None: raise ValueError("this trie has no labels; give `right`")
-        return self.right/self.count
+        lengths, self.leaf = np.diff(self.starts), np.zeros(N, np.int32)
+        self.leaf[lengths > 0] = self.node_of[self.starts[1:][lengths > 0] - 1]
+        self.weights = _weights(weights, N)
+        self.labels = _labels(correct, N)
+        self.count = self._through(self.weights)
+        self.correct = None if correct is None else self._through(self.weights*self.labels)
+        self.first, self.order = _family(self.parent, M)
 
     def __len__(self): return len(self.token)
     def __repr__(self):
         return f"Trie of {len(self.leaf)} paths, {len(self.node_of)} tokens, {len(self)} nodes"
 
-    def nodes(self, path: int):
-        "The nodes after each token of a path [T]."
-        return self.node_of[self.starts[path]:self.starts[path + 1]]
+# %% ../../nbs/reasoning/07_trie.ipynb #236b53a7
+@patch
+def _through(self: Trie, w):
+    "The weight of the paths through each node: each has the root and one node a token."
+    repeated = np.repeat(w, np.diff(self.starts))
+    out = np.bincount(self.node_of, repeated, len(self.token)).astype(np.float64)
+    out[0] = w.sum()
+    return out.round().astype(np.int64) if w.dtype.kind == "i" else out
 
-    def children(self, node: int):
-        "The nodes one token further."
-        return self.order[self.first[node]:self.first[node + 1]]
+@patch(as_prop=True)
+def value(self: Trie) -> np.ndarray: # [M]
+    "Share of correct paths among those through each node."
+    if self.correct is None: raise ValueError("this trie has no labels; give `correct`")
+    return self.correct/self.count
 
-    def tokens(self, node: int) -> list[int]:
-        "The prefix that a node stands for."
-        out = []
-        while node > 0: out.append(int(self.token[node])); node = self.parent[node]
-        return out[::-1]
+# %% ../../nbs/reasoning/07_trie.ipynb #d940554f
+@patch
+def nodes(self: Trie, path: int) -> np.ndarray: # [T]
+    "The nodes after each token of a path."
+    return self.node_of[self.starts[path]:self.starts[path + 1]]
 
-    def find(self, tokens) -> int:
-        "The node of a prefix, -1 if no path has it."
-        node = 0
-        for t in tokens:
-            here = self.children(node)
-            hit = here[self.token[here] == t]
-            if not len(hit): return -1
-            node = int(hit[0])
-        return node
+@patch
+def children(self: Trie, node: int) -> np.ndarray:
+    "The nodes one token further than `node`."
+    return self.order[self.first[node]:self.first[node + 1]]
 
-    def unique(self):
-        """(paths, weights): the first path of each distinct sequence, and the summed weight of its
-        copies."""
-        leaves, first, which = np.unique(self.leaf, return_index=True, return_inverse=True)
-        weights = np.bincount(which, self.weights)
-        order = np.argsort(first)
-        return first[order], weights[order].astype(self.weights.dtype)
+@patch
+def tokens(self: Trie, node: int) -> list[int]:
+    "The prefix that a node is."
+    out = []
+    while node > 0:
+        out.append(int(self.token[node]))
+        node = self.parent[node]
+    return out[::-1]
 
-    def mixed(self):
-        """Paths whose very tokens have been labelled right and wrong [≤ N]: their last node's value
-        is neither 0 nor 1."""
-        M, w = len(self), self.weights
-        ending = np.bincount(self.leaf, w, M), np.bincount(self.leaf, w*self.labels, M)
-        share = ending[1][self.leaf]/ending[0][self.leaf]
-        return np.flatnonzero((share > 0) & (share < 1))
+@patch
+def find(self: Trie, tokens: Sequence[int]) -> int:
+    "The node of the prefix `tokens`, -1 if no path has it."
+    node = 0
+    for t in tokens:
+        here = self.children(node)
+        hit = here[self.token[here] == t]
+        if not len(hit): return -1
+        node = int(hit[0])
+    return node
 
+@patch
+def unique(self: Trie) -> tuple[np.ndarray, np.ndarray]: # paths, weights
+    "The first path of each distinct sequence, and the summed weight of its copies."
+    leaves, first, which = np.unique(self.leaf, return_index=True, return_inverse=True)
+    weights = np.bincount(which, self.weights)
+    order = np.argsort(first)
+    return first[order], weights[order].astype(self.weights.dtype)
+
+# %% ../../nbs/reasoning/07_trie.ipynb #73160cb4
+@patch
+def mixed(self: Trie) -> np.ndarray: # numbers of paths [≤ N]
+    """Paths whose very tokens have been labelled correct and incorrect: their last node's value is
+    neither 0 nor 1."""
+    M, w = len(self), self.weights
+    ending = np.bincount(self.leaf, w, M), np.bincount(self.leaf, w*self.labels, M)
+    share = ending[1][self.leaf]/ending[0][self.leaf]
+    return np.flatnonzero((share > 0) & (share < 1))
+
+# %% ../../nbs/reasoning/07_trie.ipynb #0c67783c
 def trie_of(
-    trajectories # of one problem
+    trajectories: Iterable # of `Trajectory`, all of one problem
 ) -> Trie:
     """The trie of one problem's responses, labelled by correctness. ValueError if they are of
-    several problems or prompts."""
+    several problems or prompts.
+
+    >>> from tokenstudy.reasoning import Trajectory
+    >>> made = [Trajectory("p", [1], [7, 2], [-1., -1.], "3", c, True) for c in (True, False)]
+    >>> trie_of(made).value.tolist()
+    [0.5, 0.5, 0.5]"""
     trajectories = list(trajectories)
     if len({(t.problem, tuple(t.prompt_ids)) for t in trajectories}) != 1:
-        raise ValueError("a trie is made of the trajectories of one problem; these are of several, or "
-                         "none")
+        raise ValueError("a trie is made of the trajectories of one problem; these are of several, "
+                         "or none")
     return Trie([t.response_ids for t in trajectories], [t.correct for t in trajectories])

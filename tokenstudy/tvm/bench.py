@@ -82,7 +82,7 @@ def rows(
     yield core.bench_row("batched_search", ours, peer, "one question after the other", "s", None, runs)
     generator = reasoning.load_generator("cpu")
     verifier = TokenValueModel.from_causal_lm(generator.model)
-    chains = reasoning.arithmetic(questions, "chain", steps, "test", 0)
+    chains = reasoning.arithmetic(questions, "chain", steps, split="test")
     ends = delimiter_ids(generator.tokenizer, ";")
     found = [counted(step_beam(generator, verifier, chains, K, b, delimiter=ends, max_steps=steps, max_new_tokens=120, recompute=anew))
              for anew in (False, True)]

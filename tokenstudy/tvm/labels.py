@@ -70,7 +70,7 @@ def labels_flat(
         labels = np.full(len(trie.node_of), np.nan, np.float32)
         labels[(trie.starts[1:] - 1)[lengths > 0]] = outcome[lengths > 0]
         return labels
-    value = value if kind == "prm_soft" else trie.right > 0
+    value = value if kind == "prm_soft" else trie.correct > 0
     return np.where(step_ends(trie, steps), value.astype(np.float32)[trie.node_of], np.float32(np.nan))
 
 # %% ../../nbs/tvm/01_labels.ipynb #07cfd609
@@ -237,7 +237,7 @@ def value_data(
             inner += isinstance(steps, frozenset) and int(np.isin(trie.token, list(steps)).sum())
         else: flat = _copies_mean(trie, [given[i] for i in group])
         trust = np.ones(len(flat), np.float32) if prior is None else beta_posterior(
-            trie.right, trie.count, prior)[3].astype(np.float32)[trie.node_of]
+            trie.correct, trie.count, prior)[3].astype(np.float32)[trie.node_of]
         paths, times = trie.unique() if unique else (np.arange(len(group)), trie.weights)
         prompt, tokens = trajectories[group[0]].prompt_ids, trie.token[trie.node_of]
         for path, w in zip(paths, times):

@@ -373,7 +373,7 @@ def tree_search(
                       verifier=_key_of(verifier, "verifier", config))
         configs = [dict(common, problem=q.problem, prompt=q.prompt_ids, streams=[q.first, q.key])
                    for q in questions]
-        found = {i: SearchResult.of(r) for i, c in enumerate(configs) if (r := runs.get(c)) is not None}
+        found = {i: SearchResult.of(r) for i, c in enumerate(configs) if (r := runs.get(c, fn=tree_search)) is not None}
     todo, on_gpu = [q for q in questions if q.number not in found], lm.model.device.type == "cuda"
     rows = lms.wave_rows(lm, max(len(q.prompt_ids) for q in questions) + max_new_tokens)
     size = batch_size or max(1, min(rows, 4096 if on_gpu else 512) // K)
@@ -387,9 +387,9 @@ def tree_search(
             seconds = round((time.perf_counter() - start) / len(wave), 3)
             for q in wave: found[q.number] = q.result()
             if runs is not None:
-                runs.append(*[dict(key=runs.key(configs[q.number]), config=core.plain(configs[q.number]),
-                                   result=core.plain(found[q.number].plain()), seconds=seconds,
-                                   provenance=core.provenance(seed)) for q in wave])
+                runs.append(*[core.make_record(runs.study, runs.scale, configs[q.number],
+                                               found[q.number].plain(), fn=tree_search, seconds=seconds,
+                                               seed=seed) for q in wave])
             bar.update(len(wave))
     results = [found[q.number] for q in questions]
     if answer is not None and lm.tokenizer is None:

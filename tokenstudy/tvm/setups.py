@@ -54,7 +54,8 @@ class Arena:
         return [t for group in self.train.values() for t in group[:paths]]
 
 def _grouped(generator, problems, n, path, grade, limit, seed, sampling):
-    found = list(reasoning.sample_trajectories(generator, problems, n, path, grade, seed, limit, **sampling))
+    found = list(reasoning.sample_trajectories(generator, problems, n, path=path, restart=True, grader=grade, seed=seed,
+                                               max_new_tokens=limit, **sampling))
     groups = {row["id"]: [] for row in problems}
     for t in found: groups[t.problem].append(t)
     return groups
@@ -69,14 +70,14 @@ def arithmetic_arena(
     """Chains of digits with the embedded generator, whose mistakes are single visible tokens. Training and
     test problems have no chain in common."""
     generator, grade = reasoning.load_generator(), reasoning.grade_arithmetic
-    place = lambda name: None if folder is None else Path(folder)/f"{name}.jsonl"
-    draw = lambda n, split: reasoning.arithmetic(n, "chain", length, split, seed)
+    place = lambda name: None if folder is None else Path(folder)/f"{name}.sqlite"
+    draw = lambda n, split: reasoning.arithmetic(n, "chain", length, split=split, seed=seed)
     sampled = lambda p, n, name: _grouped(generator, p, n, place(name), grade, 80, seed, {})
     train = sampled(draw(questions, "train"), paths, f"train-{length}-{questions}-{paths}-{seed}")
     test = draw(asked, "test")
     found = sampled(test, samples, f"test-{length}-{asked}-{samples}-{seed}")
     prompts, words = dict(zip(test["id"], test["prompt"])), generator.tokenizer.convert_ids_to_tokens
-    truth = [[np.array(reasoning.teacher_values(prompts[i], words(t.response_ids))[1:], np.float32) for t in some]
+    truth = [[np.array(reasoning.true_values(prompts[i], words(t.response_ids))[1:], np.float32) for t in some]
              for i, some in found.items()]
     name = f"arithmetic {core.manifest()[reasoning.GENERATOR]['sha256'][:12]}"
     return Arena(generator, train, test, list(found.values()), delimiter_ids(generator.tokenizer, ";"),
@@ -110,7 +111,7 @@ def text_arena(
         generator = fine_tune(generator, finetuning.lessons(generator, rest), teach, 5e-5, 16)
     problems = [few_shot(p.select(range(min(n, len(p)))), shown) for p, n in ((solved, questions), (test, asked))]
     stem = "-".join(re.sub(r"\W+", "-", str(x)) for x in (task, model, teach, shots, questions, asked, seed))
-    place = lambda name: None if folder is None else Path(folder)/f"{name}-{stem}.jsonl"
+    place = lambda name: None if folder is None else Path(folder)/f"{name}-{stem}.sqlite"
     train, found = (_grouped(generator, p, n, place(f"{name}-{n}"), reasoning.grade, limit, seed, sampling)
                     for p, n, name in zip(problems, (paths, samples), ("train", "test")))
     return Arena(generator, train, problems[1], list(found.values()), delimiter_ids(generator.tokenizer),

@@ -1,0 +1,105 @@
+"Graders that cannot hang, evaluate nothing, and run where the system limits nothing."
+import builtins
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from tokenstudy import reasoning as r
+from tokenstudy.reasoning import grading
+
+
+HANGING = r"\boxed{2003^{2002^{2001}}}"
+
+ADVERSARIAL = [  # text, right answer, correct
+    (r"\boxed{0.05}", "5", False), (r"\boxed{500}", "5", False), (r"\boxed{5\%}", "5", True), (r"\boxed{1{,}234}", "1234", True),
+    (r"\boxed{1,234.50}", "1234.5", True), (r"\boxed{12 \text{ cm}}", "12", True), ("#### 12 apples", "12", True), (r"\boxed{\frac{3}{4}", "3/4", False),
+    (r"\boxed{}", "1", False), ("", "1", False), (r"\boxed{__import__('os').abort()}", "1", False), (r"\boxed{\boxed{7}}", "7", True), ("{{{{", "1", False),
+    (r"\boxed{\sqrt{2}/2}", r"\frac{1}{\sqrt{2}}", True), (r"\boxed{x^2-1}", "(x-1)(x+1)", True), ("\\boxed{\x00\ud800}", "1", False), (r"\boxed{\infty}", "1", False)]
+
+
+def test_grader_on_adversarial_answers():
+    found = r.grade([t for t, *_ in ADVERSARIAL], [g for _, g, _ in ADVERSARIAL], timeout=2., workers=1)
+    assert [g.correct for g in found] == [right for *_, right in ADVERSARIAL], [(t, g) for (t, _, right), g in zip(ADVERSARIAL, found) if g.correct != right]
+    assert all(g.note for g in found if g.answer is None)
+
+
+def test_grader_in_threads_with_hanging_answers():
+    "Off the main thread, several at once, each with a question that would never end; the answers beside it are graded all the same."
+    results = [None]*3
+    def work(i): results[i] = r.grade([HANGING, rf"\boxed{{{i}/2}}", "none"], ["3", str(i/2), "1"], timeout=.3, workers=2)
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for t in threads: t.start()
+    for t in threads: t.join(600)
+    assert [[g.correct for g in one] for one in results] == [[False, True, False]]*3
+    assert {one[0].note for one in results} == {"timed out"}
+    r.close_graders()
+
+
+def test_grader_that_was_killed_is_replaced():
+    assert r.grade(["1/2"], ["0.5"])[0]
+    with grading._idle_lock: old = grading._idle[-1]
+    old.process.kill(); old.process.wait()
+    assert r.grade(["1/4"], ["0.25"])[0] and old not in grading._idle
+
+
+def test_grader_never_evaluates(monkeypatch):
+    "What a grading process does works where Python's eval is forbidden; math-verify as it comes does not."
+    import sympy.core.numbers as numbers
+    import sympy.parsing.sympy_parser as parser
+    grading._equal("1", "2")
+    def forbidden(*args, **kwargs): raise AssertionError("eval")
+    for module, name in ((numbers, "sympify"), (parser, "eval_expr")): monkeypatch.setattr(module, name, getattr(module, name))   # restored at the end
+    with monkeypatch.context() as m:
+        m.setattr(builtins, "eval", forbidden)
+        assert not grading._equal("3", "3.0")[0]                            # as it comes: the number is evaluated, which fails here
+    grading._forbid_eval()
+    monkeypatch.setattr(builtins, "eval", forbidden)
+    for gold, answer, right in (("72", "72.0", True), ("1/2", "0.5", True), (r"\frac{1}{2}", "3/4", False), ("27", "3^3", True), (r"\{1,2\}", r"\{2, 1\}", True),
+                                ("-1.5", r"-\frac{3}{2}", True), ("1/3", "0.333333", True), ("0.05", "5", False), (r"\sqrt{2}", "2^{1/2}", True),
+                                ("x^2-1", "(x-1)(x+1)", True), ("x^3-1", "(x-1)(x+1)", False)):
+        assert grading._equal(gold, answer)[0] == right, (gold, answer)
+    import math_verify.parser
+    with pytest.raises(ValueError, match="not evaluated"): math_verify.parser.parse_expr_cached("7+1/2")
+
+
+def test_grader_bad_input():
+    for bad in ((["1"], ["1", "2"]), ("1", ["1"]), (["1"], [" "])):
+        with pytest.raises(ValueError): r.grade(*bad)
+    for timeout in (0, -1, float("inf"), 1e12, float("nan")):
+        with pytest.raises(ValueError, match="timeout"): r.grade(["1"], ["1"], timeout=timeout)
+    with pytest.raises(ValueError, match=r"golds\[1\] is None"): r.grade(["None", "None"], ["1", None])
+    long = "7"*5000
+    assert [g.correct for g in r.grade(["#### 7", "#### -0", "#### 007", "#### -7"], [long, "0", "7", "7"])] == [False, True, True, False]
+    with pytest.raises(ValueError): r.grade_arithmetic(["# 1"], [])
+    assert [g.correct for g in r.grade_arithmetic(["1 + 1 = 2 . # 2", "# 0 2", "# 2 3", "2", "# 2 #"], ["2"]*5)] == [True, False, False, False, False]
+
+
+HIDDEN = """
+import signal, sys
+sys.modules["resource"] = None                   # as on Windows: `import resource` fails
+for name in ("setitimer", "ITIMER_PROF", "SIGPROF"): delattr(signal, name)
+"""
+
+
+def test_grader_without_the_systems_timers(tmp_path, monkeypatch):
+    "Where there is neither `resource` nor `setitimer`, grading starts, grades, and the parent's own timer ends what hangs."
+    (tmp_path/"sitecustomize.py").write_text(HIDDEN)
+    r.close_graders()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    one = grading._Grader()
+    try: assert not one.timed and one("1/2", "0.5", 2.) == [True, ""]
+    finally: one.close()
+    start = time.monotonic()
+    found = r.grade([HANGING, r"\boxed{0.5}"], ["3", "1/2"], timeout=.5, workers=1)
+    assert [g.correct for g in found] == [False, True] and found[0].note == "timed out"
+    assert time.monotonic() - start < 60
+    r.close_graders()
+
+
+def test_grader_with_the_systems_timer_says_so():
+    one = grading._Grader()
+    try: assert one.timed == (grading._timer() is not None) and (sys.platform != "linux" or one.timed)
+    finally: one.close()
