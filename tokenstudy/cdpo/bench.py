@@ -27,11 +27,12 @@ LIMIT = 100 # tokens of a response
 
 def _grader(generator, answer):
     "Says whether response ids end with an answer."
-    return lambda ids: reasoning.arithmetic_answer(reasoning.text_of(generator.tokenizer, ids)) == answer
+    return lambda ids: reasoning.arithmetic_answer(reasoning.text_of(generator.tokenizer,
+                                                                     ids)) == answer
 
 def wrong_solutions(
-    generator: lms.LM,
-    count: int,           # of solutions
+    generator: lms.LM,    # the model that writes them
+    solutions: int,       # how many
     num_samples: int = 8  # of a problem
 ) -> tuple[list, list]:   # trajectories, and for each a grader of response ids
     """Finished wrong solutions of the generator to problems that it also solves, one a problem.
@@ -42,23 +43,26 @@ def wrong_solutions(
     >>> graders[0](wrong[0].response_ids)
     False
     """
-    problems = reasoning.arithmetic(4*count, "story", split="test", seed=9)
-    drawn = reasoning.sample_trajectories(generator, problems, num_samples, max_new_tokens=LIMIT, seed=9)
-    found, graders = [], []
+    problems = reasoning.arithmetic(4*solutions, "story", split="test", seed=9)
+    drawn = reasoning.sample_trajectories(generator, problems, num_samples, max_new_tokens=LIMIT,
+                                          seed=9)
+    found: list = []
+    graders: list[Callable] = []
     for i, problem in enumerate(problems):
         here = drawn[i*num_samples:(i + 1)*num_samples]
         wrong = [t for t in here if t.finished and not t.correct]
-        if wrong and len(wrong) < num_samples and len(found) < count:
+        if wrong and len(wrong) < num_samples and len(found) < solutions:
             found.append(wrong[0])
             graders.append(_grader(generator, problem["answer"]))
-    if len(found) < count:
-        raise core.TokenStudyError(f"only {len(found)} of {count} wrong solutions were found")
+    if len(found) < solutions:
+        raise core.TokenStudyError(f"only {len(found)} of {solutions} wrong solutions were found")
     return found, graders
 
+# %% ../../nbs/cdpo/09_bench.ipynb #c9b0001a
 @torch.no_grad()
 def generate_everywhere(
-    generator: lms.LM,
-    trajectory: object, # with prompt_ids and response_ids
+    generator: lms.LM,       # a model of transformers
+    trajectory: "reasoning.Trajectory", # a solution
     num_samples: int    # sequences of each position
 ) -> int:               # tokens made
     """The baseline: one call of transformers' `generate` for each position.
@@ -82,7 +86,8 @@ def _stepper(make, config, base, data, batch_size):
     "A function that makes one step of a trainer on one batch."
     gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as out, no_bars():
-        args = config(out, report_to="none", disable_tqdm=True, save_strategy="no", max_steps=1, bf16=gpu,
+        args = config(out, report_to="none", disable_tqdm=True, save_strategy="no", max_steps=1,
+                      bf16=gpu,
                       activation_checkpointing=False, dataloader_pin_memory=gpu,
                       per_device_train_batch_size=batch_size)
         trainer = make(copy.deepcopy(base.model), ref_model=copy.deepcopy(base.model), args=args,
@@ -97,12 +102,13 @@ def _stepper(make, config, base, data, batch_size):
         trainer._metrics["train"].clear()
     return step
 
+# %% ../../nbs/cdpo/09_bench.ipynb #c9b0002a
 def step_contest(
     batch_size: int = 8, # pairs
     hidden: int = 128,   # width of the Llama
     layers: int = 4,     # of the Llama
     *,
-    seed: int = 0
+    seed: int = 0        # of texts and weights
 ) -> tuple[Callable, Callable]: # ours, TRL's: functions that make one step each
     """Two trainers on one batch: ours with token weights, TRL's `DPOTrainer`.
 
@@ -117,13 +123,15 @@ def step_contest(
     base = word_lm([v for row in rows for v in row.values()], hidden, layers)
     texts = Dataset.from_list(rows)
     ids = tokenize_pairs(texts, base.tokenizer)
-    ids = ids.add_column("rejected_weights", [rng.random(len(r)).tolist() for r in ids["rejected_ids"]])
+    ids = ids.add_column("rejected_weights",
+                         [rng.random(len(r)).tolist() for r in ids["rejected_ids"]])
     return (_stepper(TokenWeightedDPOTrainer, TokenWeightedDPOConfig, base, ids, batch_size),
             _stepper(DPOTrainer, DPOConfig, base, texts, batch_size))
 
+# %% ../../nbs/cdpo/09_bench.ipynb #c9b0003a
 def step_vs_trl(
     runs: int = 15,   # timed steps of each
-    **contest: object # of `step_contest`
+    **contest: int    # of `step_contest`
 ) -> dict:            # a row of `tokenstudy bench`
     """The seconds of a training step against TRL's; the goal is at most 1.05 times as many.
 
@@ -131,9 +139,11 @@ def step_vs_trl(
     's/step'
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)   # of names that TRL still calls in transformers
+        warnings.simplefilter("ignore",
+                              FutureWarning)   # of names that TRL still calls in transformers
         ours, trls = core.race(*step_contest(**contest), runs=runs, warmup=3)
-    return core.bench_row("step_vs_trl", ours, trls, "trl.DPOTrainer", "s/step", goal=1/1.05, runs=runs)
+    return core.bench_row("step_vs_trl", ours, trls, "trl.DPOTrainer", "s/step", goal=1/1.05,
+                          runs=runs)
 
 # %% ../../nbs/cdpo/09_bench.ipynb #c9a7e002
 def rows(
@@ -154,16 +164,20 @@ def rows(
     one = max(wrong[:4], key=lambda t: len(t.response_ids))
     text, positions = (one.prompt_ids, one.response_ids), range(1, len(one.response_ids))
     ours, theirs = core.race(
-        lambda: lms.rollouts(generator, *text, num_samples, positions=positions, max_total=LIMIT),
+        lambda: lms.rollouts(generator, *text, num_samples=num_samples, positions=positions,
+                             max_total=LIMIT),
         lambda: generate_everywhere(generator, one, num_samples), runs=runs, warmup=0)
-    yield core.bench_row("rollouts_vs_generate", ours, theirs, "transformers generate", "s", goal=5.,
+    yield core.bench_row("rollouts_vs_generate", ours, theirs, "transformers generate", "s",
+                         goal=5.,
                          runs=runs)
-    how = dict(num_samples=full, before=.1, max_total=LIMIT)
-    found = {search: identify_many(generator, wrong, graders, search=search, **how) for search in SEARCHES}
+    found = {search: identify_many(generator, wrong, graders, search=search, num_samples=full,
+                                   before=.1,
+                                   max_total=LIMIT) for search in SEARCHES}
     tokens = {search: float(np.mean([f.tokens for f in some])) for search, some in found.items()}
     yield core.bench_row("sequential_identification", tokens["sequential"], tokens["full"],
                          "the full rule", "tokens", goal=4., runs=len(wrong))
     same = [a.index == b.index for a, b in zip(found["full"], found["sequential"])]
-    yield core.bench_row("sequential_agreement", float(np.mean(same)), .95, "the share that is asked for",
+    yield core.bench_row("sequential_agreement", float(np.mean(same)), .95,
+                         "the share that is asked for",
                          "share", goal=1., runs=len(wrong), lower_is_better=False)
     yield step_vs_trl(num_steps)

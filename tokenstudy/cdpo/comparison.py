@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +27,16 @@ from .methods import DivergedError, Task, train, with_reference
 
 # %% ../../nbs/cdpo/08_comparison.ipynb #526105c5
 def evaluate(
-    lm: lms.LM,
-    problems: Dataset | list, # N rows with prompt_ids (or prompt, a text) and what the grader looks at
+    lm: lms.LM,               # the model that is asked
+    problems: Dataset | list,
+    # N rows with prompt_ids (or prompt, a text) and what the grader looks at
     grader: Callable,         # (problem, response ids) -> whether the answer is correct
     *,
     num_samples: int = 4,     # sampled answers to a problem, beside the greedy one; 0 for none
-    max_new_tokens: int = 64,
-    temperature: float = 1.,
-    seed: int = 0,
-    batch_size: int = 256
+    max_new_tokens: int = 64, # of an answer
+    temperature: float = 1.,  # of the sampled answers
+    seed: int = 0,            # of sampling
+    batch_size: int = 256     # answers made together; it changes nothing
 ) -> dict:                    # greedy: N times 0 or 1; sampled: N shares
     """Which problems a model solves, greedily and by sampling.
 
@@ -58,7 +59,8 @@ def evaluate(
 ENTRIES = {
     "SFT": dict(method="sft"), "DPO": dict(method="dpo"), "RPO": dict(method="rpo"),
     "TDPO2": dict(method="tdpo2"),
-    "critical": dict(method="critical_dpo"), "critical, authors' code": dict(method="critical_dpo_code"),
+    "critical": dict(method="critical_dpo"),
+    "critical, authors' code": dict(method="critical_dpo_code"),
     "critical + NLL": dict(method="critical_rpo"),
     "control: shuffled": dict(method="critical_dpo", weights="shuffled"),
     "control: same mass": dict(method="critical_dpo", weights="constant"),
@@ -68,14 +70,15 @@ ENTRIES = {
     "ce_beta 2": dict(method="critical_dpo", weights="weights_ce_2")}
 
 def _data_key(model, *tables):
-    "The digest by which the records name their data; `core.fingerprint` would rename the committed ones."
+    "The digest by which records name their data; another one would not meet the committed ones."
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
     for table in tables: digest.update(json.dumps(list(table)).encode())
     return digest.hexdigest()[:16]
 
-def _attempt(entry, base, pairs, problems, grader, lr, beta, seed, num_samples, max_new_tokens, **training):
+def _attempt(entry, base, pairs, problems, grader, lr, beta, seed, num_samples, max_new_tokens,
+             **training):
     "Train one entry and ask problems; what the record holds."
     weighted = entry["method"].startswith("critical")
     data = reweighted(pairs, entry.get("weights", "same"), seed) if weighted else pairs
@@ -83,25 +86,26 @@ def _attempt(entry, base, pairs, problems, grader, lr, beta, seed, num_samples, 
     except DivergedError:
         return dict(diverged=True, greedy=[0.]*len(problems), sampled=[0.]*len(problems), curves=[],
                     seconds=None)
-    found = evaluate(done.lm, problems, grader, num_samples=num_samples, max_new_tokens=max_new_tokens,
+    found = evaluate(done.lm, problems, grader, num_samples=num_samples,
+                     max_new_tokens=max_new_tokens,
                      seed=seed)
     return found | dict(diverged=False, curves=done.curves, seconds=done.seconds)
 
 # %% ../../nbs/cdpo/08_comparison.ipynb #c8a7e001
 def compare(
-    base: lms.LM,
+    base: lms.LM,         # the model that every training starts from
     pairs: Dataset,       # with `rejected_weights`, and what the entries' weights need
     validation: list,     # problems as for `evaluate`
     *,
     test: list,           # N others
     grader: Callable,     # as for `evaluate`
     runs: core.Runs,      # where the records go
-    lrs: list[float],     # the grid; nothing is tuned if there is one setting only
-    betas: list[float],   # the other side of the grid
-    seeds: list[int] = (0, 1, 2), # of the trainings that are tested
+    lrs: Sequence[float], # the grid; nothing is tuned if there is one setting only
+    betas: Sequence[float], # the other side of the grid
+    seeds: Sequence[int] = (0, 1, 2), # of the trainings that are tested
     entries: dict = ENTRIES, # name -> method, weights (a kind or a column of `reweighted`)
     num_samples: int = 4, # sampled answers to a problem
-    max_new_tokens: int = 64,
+    max_new_tokens: int = 64, # of an answer
     measure: str = "sampled", # the accuracy that chooses a setting: of sampled answers, or greedy
     **training: object    # of `train`: epochs, batch_size, peft_config, probe, …
 ) -> list[dict]:          # as `results_of`
@@ -112,9 +116,11 @@ def compare(
     >>> compare(lm, Dataset.from_list([]), [], entries={}, **ask)
     []
     """
-    grids = {name: [(float(lr), float(b)) for lr in lrs for b in (betas[:1] if e["method"] == "sft" else betas)]
+    grids = {name: [(float(lr), float(b)) for lr in lrs for b
+                    in (betas[:1] if e["method"] == "sft" else betas)]
              for name, e in entries.items()}
-    asked = {step: [dict(p) for p in problems] for step, problems in dict(tune=validation, test=test).items()}
+    asked = {step: [dict(p) for p in problems] for step,
+             problems in dict(tune=validation, test=test).items()}
     given = {k: v for k, v in training.items() if k not in ("probe", "peft_config")}
     key = dict(data=_data_key(base.model, pairs, *asked.values()), max_new_tokens=max_new_tokens,
                peft=described(training.get("peft_config")), samples=num_samples, **given)
@@ -125,7 +131,8 @@ def compare(
         "Train once, or read the record of it; its accuracy."
         how = {k: v for k, v in training.items() if k != "probe" or step == "test"}
         config = key | dict(entry=entry, step=step, lr=lr, beta=beta, seed=int(seed))
-        result = runs(config, lambda: _attempt(entry, problems=asked[step], lr=lr, beta=beta, seed=int(seed),
+        result = runs(config, lambda: _attempt(entry, problems=asked[step], lr=lr, beta=beta,
+                                               seed=int(seed),
                                                **shared, **how))
         records.append(dict(config=config, result=result))
         bar.update()
@@ -147,17 +154,18 @@ def _chosen(grid):
 # %% ../../nbs/cdpo/08_comparison.ipynb #c8a7e002
 def results_of(
     records: list,        # of `compare`'s runs, or dicts with config and result
-    entries: dict = ENTRIES,
+    entries: dict = ENTRIES, # as for `compare`
     measure: str = "sampled" # the accuracy that chooses, or greedy
 ) -> list[dict]: # one for each entry that was tested: settings, accuracies [S, N], curves [S], edge
     """Tables from records: the tuning grid, the setting it chose, and the tests at that setting.
 
-    `edge` names the axes on whose edge the setting lies: a wider grid might do better. `validation` is
-    None where nothing was tuned. Of records of several data sets those of which there are most are
-    taken.
+    `edge` names the axes on whose edge the setting lies: a wider grid might do better. `validation`
+    is None where nothing was tuned. Of records of several data sets those of which there are most
+    are taken.
 
     >>> config = dict(data="d", entry=ENTRIES["SFT"], step="test", lr=.1, beta=1., seed=0)
-    >>> found, = results_of([dict(config=config, result=dict(greedy=[1.], sampled=[.5], curves=[]))])
+    >>> result = dict(greedy=[1.], sampled=[.5], curves=[])
+    >>> found, = results_of([dict(config=config, result=result)])
     >>> found["name"], found["sampled"], found["validation"]
     ('SFT', [[0.5]], None)
     """
@@ -172,7 +180,8 @@ def results_of(
 
 def _result(name, entry, mine, measure):
     "The table of one entry from its records, None if it was not tested."
-    grid = {(c["lr"], c["beta"]): float(np.mean(r[measure])) for c, r in mine if c["step"] == "tune"}
+    grid = {(c["lr"], c["beta"]): float(np.mean(r[measure])) for c,
+            r in mine if c["step"] == "tune"}
     tests = sorted(((c, r) for c, r in mine if c["step"] == "test"), key=lambda x: x[0]["seed"])
     if not tests: return None
     lr, beta = _chosen(grid) if grid else (tests[0][0]["lr"], tests[0][0]["beta"])
@@ -182,7 +191,8 @@ def _result(name, entry, mine, measure):
             if len(tried[axis]) > 1 and value in (min(tried[axis]), max(tried[axis]))]
     return dict(
         name=name, method=entry["method"], weights=entry.get("weights", ""), lr=lr, beta=beta,
-        validation=grid.get((lr, beta)), grid=[dict(lr=a, beta=b, accuracy=v) for (a, b), v in grid.items()],
+        validation=grid.get((lr, beta)),
+        grid=[dict(lr=a, beta=b, accuracy=v) for (a, b), v in grid.items()],
         greedy=[t["greedy"] for t in tests], sampled=[t.get("sampled", []) for t in tests],
         curves=[t["curves"] for t in tests], edge=edge)
 
@@ -218,18 +228,19 @@ class StudyData:
     >>> StudyData(Dataset.from_list([]), dict(pairs=0), {}).counts
     {'pairs': 0}
     """
-    pairs: Dataset # ids, rejected_weights, weights_…, first_mistake where it is known, the reference
+    pairs: Dataset # ids, rejected_weights, weights_…, first_mistake if it is known, the reference
     counts: dict   # of pairs
     mass: dict     # mean weight of a rejected token, by column
 
 def study_data(
-    task: Task,
+    task: Task,            # the base and its problems
     runs: core.Runs,       # where the weights are kept, which take a while
     num_samples: int = 16, # answers to each training problem
     *,
-    ce_betas: list[float] = (1.,), # strengths of the contrast, the first one for `rejected_weights`
+    ce_betas: Sequence[float] = (1.,),
+    # strengths of the contrast, the first one for `rejected_weights`
     rollouts: int = 0,     # rollouts of each position, for weights from rollouts; 0: none
-    seed: int = 0,
+    seed: int = 0,         # of samples, pairs and contrast models
     contrast: dict | None = None, # of `contrast_model`: epochs, lr, batch_size, lora
     path: str | Path | None = None, # a file that keeps the samples
     **sampling: object     # of `reasoning.sample_trajectories`: temperature, top_p, batch_size
@@ -273,7 +284,8 @@ def _rollout_weights(task, pairs, rollouts, seed):
     problems = {row["id"]: row for row in task.train}
     graders = [lambda ids, row=problems[row["problem"]]: task.correct(row, ids) for row in pairs]
     answers = [(row["prompt_ids"], row["rejected_ids"]) for row in pairs]
-    found = identify_many(task.base, answers, graders, num_samples=rollouts, screen=min(16, rollouts),
+    found = identify_many(task.base, answers, graders, num_samples=rollouts,
+                          screen=min(16, rollouts),
                           max_total=task.max_new_tokens, seed=seed)
     return [weights_from_rollouts(one.correct/one.counts) for one in found]
 
@@ -287,7 +299,8 @@ def _mistakes(task, pairs):
 def aim(
     pairs: Dataset # with first_mistake and columns weights_…
 ) -> dict:         # column -> share
-    """How much of an answer's weight is on its true first mistake, mean over pairs, by kind of weight.
+    """How much of an answer's weight is on its true first mistake, mean over pairs, by kind of
+    weight.
 
     >>> aim(Dataset.from_list([dict(weights_ce_1=[.25, .75], first_mistake=1)]))
     {'weights_ce_1': 0.75}
@@ -302,12 +315,12 @@ def aim(
 
 # %% ../../nbs/cdpo/08_comparison.ipynb #9a01de03
 def first_mistake_kinds(
-    lm: lms.LM,
+    lm: lms.LM,          # the model that is asked
     problems: Dataset,   # rows with prompt and solution
-    num_samples: int = 4,
+    num_samples: int = 4, # answers to a problem
     *,
-    max_new_tokens: int = 100,
-    seed: int = 0
+    max_new_tokens: int = 100, # of an answer
+    seed: int = 0        # of sampling
 ) -> dict:               # kind -> first mistakes in 100 answers
     """What the sampled answers' first mistakes are.
 
@@ -317,7 +330,8 @@ def first_mistake_kinds(
     """
     drawn = lms.sample(lm, list(problems["prompt"]), max_new_tokens=max_new_tokens, batch_size=256,
                        num_samples=num_samples, seed=seed)
-    found = dict.fromkeys(("plus for another operator", "another operator for plus", "a wrong number",
+    found = dict.fromkeys(("plus for another operator", "another operator for plus",
+                           "a wrong number",
                            "something else"), 0)
     for i, answer in enumerate(drawn):
         correct = [*reasoning.words(problems["solution"][i//num_samples]), "<eos>"]

@@ -17,7 +17,7 @@ import torch
 
 from .. import lm as lms
 from ..core import show
-from ..lm.finetuning import fine_tune
+from ..lm.finetuning import fine_tune, ids_of
 from .critical import Identified, TrajectoryError
 
 # %% ../../nbs/cdpo/02_contrast.ipynb #3ce79259
@@ -81,7 +81,7 @@ def contrastive_scores(
 # %% ../../nbs/cdpo/02_contrast.ipynb #bf3dc4f8
 def select_positive(
     correct: list,            # flags of a problem's samples
-    rng: np.random.Generator
+    rng: np.random.Generator  # draws among them
 ) -> int | None:              # index of a random correct sample, None without any
     """The sample of one problem that the positive model learns from (arXiv 2411.19943).
 
@@ -94,7 +94,7 @@ def select_positive(
 def select_negative(
     answers: list,     # of a problem's samples; None where there is none
     correct: list,     # flags
-    rng: np.random.Generator,
+    rng: np.random.Generator, # draws among equals
     *,
     share: float = .5  # of the wrong samples with an answer that the chosen answers must cover
 ) -> list[int]:        # indices, one for each chosen answer; empty without any wrong sample
@@ -121,8 +121,8 @@ def select_negative(
 
 # %% ../../nbs/cdpo/02_contrast.ipynb #c2a7e003
 def contrast_sets(
-    problems: list,    # for each problem its samples, with answer, correct, prompt_ids, response_ids
-    seed: int = 0,
+    problems: list, # for each problem its samples, with answer, correct, prompt_ids, response_ids
+    seed: int = 0,     # of the draws
     share: float = .5  # as in `select_negative`
 ) -> tuple[list, list, dict]: # positive samples, negative samples, counts of what was left out
     """Training samples of both models from samples of many problems.
@@ -133,8 +133,8 @@ def contrast_sets(
     >>> [s.answer for s in positive], [s.answer for s in negative], report["problems"]
     (['7'], ['3'], 1)
     """
-    rng, report = np.random.default_rng(seed), Counter()
-    positive, negative = [], []
+    rng, positive, negative = np.random.default_rng(seed), [], []
+    report: Counter = Counter()
     for samples in problems:
         flags = [t.correct for t in samples]
         i = select_positive(flags, rng)
@@ -153,9 +153,9 @@ def contrast_model(
     epochs: int = 1,       # the paper's number
     *,
     lr: float = 3e-4,      # the paper's learning rate
-    batch_size: int = 16,
+    batch_size: int = 16,  # samples of a step
     lora: int = 0,         # rank of a low-rank adapter on all linear layers; 0 trains a whole copy
-    seed: int = 0
+    seed: int = 0          # of order and adapter
 ) -> lms.LM:
     """A copy of a model fine-tuned on samples.
 
@@ -167,16 +167,17 @@ def contrast_model(
     """
     if not samples:
         raise ValueError("samples: the list is empty; a contrast needs correct and wrong ones")
-    return fine_tune(lm, samples, epochs, lr=lr, batch=batch_size, lora=lora, seed=seed)
+    return fine_tune(lm, samples, epochs, lr=lr, batch_size=batch_size, lora=lora, seed=seed)
 
 # %% ../../nbs/cdpo/02_contrast.ipynb #8bed8e4e
-SIGNALS = dict(contrast=-1, ratio=-1, positive=-1, probability=-1, entropy=1, drop=1) # 1: high is suspicious, -1: low is
+#: 1: high is suspicious, -1: low is
+SIGNALS = dict(contrast=-1, ratio=-1, positive=-1, probability=-1, entropy=1, drop=1)
 
 @torch.no_grad()
 def token_signals(
-    base: lms.LM,
-    positive: lms.LM,
-    negative: lms.LM,
+    base: lms.LM,        # the model that wrote the response
+    positive: lms.LM,    # trained on correct solutions
+    negative: lms.LM,    # trained on wrong ones
     trajectory: object,  # a (prompt_ids, response_ids) pair, or a thing with these attributes
     *,
     ce_beta: float = 1., # strength of the contrast
@@ -184,16 +185,16 @@ def token_signals(
 ) -> dict[str, np.ndarray]: # name -> [T] float64, for the names of `SIGNALS`
     """Signals of a response's tokens, in logarithms but for the last two.
 
-    `contrast` log s_t, `ratio` log P_p − log P_n, `positive` log P_p, `probability` log P of the base
-    model, its `entropy` (nats), and with values `drop`, by how much each token lowers the value (0 at
-    the first token). `TrajectoryError` without a prompt or a response.
+    `contrast` log s_t, `ratio` log P_p − log P_n, `positive` log P_p, `probability` log P of the
+    base model, its `entropy` (nats), and with values `drop`, by how much each token lowers the
+    value (0 at the first token). `TrajectoryError` without a prompt or a response.
 
     >>> lm, other = (lms.tiny_lm("llama", vocab=8, seed=s) for s in (0, 1))
     >>> made = token_signals(lm, other, lm, ([1, 2], [4, 3, 7]))
     >>> list(made), made["contrast"].shape
     (['contrast', 'ratio', 'positive', 'probability', 'entropy'], (3,))
     """
-    prompt, response = lms.ids_of(trajectory)
+    prompt, response = ids_of(trajectory)
     if not prompt or not response:
         raise TrajectoryError("a trajectory needs a prompt and a response")
     at, start = torch.tensor(response), len(prompt) - 1
@@ -216,9 +217,9 @@ def pointing(
 ) -> dict: # auc, hit@1, hit@3, rank
     """How well numbers point at one token, with ties as if broken at random.
 
-    `hit@k` is the chance that the token is among the first k, `rank` its mean rank (1 is best), `auc`
-    the chance that it beats a random other token (None for a single token): the area under the
-    receiver operating characteristic curve.
+    `hit@k` is the chance that the token is among the first k, `rank` its mean rank (1 is best),
+    `auc` the chance that it beats a random other token (None for a single token): the area under
+    the receiver operating characteristic curve.
 
     >>> pointing([.1, .9, .3, .2], 1)
     {'auc': 1.0, 'hit@1': 1.0, 'hit@3': 1.0, 'rank': 1.0}
@@ -258,6 +259,7 @@ class TokenViews:
                        f"</summary>{body}</details>"
                        for i, (name, body) in enumerate(zip(self.strips, bodies)))
 
+# %% ../../nbs/cdpo/02_contrast.ipynb #c2b0001a
 def token_views(
     tokens: list[str],          # T
     identified: Identified,     # what rollouts say of them
@@ -272,10 +274,12 @@ def token_views(
     >>> list(token_views(["a", "b"], found).strips)
     ['rollouts']
     """
-    strips = {"rollouts": (identified.scores, "share of correct rollouts", 0, 1)}
+    strips: dict[str, tuple] = {"rollouts": (identified.scores, "share of correct rollouts", 0, 1)}
     if signals:
         s = np.exp(signals["contrast"])
         strips |= {"s": (s, "s", 0, 1), "weight 1 − s": (1 - s, "weight 1 − s", 0, 1),
                    "log-ratio": (signals["ratio"], "log-ratio", None, None)}
-    return TokenViews({name: show.token_strip(tokens, values, identified.index, label, low, high, title)
+    return TokenViews({name: show.token_strip(tokens, values, identified.index, label=label,
+                                              low=low,
+                                               high=high, title=title)
                        for name, (values, label, low, high) in strips.items()})

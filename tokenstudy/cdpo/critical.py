@@ -8,12 +8,14 @@ __all__ = ['SEARCHES', 'Critical', 'critical_token', 'TrajectoryError', 'Identif
 
 # %% ../../nbs/cdpo/01_critical.ipynb #ece14f62
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .. import lm as lms
 from ..core.statistics import wilson
+from ..lm.finetuning import ids_of
 
 # %% ../../nbs/cdpo/01_critical.ipynb #50404cf5
 @dataclass(frozen=True)
@@ -23,16 +25,17 @@ class Critical:
     >>> Critical(None, "no token has score 0").index is None
     True
     """
-    index: int | None     # of the token in the response, from 0; None if there is none or it is excluded
+    index: int | None     # of the token in the response, from 0; None if there is none
     reason: str           # "found", or why there is none
     fallback: int | None = None # what the authors' script would take where the rule finds none
 
+# %% ../../nbs/cdpo/01_critical.ipynb #c1b0001a
 def critical_token(
-    scores,               # T shares of correct rollouts; scores[i]: of the prefix that ends with token i
+    scores: Sequence[float], # T shares of correct rollouts; scores[i]: up to and with token i
     later: float = .05,   # scores after the token must stay below this
     before: float = 0.,   # the score before the token must be at least this; 0 is the paper's rule
     *,
-    start: float | None = None # the prompt's own score, before token 0; if it is 0, no token loses anything
+    start: float | None = None # the prompt's own score; if it is 0, no token loses anything
 ) -> Critical:            # index, reason, and the authors' fall-back
     """The first token with score 0 of which all later ones have scores below `later`.
 
@@ -56,10 +59,10 @@ def critical_token(
         return Critical(None, "no rollout from the prompt is correct", fallback)
     if candidate is None: return Critical(None, "a later score is not below the bound", last)
     previous = x[candidate - 1] if candidate else start
-    if before > 0 and previous is None: raise ValueError("token 0 is critical: give `start`")
-    if before > 0 and previous < before:
-        return Critical(None, "the score before is too low", candidate)
-    return Critical(candidate, "found")
+    if before == 0: return Critical(candidate, "found")
+    if previous is None: raise ValueError("token 0 is critical: give `start`")
+    if previous >= before: return Critical(candidate, "found")
+    return Critical(None, "the score before is too low", candidate)
 
 # %% ../../nbs/cdpo/01_critical.ipynb #62432440
 def _full_search(T, n, later, before, **_):
@@ -90,7 +93,7 @@ class _Known:
                 and self.counts[t] + self.passing[t] >= self.screen)
 
     def at_least(self, t, share, screened=False):
-        "Whether the share of correct rollouts of all n is at least `share`, by as few as decide it."
+        "Whether a share of at least `share` of all n is correct, by as few rollouts as decide it."
         need = max(1, math.ceil(share*self.n - 1e-9))
         while self.correct[t] < need:
             if self.counts[t] - self.correct[t] > self.n - need: return False
@@ -98,7 +101,7 @@ class _Known:
             yield from self.roll(t, min(self.n, max(4, 2*self.counts[t])))
         return True
 
-# %% ../../nbs/cdpo/01_critical.ipynb #81d2c6dd
+# %% ../../nbs/cdpo/01_critical.ipynb #af0e364a
 def _last_solvable(known, low):
     "Step 2: bisect between `low`, which is solvable, and the end."
     high = known.T
@@ -109,7 +112,7 @@ def _last_solvable(known, low):
     return low
 
 def _confirmed(known, low):
-    "Step 3: (the first position behind `low` without a correct rollout or None, the last solvable)."
+    "Step 3: (first position behind `low` without a correct rollout or None, last solvable)."
     for t in range(low + 1, known.T + 1):
         if not (yield from known.at_least(t, 1/known.n)): return t, low
         if (yield from known.at_least(t, known.later)): return None, t
@@ -138,7 +141,7 @@ def _sequential_search(T, n, later, before, screen, checks):
     else: critical = Critical(found - 1, "found")
     return known.correct, known.counts, critical
 
-SEARCHES = dict(full=_full_search, sequential=_sequential_search)
+SEARCHES: dict[str, Callable] = dict(full=_full_search, sequential=_sequential_search)
 
 # %% ../../nbs/cdpo/01_critical.ipynb #6c096c8b
 class TrajectoryError(ValueError):
@@ -156,11 +159,11 @@ class Identified:
     >>> found.index, found.scores.tolist()
     (1, [0.0, 0.0])
     """
-    critical: Critical
+    critical: Critical   # what the rule says
     correct: np.ndarray  # [T + 1] correct rollouts from each position, the prompt's first
     counts: np.ndarray   # [T + 1] rollouts from each position, 0 where the search did not look
     tokens: int          # tokens sampled
-    read: int            # tokens forwarded: the solution once, and different continuations once each
+    read: int # tokens forwarded: the solution once, and different continuations once each
 
     @property
     def index(self) -> int | None:
@@ -179,7 +182,7 @@ class Identified:
 
 # %% ../../nbs/cdpo/01_critical.ipynb #c1a7e005
 def _graded(rolled, a, grader, known):
-    "Whether each rollout from `positions[a]` is correct [n]; `known` remembers the grader's answers."
+    "Whether each rollout from `positions[a]` is correct [n]; `known` remembers the grader."
     def correct(response):
         key = tuple(response)
         if key not in known: known[key] = bool(grader(list(key)))
@@ -188,42 +191,45 @@ def _graded(rolled, a, grader, known):
                      for ended, response in zip(rolled.finished[a], rolled.responses(a))])
 
 def _follows(rolled, a):
-    "How many tokens each rollout from `positions[a]` goes on as the solution does [n]."
+    "How many tokens each rollout from `positions[a]` writes as the solution does [n]."
     rest, tokens = rolled.response_ids[rolled.positions[a]:], rolled.tokens[a]
     width = min(len(rest), tokens.shape[1])
     same = tokens[:, :width] == np.array(rest[:width], int)
     return np.where(same.all(1), width, same.argmin(1)) if width else np.zeros(len(tokens), int)
 
 def _wrong_solutions(lm, trajectories, graders, max_total):
-    "Prompt and response ids of each trajectory; `TrajectoryError` unless it can have a critical token."
-    pairs = [lms.ids_of(t) for t in trajectories]
+    "Prompt and response ids of each; `TrajectoryError` unless it can have a critical token."
+    pairs = [ids_of(t) for t in trajectories]
     if len(pairs) != len(graders):
         raise ValueError(f"{len(pairs)} trajectories need as many graders, not {len(graders)}")
     for i, ((_, response), grader) in enumerate(zip(pairs, graders)):
         if not response: raise TrajectoryError(f"trajectory {i} has no tokens")
         if len(response) > max_total:
-            raise TrajectoryError(f"trajectory {i} has {len(response)} tokens, more than max_total = "
-                                  f"{max_total}, which leaves no room for rollouts; raise it to the "
-                                  "sampler's limit, or leave the trajectory out")
+            raise TrajectoryError(f"trajectory {i} has {len(response)} tokens, more than max_total "
+                                  f"= {max_total}, which leaves no room for rollouts; raise it to "
+                                  "the sampler's limit, or leave the trajectory out")
         if grader(response) and response[-1] in lms.eos_ids(lm):
-            raise TrajectoryError(f"trajectory {i} is correct; only wrong ones have a critical token")
+            raise TrajectoryError(f"trajectory {i} is correct; only wrong ones have a critical "
+                                  "token")
     return pairs
 
 # %% ../../nbs/cdpo/01_critical.ipynb #a9bb097a
 def identify_many(
     lm: lms.LM,           # the model that wrote the solutions
-    trajectories: list,   # N wrong solutions: (prompt_ids, response_ids), or things with these attributes
+    trajectories: list,
+      # N wrong solutions: (prompt_ids, response_ids), or things with these attributes
     graders: list,        # for each of them: response ids -> whether they are correct
     *,
     num_samples: int = 64,  # rollouts of a position, the n of the paper
     search: str = "full",   # or "sequential"
     later: float = .05,     # as in `critical_token`
     before: float = 0.,     # as in `critical_token`
-    screen: int = 16,       # sequential: wrong rollouts after which a position is taken for unsolvable
+    screen: int = 16, # sequential: wrong rollouts after which a position is taken for unsolvable
     checks: int = 2,        # sequential: positions behind the token that are looked at
     max_total: int = 256,   # the sampler's limit on a response (tokens)
-    streams: list | None = None, # a number for each trajectory, of its random numbers; 0, 1, … if None
-    **options               # of `lm.rollouts_many`: temperature, top_k, top_p, seed, engine
+    streams: list | None = None,
+    # a number for each trajectory, of its random numbers; 0, 1, … if None
+    **options: object       # of `lm.rollouts_many`: temperature, top_k, top_p, seed, engine
 ) -> list[Identified]:      # N
     """Critical tokens by rollout.
 
@@ -238,8 +244,8 @@ def identify_many(
     if search not in SEARCHES:
         raise ValueError(f"search {search!r}: it must be one of {', '.join(SEARCHES)}")
     if num_samples < 1 or screen < 1 or checks < 0:
-        raise ValueError(f"num_samples = {num_samples}, screen = {screen}, checks = {checks}: they must "
-                         "be at least 1, 1 and 0")
+        raise ValueError(f"num_samples = {num_samples}, screen = {screen}, checks = {checks}: they "
+                         "must be at least 1, 1 and 0")
     texts = _wrong_solutions(lm, trajectories, graders, max_total)
     streams = list(range(len(texts))) if streams is None else list(streams)
     if len(streams) != len(texts):
@@ -250,6 +256,7 @@ def identify_many(
         texts = [lms.Trunk(lm, *text) for text in texts]             # read once for all rounds
     return _advance(runs, lm, texts, graders, streams, max_total=max_total, **options)
 
+# %% ../../nbs/cdpo/01_critical.ipynb #c1b0002a
 def _advance(runs, lm, texts, graders, streams, **options):
     "Answer the questions of all searches, round after round."
     known, tokens, done = [{} for _ in texts], np.zeros(len(texts), int), [None]*len(texts)
@@ -258,8 +265,8 @@ def _advance(runs, lm, texts, graders, streams, **options):
     while asked:
         who = list(asked)
         rolled = lms.rollouts_many(
-            lm, [texts[i] for i in who], [asked[i][1] for i in who], [asked[i][0] for i in who],
-            streams=[streams[i] for i in who], **options)
+            lm, [texts[i] for i in who], num_samples=[asked[i][1] for i in who],
+            positions=[asked[i][0] for i in who], streams=[streams[i] for i in who], **options)
         for i, r in zip(who, rolled):
             tokens[i] += r.new_tokens
             read[i] += r.prefix_tokens + r.forwarded
@@ -275,11 +282,11 @@ def _advance(runs, lm, texts, graders, streams, **options):
 # %% ../../nbs/cdpo/01_critical.ipynb #c1a7e006
 def identify(
     lm: lms.LM,
-    trajectory, # a wrong solution: (prompt_ids, response_ids), or a thing with these attributes
-    grader,     # response ids -> whether they are correct
+    trajectory: object, # a wrong solution: (prompt_ids, response_ids), or what has these attributes
+    grader: Callable,   # response ids -> whether they are correct
     *,
     num_samples: int = 64, # rollouts of every position
-    **options              # of `identify_many`
+    **options: object      # of `identify_many`
 ) -> Identified:
     """The critical token of one solution by rollouts of every position.
 
@@ -291,11 +298,11 @@ def identify(
 
 def identify_sequential(
     lm: lms.LM,
-    trajectory, # as for `identify`
-    grader,     # as for `identify`
+    trajectory: object, # as for `identify`
+    grader: Callable,   # as for `identify`
     *,
     num_samples: int = 64, # rollouts of the positions that decide
-    **options              # of `identify_many`
+    **options: object      # of `identify_many`
 ) -> Identified:           # counts: 0 where the search did not look
     """The token by fewer rollouts: the same one where scores do not rise again behind it, which is
     checked at `checks` places only.
@@ -319,7 +326,7 @@ def intervene(
     num_samples: int = 64, # rollouts with and without it
     max_total: int = 256,  # the sampler's limit on a response (tokens)
     streams: list | None = None, # as for `identify_many`
-    **options              # of `lm.rollouts_many`
+    **options: object      # of `lm.rollouts_many`
 ) -> list[dict]: # N: `without` and `kept`, correct ones of num_samples; `tokens` sampled
     """Rollouts that must not take the critical token, and rollouts that go on behind it.
 
@@ -327,23 +334,29 @@ def intervene(
     else). Source: Figure 2 of arXiv 2411.19943.
 
     >>> lm, clean = lms.tiny_lm("llama", vocab=8), lambda ids: 3 not in ids
-    >>> row, = intervene(lm, [([1, 2], [4, 3, 7])], [clean], indices=[1], num_samples=16, max_total=8)
+    >>> some = dict(indices=[1], num_samples=16, max_total=8)
+    >>> row, = intervene(lm, [([1, 2], [4, 3, 7])], [clean], **some)
     >>> row["kept"], row["without"] > 0
     (0, True)
     """
-    pairs = [lms.ids_of(t) for t in trajectories]
+    pairs = [ids_of(t) for t in trajectories]
     if not len(pairs) == len(graders) == len(indices):
-        raise ValueError(f"{len(pairs)} trajectories, {len(graders)} graders, {len(indices)} indices")
+        raise ValueError(f"{len(pairs)} trajectories, {len(graders)} graders, "
+                         f"{len(indices)} indices")
     for i, ((_, response), c) in enumerate(zip(pairs, indices)):
         if c is None or not 0 <= c < len(response):
             raise ValueError(f"trajectory {i}: index {c} is not one of its {len(response)} tokens")
         if c >= max_total:
-            raise ValueError(f"trajectory {i}: index {c} leaves no room for rollouts below max_total = "
-                             f"{max_total}; raise it to the sampler's limit")
-    common, fresh = dict(max_total=max_total, streams=streams, **options), range(num_samples, 2*num_samples)
+            raise ValueError(f"trajectory {i}: index {c} leaves no room for rollouts below "
+                             f"max_total = {max_total}; raise it to the sampler's limit")
+    common = dict(num_samples=range(num_samples, 2*num_samples), max_total=max_total,
+                  streams=streams,
+                  **options)
     banned = [{c: [response[c]]} for (_, response), c in zip(pairs, indices)]
-    without = lms.rollouts_many(lm, pairs, fresh, [[c] for c in indices], banned=banned, **common)
-    kept = lms.rollouts_many(lm, pairs, fresh, [[c + 1] for c in indices], **common)
+    without = lms.rollouts_many(lm, pairs, positions=[[c] for c in indices], banned=banned,
+                                **common)
+    kept = lms.rollouts_many(lm, pairs, positions=[[c + 1] for c in indices], **common)
     def correct(rolled, grader): return int(_graded(rolled, 0, grader, {}).sum())
-    return [dict(without=correct(a, grader), kept=correct(b, grader), tokens=a.new_tokens + b.new_tokens)
+    return [dict(without=correct(a, grader), kept=correct(b, grader),
+                 tokens=a.new_tokens + b.new_tokens)
             for grader, a, b in zip(graders, without, kept)]

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune, lessons
-from ..reasoning.arithmetic_world import distracted
+from ..reasoning.arithmetic_world import distractor_problems
 from .weights import (
     IDS, PreferenceDataError, REFERENCE, TokenWeightedCollator, no_bars)
 from .trainer import (
@@ -35,7 +35,7 @@ from .trainer import (
 def pair_logprobs(
     model: torch.nn.Module, # a causal LM
     pairs: Dataset | list,  # N rows with the columns `IDS`
-    batch_size: int = 32,
+    batch_size: int = 32,   # pairs of a forward pass
     *,
     per_token: bool = False # lists of log-probabilities, not their sums
 ) -> tuple[list, list]:     # chosen, rejected: N sums each, or N lists
@@ -46,13 +46,16 @@ def pair_logprobs(
     >>> [len(found[0]) for found in pair_logprobs(lm.model, pairs, per_token=True)]
     [2, 3]
     """
-    collate, found, rows = TokenWeightedCollator(pad_token_id=0), ([], []), list(pairs)
+    collate, rows = TokenWeightedCollator(pad_token_id=0), list(pairs)
+    found: tuple[list, list] = ([], [])
     for start in range(0, len(rows), batch_size):
         batch = collate([{key: row[key] for key in IDS} for row in rows[start:start + batch_size]])
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        logits = model(**{key: batch[key] for key in MODEL_KEYS}, use_cache=False).logits[:, :-1].float()
+        logits = model(**{key: batch[key] for key in MODEL_KEYS},
+                       use_cache=False).logits[:, :-1].float()
         logps = logits.log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
-        for side, values, mask in zip(found, logps.chunk(2), batch["completion_mask"][:, 1:].chunk(2)):
+        for side, values, mask in zip(found, logps.chunk(2),
+                                      batch["completion_mask"][:, 1:].chunk(2)):
             side.extend(v if per_token else sum(v) for v in masked_rows(values, mask))
     return found
 
@@ -66,7 +69,7 @@ class LogProbCurves(TrainerCallback):
     def __init__(self,
         pairs: Dataset | list,  # rows with the columns `IDS`
         probe_every: int = 20,  # steps between two looks
-        batch_size: int = 32
+        batch_size: int = 32    # pairs of a forward pass
     ) -> None:
         if not len(pairs) or probe_every < 1:
             raise ValueError("give at least one pair, and probe_every ≥ 1")
@@ -74,8 +77,8 @@ class LogProbCurves(TrainerCallback):
         self.probe_every, self.batch_size = probe_every, batch_size
 
     def measure(self,
-        state: object,         # of the trainer
-        model: torch.nn.Module
+        state: TrainerState,   # of the trainer
+        model: torch.nn.Module # as it is now
     ) -> None:
         "Add a look to the log history, unless this step has one."
         if any(entry["step"] == state.global_step for entry in curves(state.log_history)): return
@@ -86,11 +89,21 @@ class LogProbCurves(TrainerCallback):
         state.log_history.append({"step": state.global_step, "probe/chosen": float(np.mean(chosen)),
                                   "probe/rejected": float(np.mean(rejected))})
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs): self.measure(state, model)
-    def on_train_end(self, args, state, control, model=None, **kwargs): self.measure(state, model)
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args: object, state: TrainerState, control: object, *,
+                       model: torch.nn.Module,
+                       **kwargs: object) -> None:
+        "The callback of transformers: its `args`, `state`, `control` and `model`."
+        self.measure(state, model)
+
+    on_train_end = on_train_begin
+
+    def on_step_end(self, args: object, state: TrainerState, control: object, *,
+                    model: torch.nn.Module,
+                    **kwargs: object) -> None:
+        "As `on_train_begin`, at every so many steps."
         if state.global_step % self.probe_every == 0: self.measure(state, model)
 
+# %% ../../nbs/cdpo/07_methods.ipynb #c7b0001a
 def curves(
     log_history: list[dict] # of a trainer's state
 ) -> list[dict]:            # step, chosen, rejected: mean log-probability of an answer
@@ -103,7 +116,7 @@ def curves(
             for e in log_history if "probe/chosen" in e]
 
 # %% ../../nbs/cdpo/07_methods.ipynb #956b440a
-METHODS = dict(
+METHODS: dict[str, dict] = dict(
     sft=dict(loss_type=["sft"], use_token_weights=False),
     dpo=dict(loss_type=["sigmoid"], use_token_weights=False),
     rpo=dict(loss_type=["sigmoid", "sft"], use_token_weights=False),
@@ -134,6 +147,7 @@ class DivergedError(core.TrainingError):
     True
     """
 
+# %% ../../nbs/cdpo/07_methods.ipynb #c7b0002a
 @contextlib.contextmanager
 def _random_kept() -> Iterator[None]:
     "Python's, numpy's and torch's generators are afterwards as they were."
@@ -155,8 +169,10 @@ def _config(method, output_dir, rpo_alpha, **options):
     settings = METHODS[method]
     loss_weights = [1., rpo_alpha] if settings["loss_type"] == ["sigmoid", "sft"] else None
     defaults = dict(
-        precompute_ref_log_probs=method not in ("sft", "tdpo1", "tdpo2"), precompute_ref_batch_size=64,
-        warmup_steps=.1, lr_scheduler_type="linear", weight_decay=.01, logging_steps=50, save_strategy="no",
+        precompute_ref_log_probs=method not in ("sft", "tdpo1", "tdpo2"),
+        precompute_ref_batch_size=64,
+        warmup_steps=.1, lr_scheduler_type="linear", weight_decay=.01, logging_steps=50,
+        save_strategy="no",
         disable_tqdm=True, logging_nan_inf_filter=False, loss_weights=loss_weights)
     return TokenWeightedDPOConfig(str(output_dir), **defaults | settings | options)
 
@@ -168,24 +184,24 @@ def train(
     *,
     lr: float,         # highest learning rate; linear decay after 10 % warm-up
     beta: float = 1.,  # temperature of DPO, the paper's γ
-    epochs: float = 3,
-    batch_size: int = 8,
+    epochs: float = 3,     # passes over the pairs
+    batch_size: int = 8,   # pairs of a micro-batch
     accumulation: int = 1, # micro-batches of a step
-    seed: int = 0,
+    seed: int = 0,         # of order and adapter
     rpo_alpha: float = 1., # weight of the NLL in rpo and critical_rpo
     peft_config: object = None, # of peft; None for full fine-tuning
     probe: Dataset | list | None = None, # pairs whose log-probabilities are followed
     probe_every: int = 20,      # steps between two looks at them
     output_dir: str | Path | None = None, # for checkpoints; a temporary folder if None
     resume: bool = False, # go on from the newest whole checkpoint in `output_dir`
-    **options: object     # further fields of `TokenWeightedDPOConfig`, such as save_strategy, save_steps
+    **options: object     # further fields of `TokenWeightedDPOConfig`, such as save_steps
 ) -> Trained:
     """Train a copy of a model by one method. The global random generators are left as they are.
 
     ValueError for an unknown method, `PreferenceDataError` for one with weights on pairs without,
     `DivergedError` if the model's weights are not finite at the end. With `resume`,
-    `core.CheckpointError` says in what a checkpoint of another training differs (method, model, data,
-    or any setting), `core.CorruptFileError` names a damaged file.
+    `core.CheckpointError` says in what a checkpoint of another training differs (method, model,
+    data, or any setting), `core.CorruptFileError` names a damaged file.
 
     >>> from tokenstudy.cdpo.weights import tokenize_pairs, word_lm
     >>> lm, row = word_lm(["7 - 9 = 8 3"]), dict(prompt="7 - 9 =", chosen=" 8", rejected=" 3")
@@ -195,46 +211,54 @@ def train(
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
-    if METHODS[method].get("use_token_weights", True) and "rejected_weights" not in pairs.column_names:
-        raise PreferenceDataError(f"{method} needs the column rejected_weights (`weights_from_scores`)")
+    if METHODS[method].get("use_token_weights",
+                           True) and "rejected_weights" not in pairs.column_names:
+        raise PreferenceDataError(f"{method} needs the column rejected_weights "
+                                  "(`weights_from_scores`)")
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_bars())
         stack.enter_context(_random_kept())
         if output_dir is None: output_dir = stack.enter_context(tempfile.TemporaryDirectory())
         args = _config(method, output_dir, rpo_alpha, **dict(
-            learning_rate=lr, beta=beta, num_train_epochs=epochs, per_device_train_batch_size=batch_size,
+            learning_rate=lr, beta=beta, num_train_epochs=epochs,
+            per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=accumulation, seed=seed) | options)
         follow = [] if probe is None else [LogProbCurves(probe, probe_every)]
         trainer = TokenWeightedDPOTrainer(
             _copy_to_train(base), args=args, train_dataset=pairs, processing_class=base.tokenizer,
             peft_config=peft_config, callbacks=follow)
-        trainer.also_identity = dict(method=method, probe=core.fingerprint([f.rows for f in follow]),
+        trainer.also_identity = dict(method=method,
+                                     probe=core.fingerprint([f.rows for f in follow]),
                                      probe_every=probe_every)
         trainer.remove_callback(PrinterCallback)
         start = time.perf_counter()
         trainer.train(resume_from_checkpoint=resume or None)
         seconds = time.perf_counter() - start
-    settings = dict(method=method, lr=lr, beta=beta, epochs=epochs, batch_size=batch_size, seed=seed)
-    return Trained(base._replace(model=_finished(trainer, settings)), settings, trainer.state.log_history,
+    settings = dict(method=method, lr=lr, beta=beta, epochs=epochs, batch_size=batch_size,
+                    seed=seed)
+    return Trained(base._replace(model=_finished(trainer, settings)), settings,
+                   trainer.state.log_history,
                    curves(trainer.state.log_history), trainer.report, seconds)
 
+# %% ../../nbs/cdpo/07_methods.ipynb #c7b0003a
 def _finished(trainer, settings):
     "The trained model, adapters merged; `DivergedError` if it is not finite."
     trained = trainer.accelerator.unwrap_model(trainer.model)
     if is_peft_model(trained): trained = trained.merge_and_unload()
     trained.__dict__.pop("forward", None)
     if not all(torch.isfinite(p).all() for p in trained.parameters()):
-        raise DivergedError("{method} at learning rate {lr} and beta {beta}: the model's weights are not "
-                            "finite; lower lr or beta".format(**settings))
+        raise DivergedError("{method} at learning rate {lr} and beta {beta}: the model's weights "
+                            "are not finite; lower lr or beta".format(**settings))
     return trained.eval()
 
 # %% ../../nbs/cdpo/07_methods.ipynb #061b9aba
 def with_reference(
     base: lms.LM,        # the reference
     pairs: Dataset,      # N rows with the columns `IDS`
-    batch_size: int = 64
+    batch_size: int = 64 # pairs of a forward pass
 ) -> Dataset:            # the same rows and the columns `REFERENCE`
-    """Pairs with their tokens' log-probabilities under a reference, for all trainings that share it.
+    """Pairs with their tokens' log-probabilities under a reference, for all trainings that share
+    it.
 
     >>> row = dict(prompt_ids=[1], chosen_ids=[4, 7], rejected_ids=[3, 5, 7])
     >>> made = with_reference(lms.tiny_lm("llama", vocab=8), Dataset.from_list([row]))
@@ -251,8 +275,8 @@ def with_reference(
 class Task:
     """A base model, and problems to train, to validate and to test on.
 
-    The problems are `datasets.Dataset`s with id, prompt, answer, and solution where the place of the
-    first mistake is to be known.
+    The problems are `datasets.Dataset`s with id, prompt, answer, and solution where the place of
+    the first mistake is to be known.
 
     >>> task = Task(lms.tiny_lm("llama", vocab=8), *[Dataset.from_list([dict(prompt="1")])]*3)
     >>> task.max_new_tokens
@@ -263,14 +287,15 @@ class Task:
     validation: Dataset # others, that choose a setting
     test: Dataset       # others, that are reported
     grade: Callable = reasoning.grade_arithmetic # (texts, golds) -> things that are true if correct
-    max_new_tokens: int = 100
+    max_new_tokens: int = 100 # of an answer
 
     def correct(self,
         problem: dict,  # with answer
         ids: list[int]  # of a response
     ) -> bool:
         "The grader for `evaluate`."
-        return bool(self.grade([reasoning.text_of(self.base.tokenizer, ids)], [problem["answer"]])[0])
+        return bool(self.grade([reasoning.text_of(self.base.tokenizer, ids)],
+                               [problem["answer"]])[0])
 
     def asked(self,
         problems: Dataset # N rows with prompt and answer
@@ -279,10 +304,11 @@ class Task:
         return [dict(prompt_ids=lms.encode(self.base, [row["prompt"]])[0], answer=row["answer"])
                 for row in problems]
 
+# %% ../../nbs/cdpo/07_methods.ipynb #c7b0004a
 def stories(
     problems: int = 500, # to train on
     asked: int = 400,    # to validate and to test on, each
-    seed: int = 0,
+    seed: int = 0,       # of the problems
     *,
     base: lms.LM | None = None # the embedded generator if None
 ) -> Task:
@@ -300,7 +326,7 @@ def stories(
 def distractors(
     problems: int = 500, # to train on
     asked: int = 400,    # to validate and to test on, each
-    seed: int = 0,
+    seed: int = 0,       # of the problems
     *,
     course: int = 500,   # solutions that the base learns from before
     epochs: int = 2,     # how often
@@ -313,15 +339,15 @@ def distractors(
     (2, 1)
     """
     base = base or reasoning.load_generator()
-    taught = lessons(base, distracted(course, "train", seed + 1))
-    learned = fine_tune(base, taught, epochs, lr=1e-3, batch=32, seed=seed)
-    made = [distracted(n, split, seed)
+    taught = lessons(base, distractor_problems(course, split="train", seed=seed + 1))
+    learned = fine_tune(base, taught, epochs, lr=1e-3, batch_size=32, seed=seed)
+    made = [distractor_problems(n, split=split, seed=seed)
             for n, split in ((problems, "train"), (asked, "tune"), (asked, "test"))]
     return Task(learned, *made)
 
 # %% ../../nbs/cdpo/07_methods.ipynb #b213e889
 def word_problems(
-    base: lms.LM,
+    base: lms.LM,      # the model to start from
     train: Dataset,    # with id, prompt, answer, solution, such as `reasoning.load_gsm8k`
     test: Dataset,     # the same columns
     *,
@@ -332,7 +358,7 @@ def word_problems(
     epochs: int = 0,       # of fine-tuning on the solutions of what `train` has beyond these
     lr: float = 2e-5,      # of that fine-tuning
     batch_size: int = 16,  # of that fine-tuning
-    max_new_tokens: int = 256
+    max_new_tokens: int = 256 # of an answer
 ) -> Task:
     """Problems in words. ValueError if there are too few.
 
@@ -349,9 +375,11 @@ def word_problems(
     if shots: base = ending_at_empty_line(base)
     if epochs:
         rest = few_shot(part(need, len(train) - need))
-        base = fine_tune(base, lessons(base, rest), epochs, lr=lr, batch=batch_size)
-    parts = part(0, problems), part(problems, validation), [test[i] for i in range(min(asked, len(test)))]
-    return Task(base, *(few_shot(rows, shown) for rows in parts), reasoning.grade, max_new_tokens)
+        base = fine_tune(base, lessons(base, rest), epochs, lr=lr, batch_size=batch_size)
+    parts = part(0, problems), part(problems,
+                                    validation), [test[i] for i in range(min(asked, len(test)))]
+    return Task(base, *(few_shot(rows, shown) for rows in parts), grade=reasoning.grade,
+                max_new_tokens=max_new_tokens)
 
 # %% ../../nbs/cdpo/07_methods.ipynb #c7a7e007
 def large_task(

@@ -41,8 +41,9 @@ WITHOUT_WEIGHTS = dict(ld_alpha=None, f_divergence_type="reverse_kl", use_weight
 class TokenWeightedDPOConfig(DPOConfig):
     """TRL's `DPOConfig` for `TokenWeightedDPOTrainer`. `loss_type`: some of `LOSSES`.
 
-    ValueError for what has no token-weighted form. bf16 and gradient checkpointing: on a GPU, unless
-    set.
+    ValueError for what has no token-weighted form. bf16 and gradient checkpointing: on a GPU,
+    unless set. `gradient_checkpointing`: recompute activations. `use_token_weights`: use the
+    columns of weights. `tdpo_alpha`: weight of the KL in tdpo2. `bad_pairs`: skip, or raise.
 
     >>> TokenWeightedDPOConfig("out", use_cpu=True, beta=1.).loss_type
     ['sigmoid']
@@ -54,7 +55,8 @@ class TokenWeightedDPOConfig(DPOConfig):
     tdpo_alpha: float = dataclasses.field(
         default=.5, metadata={"help": "Weight of the sequential KL in the loss tdpo2."})
     bad_pairs: str = dataclasses.field(
-        default="skip", metadata={"help": "Pairs without signal or too long: skip and warn, or raise."})
+        default="skip",
+        metadata={"help": "Pairs without signal or too long: skip and warn, or raise."})
 
     def __post_init__(self):
         gpu = torch.cuda.is_available() and not self.use_cpu
@@ -83,33 +85,34 @@ def _check_config(args):
                          f"{', '.join(LOSSES)}, or trl.DPOTrainer")
     for name, value in WITHOUT_WEIGHTS.items():
         if getattr(args, name) != value:
-            raise ValueError(f"{name} = {getattr(args, name)!r} has no token-weighted form; leave it at "
-                             f"{value!r}, or use trl.DPOTrainer")
+            raise ValueError(f"{name} = {getattr(args, name)!r} has no token-weighted form; leave "
+                             f"it at {value!r}, or use trl.DPOTrainer")
     if not (math.isfinite(args.beta) and args.beta > 0):
         raise ValueError(f"beta is {args.beta}; it must be a finite number above 0")
     if args.bad_pairs not in ("skip", "raise"):
         raise ValueError(f"bad_pairs is {args.bad_pairs!r}; it must be 'skip' or 'raise'")
     if args.needs_distribution and args.precompute_ref_log_probs:
-        raise ValueError("TDPO needs the reference's whole distribution at each token, which is not "
-                         "precomputed; set precompute_ref_log_probs=False")
+        raise ValueError("TDPO needs the reference's whole distribution at each token, which is "
+                         "not precomputed; set precompute_ref_log_probs=False")
 
 # %% ../../nbs/cdpo/06_trainer.ipynb #a8b38aa3
 class TokenWeightedDPOTrainer(SafeCheckpoints, DPOTrainer):
     """TRL's `DPOTrainer` with a weight for each token of a response.
 
     The data hold prompt, chosen and rejected (texts or messages), or prompt_ids, chosen_ids and
-    rejected_ids, which then are the truth; beside them `rejected_weights` and perhaps `chosen_weights`,
-    one number in [0, 1] for each response token, EOS included. `ref_chosen_token_logps` and
-    `ref_rejected_token_logps` are used if they are there and `precompute_ref_log_probs` is set. `report`
-    counts what was left out. Checkpoints are those of `lm.resuming`, without pickles. Raises
-    `PreferenceDataError` for data, ValueError for settings. Source: arXiv 2411.19943.
+    rejected_ids, which then are the truth; beside them `rejected_weights` and perhaps
+    `chosen_weights`, one number in [0, 1] for each response token, EOS included.
+    `ref_chosen_token_logps` and `ref_rejected_token_logps` are used if they are there and
+    `precompute_ref_log_probs` is set. `report` counts what was left out. Checkpoints are those of
+    `lm.resuming`, without pickles. Raises `PreferenceDataError` for data, ValueError for settings.
+    Source: arXiv 2411.19943.
 
     >>> from tokenstudy.cdpo.weights import word_lm
     >>> lm, row = word_lm(["7 - 9 = 8 3"]), dict(prompt="7 - 9 =", chosen=" 8", rejected=" 3")
     >>> data = Dataset.from_list([dict(row, rejected_weights=[1., 0.])])
-    >>> args, more = TokenWeightedDPOConfig("out", use_cpu=True), dict(processing_class=lm.tokenizer)
-    >>> TokenWeightedDPOTrainer(lm.model, args=args, train_dataset=data, **more).report["train"]["kept"]
-    1
+    >>> more = dict(train_dataset=data, processing_class=lm.tokenizer)
+    >>> TokenWeightedDPOTrainer(lm.model, args=TokenWeightedDPOConfig("out"), **more).report
+    {'train': {'rows': 1, 'kept': 1}}
     """
     loss_is_scaled_for_ga = True # see `_get_num_items_in_batch`
     identity_columns = (*IDS, *WEIGHTS)
@@ -119,9 +122,9 @@ class TokenWeightedDPOTrainer(SafeCheckpoints, DPOTrainer):
         ref_model: torch.nn.Module | None = None, # the reference; a copy of the policy if None
         args: TokenWeightedDPOConfig | None = None,
         *,
-        data_collator: TokenWeightedCollator | None = None,
-        train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset | IterableDataset | dict | None = None,
+        data_collator: TokenWeightedCollator | None = None, # one for the tokenizer if None
+        train_dataset: Dataset | IterableDataset | None = None, # the pairs
+        eval_dataset: Dataset | IterableDataset | dict | None = None, # as the training data
         processing_class: object = None, # the tokenizer; the one in the model's folder if None
         peft_config: object = None,      # of peft, to train an adapter
         **kwargs: object                 # of TRL's trainer
@@ -129,9 +132,10 @@ class TokenWeightedDPOTrainer(SafeCheckpoints, DPOTrainer):
         args = TokenWeightedDPOConfig() if args is None else args
         _check_arguments(model, args, peft_config, train_dataset, eval_dataset)
         here = isinstance(model, torch.nn.Module)
-        config = model.config if here else AutoConfig.from_pretrained(model, trust_remote_code=False)
+        config = _config_of(model)
         self._context = getattr(config.get_text_config(), "max_position_embeddings", None)
-        self.report, given = {}, args
+        self.report: dict[str, dict] = {}
+        given = args
         self.also_identity = {} if peft_config is None else dict(new_adapter=described(peft_config))
         # asking peft at each step would take 17 ms
         self._adapter = peft_config is not None or (here and is_peft_model(model))
@@ -143,21 +147,22 @@ class TokenWeightedDPOTrainer(SafeCheckpoints, DPOTrainer):
         super().__init__(model, ref_model, args, data_collator, train_dataset, eval_dataset,
                          processing_class, peft_config=peft_config, **kwargs)
         if not isinstance(self.data_collator, TokenWeightedCollator):
-            raise ValueError("data_collator must be a TokenWeightedCollator, or None to have one made: "
-                             "another one would lose the weights")
+            raise ValueError("data_collator must be a TokenWeightedCollator, or None to have one "
+                             "made: another one would lose the weights")
         if self._is_vision_dataset:
             raise ValueError("no token weights for pictures; use trl.DPOTrainer")
         self.precompute_ref_logps = given.precompute_ref_log_probs
 
     def _with_reference(self, model, ref_model, args):
-        "Settings and reference for TRL, which would load a reference from where the model came from."
+        "Settings and reference for TRL, which would load one from where the model came from."
         if not args.needs_reference:
             args, ref_model = copy.copy(args), None
             args.precompute_ref_log_probs = True # so that no model is loaded; nothing is computed
         elif ref_model is None and isinstance(model, PreTrainedModel) and not self._adapter and \
                 not args.precompute_ref_log_probs:
             ref_model = copy.deepcopy(model)
-            ref_model.__dict__.pop("forward", None) # of an earlier trainer, bound to the model itself
+            ref_model.__dict__.pop("forward",
+                                   None) # of an earlier trainer, bound to the model itself
         return args, ref_model
 
     def _send_telemetry(self): "Nothing is sent."
@@ -169,10 +174,16 @@ def _check_arguments(model, args, peft_config, train_dataset, eval_dataset):
         raise ValueError(f"args is a {type(args).__name__}; give a TokenWeightedDPOConfig")
     if isinstance(model, torch.nn.Module) and peft_config is None and \
             not any(p.requires_grad for p in model.parameters()):
-        raise ValueError("no parameter of the model takes a gradient: call model.requires_grad_(), or "
-                         "give a peft_config")
+        raise ValueError("no parameter of the model takes a gradient: call model.requires_grad_(), "
+                         "or give a peft_config")
     for name, data in dict(train_dataset=train_dataset, eval_dataset=eval_dataset).items():
-        if isinstance(data, Dataset) and not len(data): raise PreferenceDataError(f"{name} is empty")
+        if isinstance(data,
+                      Dataset) and not len(data): raise PreferenceDataError(f"{name} is empty")
+
+def _config_of(model):
+    "The configuration of a model or of the one in a folder."
+    if isinstance(model, torch.nn.Module): return model.config
+    return AutoConfig.from_pretrained(model, trust_remote_code=False)
 
 def _tokenizer_of(model, config):
     "The tokenizer in the folder that a model came from."
@@ -199,9 +210,9 @@ def _prepare_dataset(self: TokenWeightedDPOTrainer, dataset, processing_class, a
         dataset = DPOTrainer._prepare_dataset(self, dataset, processing_class, whole, dataset_name)
     weighted = columns & set(WEIGHTS) if args.use_token_weights else set()
     if args.use_token_weights and not weighted and not args.needs_distribution:
-        warnings.warn(f"{dataset_name}: neither rejected_weights nor chosen_weights is a column, so every "
-                      "token weighs 1, as without token weights; set use_token_weights=False if that is "
-                      "meant", stacklevel=3)
+        warnings.warn(f"{dataset_name}: neither rejected_weights nor chosen_weights is a column, "
+                      "so every token weighs 1, as without token weights; set "
+                      "use_token_weights=False if that is meant", stacklevel=3)
     if weighted and args.needs_distribution:
         raise ValueError("TDPO has no token-weighted form; set use_token_weights=False")
     if unused := columns & set(WEIGHTS) - weighted: dataset = dataset.remove_columns(sorted(unused))
@@ -211,11 +222,12 @@ def _prepare_dataset(self: TokenWeightedDPOTrainer, dataset, processing_class, a
 def _check_columns(columns, name):
     "`PreferenceDataError` for a table with neither all ids nor all texts."
     if some := set(IDS) & columns:
-        raise PreferenceDataError(f"{name}: there is {min(some)}, but no {min(set(IDS) - columns)}; give "
+        missing = min(set(IDS) - columns)
+        raise PreferenceDataError(f"{name}: there is {min(some)}, but no {missing}; give "
                                   f"all of {', '.join(IDS)}")
     if missing := {"chosen", "rejected"} - columns:
-        raise PreferenceDataError(f"{name}: no column {min(missing)}; give prompt, chosen and rejected, or "
-                                  f"{', '.join(IDS)}")
+        raise PreferenceDataError(f"{name}: no column {min(missing)}; give prompt, chosen and "
+                                  f"rejected, or {', '.join(IDS)}")
 
 # %% ../../nbs/cdpo/06_trainer.ipynb #c6a7e003
 @patch
@@ -225,7 +237,8 @@ def _reviewed(self: TokenWeightedDPOTrainer, dataset, args, name):
     kept, counts, first = review_pairs(dataset, args.max_length, args.truncation_mode == "keep_end",
                                        context=self._context, eos=eos, name=name)
     self.report[name] = counts
-    if found := [f"{counts[kind]} {what} (the first is row {first[kind]})" for kind, what in BAD.items()
+    if found := [f"{counts[kind]} {what} (the first is row {first[kind]})" for kind,
+                 what in BAD.items()
                  if kind in counts]:
         message = f"{name}: of {len(dataset)} pairs " + "; ".join(found)
         if args.bad_pairs == "raise":
@@ -282,13 +295,13 @@ def _precompute_ref_logps(self: TokenWeightedDPOTrainer, dataset, name, batch_si
     "TRL's hook: the reference's log-probabilities of a table, as columns."
     if not self.args.needs_reference: return dataset
     if isinstance(dataset, IterableDataset):
-        raise ValueError("precompute_ref_log_probs needs a table of known length: a datasets.Dataset")
+        raise ValueError("precompute_ref_log_probs needs a table of known length, a Dataset")
     if self.is_deepspeed_enabled and self.ref_model is None:
         raise ValueError("with DeepSpeed give ref_model, or set precompute_ref_log_probs=False")
     known, training = set(REFERENCE) <= set(dataset.column_names), self.model.training
     loader = self.accelerator.prepare(DataLoader(dataset.select(range(1)) if known else dataset,
                                                  batch_size, collate_fn=self.data_collator))
-    columns = {key: [] for key in REFERENCE}
+    columns: dict[str, list] = {key: [] for key in REFERENCE}
     self.model.eval()
     for batch in core.progress(loader, desc=f"reference, {name}", unit="batch"):
         logps = self.reference_token_logps(batch)
@@ -310,13 +323,13 @@ def _gather_reference(self: TokenWeightedDPOTrainer, columns, logps, mask):
 
 @patch
 def _check_reference(self: TokenWeightedDPOTrainer, logps, batch, name):
-    "`PreferenceDataError` if the given log-probabilities of a batch are not those of the reference."
+    "`PreferenceDataError` if log-probabilities that came with a batch are not the reference's."
     there = batch["completion_mask"][:, 1:].bool()
     gap = float((logps - batch["ref_token_logps"][:, 1:]).abs()[there].max())
     if not gap < (.5 if self.args.bf16 or self.args.fp16 else 1e-2):
         raise PreferenceDataError(f"{name}: the columns {' and '.join(REFERENCE)} differ from this "
-                                  f"reference by up to {gap:.3g} in the first pair; remove them to have "
-                                  "them made anew")
+                                  f"reference by up to {gap:.3g} in the first pair; remove them to "
+                                  "have them made anew")
 
 # %% ../../nbs/cdpo/06_trainer.ipynb #cd7a98f9
 def _counts(inputs):
@@ -358,8 +371,8 @@ def compute_loss(self: TokenWeightedDPOTrainer,
     return_outputs: bool = False, # also what the model returned
     num_items_in_batch: torch.Tensor | None = None # pairs and chosen tokens of the whole step
 ) -> torch.Tensor | tuple:        # the loss, one number
-    """The loss of a batch (see `LOSSES`), each term divided by the pairs or tokens of the whole step.
-    The metrics go to the log under TRL's names."""
+    """The loss of a batch (see `LOSSES`), each term divided by the pairs or tokens of the whole
+    step. The metrics go to the log under TRL's names."""
     args, kwargs = self.args, {key: inputs[key] for key in MODEL_KEYS} | dict(use_cache=False)
     if self.aux_loss_enabled: kwargs["output_router_logits"] = True
     width, weights, kl = inputs["input_ids"].shape[1] - 1, inputs.get("token_weights"), None
@@ -369,7 +382,8 @@ def compute_loss(self: TokenWeightedDPOTrainer,
     else:
         seen = model(**kwargs, labels=_labels(inputs), fused_lm_head=True)
         logps, ref = seen.log_probs[:, -width:], None
-        if self.precompute_ref_logps and args.needs_reference: ref = inputs["ref_token_logps"][:, 1:]
+        if self.precompute_ref_logps and args.needs_reference: ref = inputs["ref_token_logps"][:,
+        1:]
         elif args.needs_reference: ref = self.reference_token_logps(inputs)
     here = _counts(inputs)
     pairs, tokens = here if num_items_in_batch is None else num_items_in_batch.to(here.device)
@@ -390,15 +404,18 @@ def _pair_losses(self: TokenWeightedDPOTrainer, kind, logps, ref, weights, kl):
     "A loss of `LOSSES` for each pair, [B]."
     if kind == "sigmoid": return sigmoid_loss(logps, ref, weights, beta=self.beta)
     if kind == "per_position": return per_position_loss(logps, ref, weights, beta=self.beta)
-    return tdpo_loss(logps, ref, kl, beta=self.beta, alpha=self.args.tdpo_alpha, second=kind == "tdpo2")
+    return tdpo_loss(logps, ref, kl, beta=self.beta, alpha=self.args.tdpo_alpha,
+                     second=kind == "tdpo2")
 
 # %% ../../nbs/cdpo/06_trainer.ipynb #ab00ada7
 def _token_sums(inputs, logps, seen):
     "Sums over a batch's chosen and rejected answers, by name."
     mask = inputs["completion_mask"][:, 1:].to(logps.dtype)
     width = mask.shape[1]
-    rows = dict(logps=logps.sum(1), tokens=mask.sum(1), logits=(seen.mean_logits[:, -width:]*mask).sum(1),
-                top=(seen.is_top1[:, -width:]*mask).sum(1), entropy=(seen.entropy[:, -width:]*mask).sum(1))
+    rows = dict(logps=logps.sum(1), tokens=mask.sum(1),
+                logits=(seen.mean_logits[:, -width:]*mask).sum(1),
+                top=(seen.is_top1[:, -width:]*mask).sum(1),
+                entropy=(seen.entropy[:, -width:]*mask).sum(1))
     found = {f"{name}/{side}": part.sum() for name, x in rows.items()
              for side, part in zip(("chosen", "rejected"), x.chunk(2))}
     return found | dict(read=inputs["attention_mask"].sum(), pairs=logps.new_tensor(len(mask)//2))
@@ -406,7 +423,7 @@ def _token_sums(inputs, logps, seen):
 @patch
 def _pair_sums(self: TokenWeightedDPOTrainer, inputs, logps, ref, weights, kl):
     "Sums over a batch's pairs, by the name of the metric."
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     if ref is not None:
         chosen, rejected = (self.beta*log_ratios(logps, ref, weights)).chunk(2)
         found |= {"rewards/chosen": chosen.sum(), "rewards/rejected": rejected.sum(),
@@ -419,6 +436,7 @@ def _pair_sums(self: TokenWeightedDPOTrainer, inputs, logps, ref, weights, kl):
         found["weights/rejected"] = ((w*mask).sum(1)/mask.sum(1).clamp(min=1)).sum()
     return found
 
+# %% ../../nbs/cdpo/06_trainer.ipynb #c6b0001a
 @patch
 def _log_batch(self: TokenWeightedDPOTrainer, inputs, logps, ref, weights, kl, seen):
     "Note a batch's metrics for the next line of the log."
@@ -433,6 +451,7 @@ def _log_batch(self: TokenWeightedDPOTrainer, inputs, logps, ref, weights, kl, s
              "mean_token_accuracy": sums["top/chosen"]/chosen,
              "logits/chosen": sums["logits/chosen"]/chosen,
              "logits/rejected": sums["logits/rejected"]/rejected}
-    found |= {name: sums[name]/sums["pairs"] for name in ("logps/chosen", "logps/rejected", *of_pairs)}
+    found |= {name: sums[name]/sums["pairs"] for name
+              in ("logps/chosen", "logps/rejected", *of_pairs)}
     for name, value in found.items(): self._metrics[mode][name].append(value)
     self._metrics[mode]["num_tokens"] = [self._total_train_tokens]

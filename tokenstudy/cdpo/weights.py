@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from types import SimpleNamespace
 
 import datasets
@@ -122,13 +122,14 @@ def first_difference(
         if i >= len(correct) or token != correct[i]: return i
     return None
 
+# %% ../../nbs/cdpo/05_weights.ipynb #c5b0001a
 def weights_from_rollouts(
-    rates: Sequence[float] # T + 1 shares of correct rollouts: from the prompt, then after each token
+    rates: Sequence[float] # T + 1 shares of correct rollouts: of the prompt, then after each token
 ) -> list[float]:          # T
     """How much of the chance of success each token destroys, max(0, 1 − r_t / r_{t−1}).
 
-    1 for the token after which nothing ends correctly any more, 0 for one that changes nothing or if
-    nothing is left.
+    1 for the token after which nothing ends correctly any more, 0 for one that changes nothing or
+    if nothing is left.
 
     >>> weights_from_rollouts([.8, .8, .4, 0])
     [0.0, 0.5, 1.0]
@@ -210,8 +211,9 @@ def no_bars() -> Iterator[None]:
 def tokenize_pairs(
     pairs: Dataset,   # N rows with prompt, chosen, rejected: texts, or messages for a chat model
     tokenizer: object # a transformers tokenizer
-) -> Dataset:         # N rows, also with prompt_ids, chosen_ids, rejected_ids; responses end with EOS
-    """Token ids as TRL's `DPOTrainer` makes them. `PreferenceDataError` for columns that are missing.
+) -> Dataset: # N rows, also with prompt_ids, chosen_ids, rejected_ids; responses end with EOS
+    """Token ids as TRL's `DPOTrainer` makes them. `PreferenceDataError` for columns that are
+    missing.
 
     >>> pairs = Dataset.from_list([dict(prompt="7 - 9 =", chosen=" 8", rejected=" 3")])
     >>> lm = word_lm(["7 - 9 = 8 3"])
@@ -222,7 +224,7 @@ def tokenize_pairs(
         raise PreferenceDataError(f"no column {min(missing)}; give prompt, chosen and rejected")
     if not len(pairs): raise PreferenceDataError("pairs is empty")
     if getattr(tokenizer, "eos_token", None) is None:
-        raise PreferenceDataError("the tokenizer has no eos_token, so a response has no end; set one")
+        raise PreferenceDataError("the tokenizer has no eos_token: a response has no end; set one")
     settings = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode="keep_start")
     with no_bars():
         return DPOTrainer._prepare_dataset(SimpleNamespace(_tokenizer=tokenizer), pairs, tokenizer,
@@ -232,12 +234,13 @@ def tokenize_pairs(
 def word_lm(
     texts: list[str],   # whatever it should be able to read; tokens are what is between spaces
     hidden: int = 32,   # width of the model
-    layers: int = 2,
+    layers: int = 2,    # of the model
     *,
     context: int = 128, # most tokens
-    seed: int = 0
+    seed: int = 0       # of its weights
 ) -> lms.LM:
-    """A random Llama over the words of some texts, with a tokenizer of <pad>, <s>, </s>, <unk> and words.
+    """A random Llama over the words of some texts, with a tokenizer of <pad>, <s>, </s>, <unk> and
+    words.
 
     >>> word_lm(["7 - 9 = 8"]).tokenizer("7 9")["input_ids"]
     [5, 7]
@@ -251,7 +254,8 @@ def word_lm(
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=engine, pad_token="<pad>", bos_token="<s>",
                                         eos_token="</s>", unk_token="<unk>")
     config = LlamaConfig(
-        vocab_size=len(words), hidden_size=hidden, intermediate_size=2*hidden, num_hidden_layers=layers,
+        vocab_size=len(words), hidden_size=hidden, intermediate_size=2*hidden,
+        num_hidden_layers=layers,
         num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True,
         max_position_embeddings=context, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     with torch.random.fork_rng(devices=[]):
@@ -261,15 +265,18 @@ def word_lm(
 
 # %% ../../nbs/cdpo/05_weights.ipynb #c5a7e006
 def pairs_from_samples(
-    trajectories: list, # as in `reasoning`: problem, prompt_ids, response_ids, answer, correct, finished
+    trajectories: list,
+    # as in `reasoning`: problem, prompt_ids, response_ids, answer, correct, finished
     seed: int = 0
 ) -> tuple[Dataset, dict]: # problem, prompt_ids, chosen_ids, rejected_ids; counts
-    """One pair for each problem that has a correct and a wrong finished answer, in the problems' order.
+    """One pair for each problem that has a correct and a wrong finished answer, in the problems'
+    order.
 
     The same samples and seed give the same pairs, whatever the other problems are.
 
-    >>> two = [SimpleNamespace(problem="a", answer=a, correct=a == "7", finished=True, prompt_ids=[1],
-    ...                        response_ids=[int(a)]) for a in ("7", "3")]
+    >>> same = dict(problem="a", finished=True, prompt_ids=[1])
+    >>> two = [SimpleNamespace(answer=a, correct=a == "7", response_ids=[int(a)], **same)
+    ...        for a in ("7", "3")]
     >>> pairs_from_samples(two)[0][0]["rejected_ids"]
     [3]
     """
@@ -289,12 +296,14 @@ def pairs_from_samples(
         counts["no_wrong"] += rejected is None
         if chosen is None or rejected is None: continue
         rows.append(dict(problem=name, prompt_ids=list(chosen.prompt_ids),
-                         chosen_ids=list(chosen.response_ids), rejected_ids=list(rejected.response_ids)))
+                         chosen_ids=list(chosen.response_ids),
+                         rejected_ids=list(rejected.response_ids)))
     counts["pairs"] = len(rows)
     if not rows:
         raise PreferenceDataError(f"no problem has both a correct and a wrong answer: {counts}")
     return Dataset.from_list(rows), counts
 
+# %% ../../nbs/cdpo/05_weights.ipynb #c5b0002a
 def _usual(samples, name, correct, seed):
     "A random sample with the most frequent answer among the correct or the wrong ones, or None."
     some = [t for t in samples if bool(t.correct) == correct]
@@ -302,7 +311,8 @@ def _usual(samples, name, correct, seed):
     times = Counter(t.answer for t in some)
     answer = min(times, key=lambda a: (-times[a], a)) # equally frequent: the first by name
     some = [t for t in some if t.answer == answer]
-    return some[np.random.default_rng([seed, zlib.crc32(name.encode()), correct]).integers(len(some))]
+    return some[np.random.default_rng([seed, zlib.crc32(name.encode()),
+                                       correct]).integers(len(some))]
 
 # %% ../../nbs/cdpo/05_weights.ipynb #48b4cbd7
 BAD = dict(truncated="do not fit into max_length and are cut",
@@ -316,7 +326,7 @@ def review_pairs(
     keep_end: bool = False,        # they are cut at the start, not at the end
     *,
     context: int | None = None,    # the most that the model can read (tokens)
-    eos: set = frozenset(),        # ids that end a response
+    eos: Collection[int] = (),     # ids that end a response
     name: str = "pairs"            # how to call the table in errors
 ) -> tuple[list[int], dict, dict]: # rows to keep; counts; the first row of each kind
     """Look every pair over.
@@ -327,7 +337,8 @@ def review_pairs(
     >>> review_pairs(pairs)
     ([], {'rows': 1, 'kept': 0, 'chosen_is_rejected': 1}, {'chosen_is_rejected': 0})
     """
-    kept, counts, first = [], dict(rows=len(pairs), kept=0), {}
+    kept: list[int] = []
+    counts, first = dict(rows=len(pairs), kept=0), dict[str, int]()
     for i, row in enumerate(pairs):
         where = f"{name}, row {i}"
         for key in WEIGHTS:
@@ -364,12 +375,12 @@ def _kinds(row, where, max_length, keep_end, context, eos):
 class TokenWeightedCollator(DataCollatorForPreference):
     """TRL's collator, and for each token its weight and its log-probability under the reference.
 
-    >>> rows = [dict(prompt_ids=[5], chosen_ids=[7], rejected_ids=[8, 2], rejected_weights=[1., .5])]
-    >>> TokenWeightedCollator(pad_token_id=0)(rows)["token_weights"].tolist()
+    >>> row = dict(prompt_ids=[5], chosen_ids=[7], rejected_ids=[8, 2], rejected_weights=[1., .5])
+    >>> TokenWeightedCollator(pad_token_id=0)([row])["token_weights"].tolist()
     [[0.0, 1.0, 0.0], [0.0, 1.0, 0.5]]
     """
     def torch_call(self,
-        examples: list[dict] # B rows with the columns `IDS`, perhaps those of `WEIGHTS`, `REFERENCE`
+        examples: list[dict] # B rows with the columns `IDS`, perhaps `WEIGHTS`, `REFERENCE`
     ) -> dict: # tensors [2B, T], chosen rows first
         "A batch. `PreferenceDataError` for values that do not fit their response."
         batch = super().torch_call(examples)
@@ -382,7 +393,8 @@ class TokenWeightedCollator(DataCollatorForPreference):
 
     def _rectangle(self, examples, keys, width, fill=1.):
         "The values of all examples, chosen rows first, padded to [2B, width]."
-        rows = [self._row(example, key, side, fill) for key, side in zip(keys, ("chosen", "rejected"))
+        rows = [self._row(example, key, side, fill) for key,
+                side in zip(keys, ("chosen", "rejected"))
                 for example in examples]
         return torch.tensor([row + [0.]*(width - len(row)) for row in rows], dtype=torch.float32)
 
@@ -396,5 +408,5 @@ class TokenWeightedCollator(DataCollatorForPreference):
         there = ([0]*prompt + [1]*response)[cut]
         if len(values) == response: return ([0.]*prompt + values)[cut]
         if len(values) == sum(there): return [0.]*there.count(0) + values # made after the cut
-        raise PreferenceDataError(f"{key} has {len(values)} entries, but the response has {response} "
-                                  "tokens")
+        raise PreferenceDataError(f"{key} has {len(values)} entries, but the response has "
+                                  f"{response} tokens")

@@ -81,7 +81,8 @@ def _save_rng_state(self: SafeCheckpoints, output_dir):
     "The Trainer's hook: the random generators of this process."
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     core.save_checkpoint(Path(output_dir)/f"random-{self.args.process_index}", dict(
-        python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(), gpus=gpus))
+        python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
+        gpus=gpus))
 
 @patch
 def _load_rng_state(self: SafeCheckpoints, checkpoint):
@@ -98,7 +99,8 @@ def _load_rng_state(self: SafeCheckpoints, checkpoint):
 # %% ../../nbs/lm/07_resuming.ipynb #1a7e0010
 #: beginnings of the names of settings that decide no step
 NO_STEP = (
-    "output_dir", "logging_", "log_", "report_to", "run_name", "save_", "hub_", "push_to_hub", "eval_",
+    "output_dir", "logging_", "log_", "report_to", "run_name", "save_", "hub_", "push_to_hub",
+    "eval_",
     "do_", "per_device_eval", "dataloader_num", "dataloader_pin", "dataloader_persistent",
     "dataloader_prefetch", "resume_from", "disable_tqdm", "project", "trackio", "include_",
     "prediction_", "load_best", "metric_for", "greater_is", "batch_eval", "restore_callback",
@@ -107,7 +109,7 @@ NO_STEP = (
 
 @patch
 def identity(self: SafeCheckpoints) -> dict: # plain values
-    "What decides the training, before its first step: settings, and fingerprints of model and data."
+    "What decides the training, before its first step: settings, fingerprints of model and data."
     model = self.accelerator.unwrap_model(self.model)
     start = {name: p for name, p in model.named_parameters()
              if not ("new_adapter" in self.also_identity and p.requires_grad)}
@@ -120,7 +122,8 @@ def _data_fingerprint(self: SafeCheckpoints):
     "Of all rows; a stream cannot be told from another one."
     if not hasattr(self.train_dataset, "__len__"): return "a stream"
     rows, columns = self.train_dataset, self.identity_columns
-    if columns is not None: rows = rows.select_columns([k for k in columns if k in rows.column_names])
+    if columns is not None: rows = rows.select_columns([k for k in columns if k
+                                                        in rows.column_names])
     return core.fingerprint([dict(row) for row in rows])
 
 # %% ../../nbs/lm/07_resuming.ipynb #1a7e0012
@@ -175,28 +178,30 @@ def check_checkpoint(
     path = Path(path)
     found = core.load_checkpoint(path/"whole")
     if found is None:
-        raise core.CheckpointError(f"{path} is not a whole checkpoint of this trainer; start from its "
-                                   "model, or choose another one")
+        raise core.CheckpointError(f"{path} is not a whole checkpoint of this trainer; start from "
+                                   "its model, or choose another one")
     if identity is not None:
         core.check_identity(found.identity, identity, f"the checkpoint {path}",
-                            "choose another output_dir, or delete this one")
+                            way_out="choose another output_dir, or delete this one")
     there = _digests(path)
     for name, digest in found.state["files"].items():
         if there.get(name) != digest:
             raise core.CorruptFileError(
-                f"{path/name} is {'damaged' if name in there else 'missing'}; delete the folder {path} "
-                "to go on from the checkpoint before it")
+                f"{path/name} is {'damaged' if name in there else 'missing'}; delete the folder "
+                f"{path} to go on from the checkpoint before it")
 
 # %% ../../nbs/lm/07_resuming.ipynb #1a7e0015
 @patch
 def train(self: SafeCheckpoints,
-    resume_from_checkpoint: bool | str | None = None, # True: the newest whole one in the output folder
+    resume_from_checkpoint: bool | str | None = None,
+    # True: the newest whole one in the output folder
     *args: object,   # of the Trainer's `train`
     **kwargs: object # of the Trainer's `train`
 ) -> object: # transformers' `TrainOutput`
     """The Trainer's `train`. A resumed run gives what a run without interruption gives.
 
-    `core.CheckpointError` for a checkpoint of another training, `core.CorruptFileError` for damage."""
+    `core.CheckpointError` for a checkpoint of another training, `core.CorruptFileError` for
+    damage."""
     path = resume_from_checkpoint
     if path or self.args.save_strategy != "no": self._identity = self.identity()
     if path is True:
@@ -213,7 +218,7 @@ def _clear_torn(self: SafeCheckpoints, newest):
     for number, path in here:
         if number <= step: continue
         if (path/"optimizer.pt").exists():
-            raise core.CheckpointError(f"{path} was written by another trainer or an older version: its "
-                                       "pickles are not read; choose another output_dir")
+            raise core.CheckpointError(f"{path} was written by another trainer or an older "
+                                       "version: pickles are not read; choose another output_dir")
         shutil.rmtree(path)
     self.accelerator.wait_for_everyone()
