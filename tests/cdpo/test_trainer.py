@@ -1,5 +1,4 @@
-"""Token-weighted preference training on tiny random Llamas: TRL's own losses as oracle, each token's weight at its own place, the same step however it is cut
-into micro-batches, processes or interrupted runs; bad pairs counted or refused; and each checker fails when a fault is put in."""
+"Token-weighted preference training: TRL's own losses as oracle, each token's weight at its own place, the same step however it is cut into micro-batches, processes or interrupted runs; bad pairs counted or refused; and each checker fails when a fault is put in."
 import copy
 import json
 import math
@@ -9,71 +8,29 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from hypothesis import given, settings, strategies as st
 from peft import LoraConfig
 from torch.nn import functional as F
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from tokenstudy import core, lm as lms
-from tokenstudy import cdpo as P
-from tokenstudy.cdpo.weights import PreferenceDataError, TokenWeightedCollator
-from tokenstudy.cdpo.trainer import TokenWeightedDPOConfig, TokenWeightedDPOTrainer
-from tokenstudy.cdpo import trainer as trainer_
-
-SIGMOID = P.sigmoid_loss
-THREE = [dict(prompt="7 - 9 * 3 =", chosen=" 7 - 9 = 8 ; 8 * 3 = 4", rejected=" 7 + 9 = 6 ; 6 * 3 = 8"),
-         dict(prompt="2 * 4 + 5 =", chosen=" 2 * 4 = 8 ; 8 + 5 = 3", rejected=" 2 * 4 = 8 ; 8 - 5 = 3"),
-         dict(prompt="6 + 6 =", chosen=" 6 + 6 = 2", rejected=" 6 - 6 = 0")]
-WORDS = [text for row in THREE for text in row.values()]
+from tokenstudy.cdpo import losses, trainer as trainer_, weights as W
+from tokenstudy.cdpo.methods import LogProbCurves, curves
+from tokenstudy.cdpo.trainer import MODEL_KEYS, TokenWeightedDPOConfig, TokenWeightedDPOTrainer
+from tokenstudy.cdpo.weights import PreferenceDataError, TokenWeightedCollator, first_difference, oracle_weights, tokenize_pairs
+from tokenstudy.lm.resuming import whole_checkpoint
+from cdpo.toys import THREE, batch_of, grads, ones, pairs, state, toy, trainer, with_weights
 
 
-def toy(seed=0): return P.word_lm(WORDS, hidden=16, layers=1, context=64, seed=seed)
+SIGMOID = losses.sigmoid_loss
 
-
-def pairs(count=8, seed=0, weights=True, longest=7):
-    "Random ids, ragged; responses end with EOS (2); weights on both sides are random."
-    g, rows = np.random.default_rng(seed), []
-    for i in range(count):
-        def response(): return [int(t) for t in g.integers(4, 17, g.integers(2, longest))] + [2]
-        row = dict(prompt_ids=[1] + [int(t) for t in g.integers(4, 17, g.integers(1, 5))], chosen_ids=response(), rejected_ids=response() + [4, 2])
-        if weights: row |= dict(chosen_weights=g.random(len(row["chosen_ids"])).tolist(), rejected_weights=g.random(len(row["rejected_ids"])).tolist())
-        rows.append(row)
-    return Dataset.from_list(rows)
-
-
-def trainer(out, data=None, model=None, ref=None, make=TokenWeightedDPOTrainer, config=TokenWeightedDPOConfig, peft=None, callbacks=None, **kw):
-    base = toy()
-    # the machine's own settings, so that TRL's defaults do not decide
-    kw = dict(dict(use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, save_strategy="no", learning_rate=1e-2, beta=.7,
-                   per_device_train_batch_size=4, max_steps=2, logging_steps=1, lr_scheduler_type="constant"), **kw)
-    if config is DPOConfig: kw["activation_checkpointing"] = False
-    made = make(copy.deepcopy(base.model) if model is None else model, ref_model=ref, args=config(str(out), **kw),
-                train_dataset=pairs() if data is None else data, processing_class=base.tokenizer, peft_config=peft, callbacks=callbacks)
-    made.remove_callback(PrinterCallback)
-    return made
-
-
-def batch_of(data, **kw): return TokenWeightedCollator(pad_token_id=0, **kw)(list(data))
-
-
-def grads(model): return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-
-def state(model): return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def ones(data, side="rejected"): return data.remove_columns([k for k in P.WEIGHTS if k in data.column_names]).add_column(
-    f"{side}_weights", [[1.]*len(r) for r in data[f"{side}_ids"]])
-
-
-# ---- the loss, against TRL's
 
 @pytest.mark.parametrize("loss", [dict(loss_type=["sigmoid"]), dict(loss_type=["sft"]),
                                   dict(loss_type=["sigmoid", "sft"], loss_weights=[1., .3])], ids=lambda k: "+".join(k["loss_type"]))
@@ -128,35 +85,13 @@ def test_preference_weighted_loss_is_the_papers_formula(tmp_path):
 
 
 @pytest.mark.parametrize("fault", [
-    lambda logps, ref, w, beta: SIGMOID(logps, ref, 1 - w, beta), lambda logps, ref, w, beta: SIGMOID(logps, ref, torch.cat(w.chunk(2)[::-1]), beta),
-    lambda logps, ref, w, beta: SIGMOID(logps, ref, None, beta), lambda logps, ref, w, beta: SIGMOID(ref, logps, w, beta),
-    lambda logps, ref, w, beta: SIGMOID(logps, 0*ref, w, beta), lambda logps, ref, w, beta: SIGMOID(logps, ref, w, 1.)],
+    lambda logps, ref, w, beta: SIGMOID(logps, ref, 1 - w, beta=beta), lambda logps, ref, w, beta: SIGMOID(logps, ref, torch.cat(w.chunk(2)[::-1]), beta=beta),
+    lambda logps, ref, w, beta: SIGMOID(logps, ref, None, beta=beta), lambda logps, ref, w, beta: SIGMOID(ref, logps, w, beta=beta),
+    lambda logps, ref, w, beta: SIGMOID(logps, 0*ref, w, beta=beta), lambda logps, ref, w, beta: SIGMOID(logps, ref, w, beta=1.)],
     ids=("one_minus", "sides", "none", "ref", "no_ref", "beta"))
 def test_preference_faults_of_the_formula_are_caught(tmp_path, monkeypatch, fault):
-    monkeypatch.setattr(P, "sigmoid_loss", fault)
+    monkeypatch.setattr(trainer_, "sigmoid_loss", fault)
     with pytest.raises(AssertionError): test_preference_weighted_loss_is_the_papers_formula(tmp_path)
-
-
-def test_preference_start_is_log_two_with_known_pushes():
-    w = torch.rand(2, 3, generator=torch.manual_seed(0))
-    w[0] = 1
-    x = torch.zeros(2, 3, requires_grad=True)
-    loss = P.sigmoid_loss(x, torch.zeros(2, 3), w, .6)
-    loss.sum().backward()
-    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
-    assert torch.allclose(x.grad, .3*torch.stack([-w[0], w[1]]), atol=1e-6)
-
-
-@given(st.integers(1, 6), st.integers(0, 10**6), st.floats(.05, 3))
-def test_preference_gradients_stand_in_the_ratio_of_weights(width, seed, beta):
-    g = torch.Generator().manual_seed(seed)
-    x, ref, w = (torch.randn(4, width, generator=g, dtype=torch.float64) for _ in range(3))
-    w = w.abs().clamp(max=1)
-    x.requires_grad_()
-    P.sigmoid_loss(x, ref, w, beta).sum().backward()
-    m = beta*((w*(x - ref))[:2].sum(1) - (w*(x - ref))[2:].sum(1)).detach()
-    push = beta*torch.sigmoid(-m)
-    assert torch.allclose(x.grad, torch.cat([-w[:2]*push[:, None], w[2:]*push[:, None]]))
 
 
 def test_preference_zero_weights_leave_the_rejected_side_alone(tmp_path):
@@ -186,16 +121,7 @@ def test_cdpo_code_variant_counts_prompt_and_padding(tmp_path):
         for j in range(5):
             margin = w[i, j]*(logps[i, j] - ref[i, j]) - w[i + 2, j]*(logps[i + 2, j] - ref[i + 2, j])
             total += math.log1p(math.exp(-.1*margin))/10
-    assert P.per_position_loss(logps, ref, w, .1).mean().item() == pytest.approx(total, abs=1e-6)
-
-
-# ---- TDPO
-
-@pytest.mark.parametrize("second", (True, False))
-def test_preference_tdpo_without_kl_is_dpo(second):
-    logps, ref = torch.randn(2, 6, 5, generator=torch.manual_seed(1)).unbind(0)
-    assert torch.allclose(P.tdpo_loss(logps, ref, torch.zeros(6), .4, second=second), P.sigmoid_loss(logps, ref, None, .4))
-    assert not torch.allclose(P.tdpo_loss(logps, ref, torch.arange(6.), .4, second=second), P.sigmoid_loss(logps, ref, None, .4))
+    assert losses.per_position_loss(logps, ref, w, beta=.1).mean().item() == pytest.approx(total, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ("tdpo1", "tdpo2"))
@@ -223,8 +149,6 @@ def test_preference_tdpo_refuses_weights_and_precomputing(tmp_path):
     with pytest.raises(ValueError, match="no token-weighted form"): trainer(tmp_path, loss_type="tdpo2")
     with pytest.raises(ValueError, match="not precomputed"): TokenWeightedDPOConfig(str(tmp_path), loss_type="tdpo2", precompute_ref_log_probs=True)
 
-
-# ---- each weight at the place of its own token, and the faults that would move it
 
 class Tape:
     "Stands for a model: log-probabilities that are leaves, so that the gradient of each can be read."
@@ -276,15 +200,27 @@ def fault(change):
 
 
 def _shifted(batch, _): batch["token_weights"] = batch["token_weights"].roll(1, 1)
+
+
 def _early(batch, _): batch["token_weights"] = batch["token_weights"].roll(-1, 1)
+
+
 def _wrong_side(batch, _): batch["token_weights"] = torch.cat(batch["token_weights"].chunk(2)[::-1])
+
+
 def _other_pair(batch, _): batch["token_weights"] = torch.cat([half.roll(1, 0) for half in batch["token_weights"].chunk(2)])
+
+
 def _prompt_counted(batch, _):
     batch["completion_mask"] = batch["attention_mask"].clone()
     batch["token_weights"] = batch["token_weights"] + (batch["token_weights"].cumsum(1) == 0)*batch["attention_mask"]
+
+
 def _eos_dropped(batch, _):
     last = batch["completion_mask"].cumsum(1) == batch["completion_mask"].sum(1, keepdim=True)
     batch["completion_mask"] = batch["completion_mask"]*~(last & (batch["completion_mask"] == 1))
+
+
 def _padding_counted(batch, _):
     batch["completion_mask"] = batch["completion_mask"] | (batch["attention_mask"] == 0).long()
     batch["token_weights"] = batch["token_weights"] + (batch["attention_mask"] == 0)
@@ -326,21 +262,13 @@ def test_preference_weights_travel_with_their_pair(tmp_path, max_length):
     assert sorted(seen) == list(range(4, 17)) and seen != sorted(seen)
 
 
-def test_preference_keep_end_cuts_weights_as_ids():
-    row = dict(prompt_ids=[1, 4, 5], chosen_ids=[6, 7, 2], rejected_ids=[8, 9, 10, 2], rejected_weights=[.1, .2, .3, .4])
-    batch = batch_of([row], max_length=3, truncation_mode="keep_end")
-    assert batch["input_ids"][1].tolist() == [9, 10, 2] and torch.allclose(batch["token_weights"][1], torch.tensor([.2, .3, .4]))
-
-
-# ---- reference: adapter off, copy, precomputed
-
 def test_preference_adapter_off_is_the_base(tmp_path):
     t = trainer(tmp_path, peft=LoraConfig(r=2, target_modules="all-linear"))
     t.train()
     batch = batch_of(pairs())
     reference = t.reference_token_logps(batch)
-    with torch.no_grad(): policy = t.model(**{k: batch[k] for k in P.MODEL_KEYS}, labels=trainer_._labels(batch), fused_lm_head=True).log_probs
-    base = toy().model(**{k: batch[k] for k in P.MODEL_KEYS}).logits[:, :-1].log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+    with torch.no_grad(): policy = t.model(**{k: batch[k] for k in MODEL_KEYS}, labels=batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100), fused_lm_head=True).log_probs
+    base = toy().model(**{k: batch[k] for k in MODEL_KEYS}).logits[:, :-1].log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
     assert torch.allclose(reference, base*batch["completion_mask"][:, 1:], atol=1e-5)
     assert not torch.allclose(policy, reference, atol=1e-3)
 
@@ -363,7 +291,7 @@ def test_preference_precomputed_is_on_the_fly(tmp_path, peft):
     for precompute in (False, True):
         t = trainer(tmp_path/str(precompute), peft=copy.deepcopy(peft), precompute_ref_log_probs=precompute, precompute_ref_batch_size=3)
         if precompute:
-            lengths = [[len(r[k]) for r in t.train_dataset] for k in ("rejected_ids", P.REFERENCE[1])]
+            lengths = [[len(r[k]) for r in t.train_dataset] for k in ("rejected_ids", W.REFERENCE[1])]
             assert lengths[0] == lengths[1] and t.ref_model is None
         t.train()
         found.append(state(t.model))
@@ -379,22 +307,12 @@ def test_preference_precomputed_reference_costs_one_forward(tmp_path):
         assert calls == ([1] if precompute else [1, 2])
 
 
-def test_preference_known_reference_is_used_and_checked(tmp_path):
-    known = P.with_reference(toy(), pairs())
-    a, b = trainer(tmp_path, known, precompute_ref_log_probs=True), trainer(tmp_path, precompute_ref_log_probs=True)
-    batch = [next(iter(t.get_eval_dataloader(t.train_dataset))) for t in (a, b)]
-    assert torch.allclose(batch[0]["ref_token_logps"], batch[1]["ref_token_logps"], atol=1e-6)
-    with pytest.raises(PreferenceDataError, match="differ from this reference"): trainer(tmp_path, known, model=toy(5).model, precompute_ref_log_probs=True)
-
-
 def test_preference_sft_needs_no_reference(tmp_path):
     t = trainer(tmp_path, loss_type="sft")
     assert t.ref_model is None
     t.train()
     assert not any(k.startswith("rewards") for entry in t.state.log_history for k in entry)
 
-
-# ---- the same step, however it is cut
 
 @pytest.mark.parametrize("loss", (["sigmoid"], ["sigmoid", "sft"], ["sft"]), ids="+".join)
 def test_preference_gradient_accumulation_changes_nothing(tmp_path, loss):
@@ -415,22 +333,23 @@ def test_preference_short_last_microbatch_counts_as_it_should(tmp_path):
 
 def test_preference_resumed_is_straight(tmp_path):
     data, kw = pairs(), dict(max_steps=4, per_device_train_batch_size=3, peft=LoraConfig(r=2, target_modules="all-linear"))
-    straight = trainer(tmp_path/"a", data, **kw, callbacks=[P.LogProbCurves(data, 2)])
+    straight = trainer(tmp_path/"a", data, **kw, callbacks=[LogProbCurves(data, 2)])
     straight.train()
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kw): control.should_training_stop = state.global_step == 2
-    trainer(tmp_path/"b", data, **kw, save_strategy="steps", save_steps=2, callbacks=[P.LogProbCurves(data, 2), Stop()]).train()
-    resumed = trainer(tmp_path/"b", data, **kw, save_strategy="steps", save_steps=2, callbacks=[P.LogProbCurves(data, 2)])
+    trainer(tmp_path/"b", data, **kw, save_strategy="steps", save_steps=2, callbacks=[LogProbCurves(data, 2), Stop()]).train()
+    resumed = trainer(tmp_path/"b", data, **kw, save_strategy="steps", save_steps=2, callbacks=[LogProbCurves(data, 2)])
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 4 and torch.equal(state(straight.model), state(resumed.model))
-    assert P.curves(resumed.state.log_history) == P.curves(straight.state.log_history) and len(P.curves(straight.state.log_history)) == 3
+    assert curves(resumed.state.log_history) == curves(straight.state.log_history) and len(curves(straight.state.log_history)) == 3
 
 
 KILLED = """
     import os, signal, sys
     sys.path[:0] = {path!r}
-    import test_preference as T
-    class Kill(T.TrainerCallback):
+    from cdpo import toys as T
+    from transformers import TrainerCallback
+    class Kill(TrainerCallback):
         def on_step_begin(self, args, state, control, **kw):
             if state.global_step == 3: os.kill(os.getpid(), signal.SIGKILL)
     T.trainer({out!r}, max_steps=5, save_strategy="steps", save_steps=2, callbacks=[Kill()]).train()
@@ -439,13 +358,13 @@ KILLED = """
 
 def test_preference_killed_run_resumes_to_the_same_end(tmp_path):
     out = tmp_path/"killed"
-    script = textwrap.dedent(KILLED.format(path=[os.path.dirname(__file__), os.getcwd()], out=str(out)))
+    script = textwrap.dedent(KILLED.format(path=[str(Path(__file__).parents[1]), os.getcwd()], out=str(out)))
     died = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=500)
     assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
     torn = out/"checkpoint-4"
     torn.mkdir()
     (torn/"trainer_state.json").write_text('{"global_st')
-    assert P.whole_checkpoint(out) == str(out/"checkpoint-2")
+    assert whole_checkpoint(out) == str(out/"checkpoint-2")
     resumed, straight = trainer(out, max_steps=5, save_strategy="steps", save_steps=2), trainer(tmp_path/"straight", max_steps=5)
     resumed.train(resume_from_checkpoint=True)
     straight.train()
@@ -453,25 +372,17 @@ def test_preference_killed_run_resumes_to_the_same_end(tmp_path):
     assert json.loads((torn/"trainer_state.json").read_text())["global_step"] == 4
 
 
-def test_preference_train_helper_resumes(tmp_path):
-    kw = dict(epochs=2, batch_size=4, save_strategy="steps", save_steps=2)
-    straight = P.train("critical_dpo", toy(), pairs(), 1e-2, output_dir=tmp_path, **kw)
-    steps = [p.name for p in tmp_path.glob("checkpoint-*")]
-    resumed = P.train("critical_dpo", toy(), pairs(), 1e-2, output_dir=tmp_path, resume=True, **kw)
-    assert sorted(steps) == ["checkpoint-2", "checkpoint-4"] and torch.equal(state(straight.lm.model), state(resumed.lm.model))
-
-
 def test_preference_resume_without_checkpoint_starts(tmp_path):
     t = trainer(tmp_path)
     t.train(resume_from_checkpoint=True)
-    assert t.state.global_step == 2 and P.whole_checkpoint(tmp_path/"nowhere") is None
+    assert t.state.global_step == 2 and whole_checkpoint(tmp_path/"nowhere") is None
 
 
 TWO = """
     import sys, torch
     sys.path[:0] = {path!r}
     torch.set_num_threads(1)
-    import test_preference as T
+    from cdpo import toys as T
     t = T.trainer({out!r}, per_device_train_batch_size=2, max_steps=2, loss_type=["sigmoid", "sft"], precompute_ref_log_probs=True)
     t.train()
     assert t.accelerator.num_processes == 2
@@ -481,7 +392,7 @@ TWO = """
 
 def test_preference_two_processes_make_the_same_step(tmp_path):
     script = tmp_path/"two.py"
-    script.write_text(textwrap.dedent(TWO.format(path=[os.path.dirname(__file__), os.getcwd()], out=str(tmp_path))))
+    script.write_text(textwrap.dedent(TWO.format(path=[str(Path(__file__).parents[1]), os.getcwd()], out=str(tmp_path))))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(script)]
     ran = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
                            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
@@ -494,14 +405,6 @@ def test_preference_two_processes_make_the_same_step(tmp_path):
     one.train()
     assert torch.allclose(two["state"], state(one.model), atol=1e-5)
     assert two["log"] == pytest.approx([e["logps/chosen"] for e in one.state.log_history[:2]], abs=1e-4)
-
-
-# ---- bad input
-
-def with_weights(change):
-    rows = [dict(row) for row in pairs(3)]
-    change(rows[1])
-    return Dataset.from_list(rows)
 
 
 @pytest.mark.parametrize("change, message", [
@@ -529,7 +432,7 @@ def test_preference_bad_pairs_are_counted_and_said(tmp_path):
     with pytest.warns(UserWarning, match="of 6 pairs 2 do not fit .*row 2.* 1 have a prompt .*row 2.* 1 have an empty .*row 3.* 1 have the same .*row 1"):
         t = trainer(tmp_path, bad_rows(), max_length=12)
     assert len(t.train_dataset) == 3 == t.report["train"]["kept"]
-    assert {k: t.report["train"][k] for k in P.BAD} == dict(truncated=2, prompt_too_long=1, empty=1, chosen_is_rejected=1)
+    assert {k: t.report["train"][k] for k in W.BAD} == dict(truncated=2, prompt_too_long=1, empty=1, chosen_is_rejected=1)
     with pytest.raises(PreferenceDataError, match="mend them or set"): trainer(tmp_path, bad_rows(), max_length=12, bad_pairs="raise")
     with pytest.raises(PreferenceDataError, match="nothing is left"): trainer(tmp_path, bad_rows().select([1, 3]), max_length=12)
 
@@ -594,8 +497,6 @@ def test_preference_evaluation_on_other_pairs(tmp_path):
     with pytest.raises(PreferenceDataError, match="eval, row 1"): t.evaluate(with_weights(lambda r: r["rejected_weights"].pop()))
 
 
-# ---- texts, messages, ids, streams
-
 def test_preference_a_folder_is_enough(tmp_path):
     base = toy()
     base.model.save_pretrained(tmp_path/"lm")
@@ -604,12 +505,13 @@ def test_preference_a_folder_is_enough(tmp_path):
     assert t.compute_loss(t.model, next(iter(t.get_train_dataloader()))).item() == pytest.approx(math.log(2), abs=1e-5)
     with pytest.raises(ValueError, match="give processing_class"): TokenWeightedDPOTrainer(base.model, args=TokenWeightedDPOConfig(str(tmp_path/"out"), use_cpu=True), train_dataset=pairs())
 
+
 def test_preference_texts_become_the_ids_that_trl_makes(tmp_path):
     base, data = toy(), Dataset.from_list(THREE)
-    ids = P.tokenize_pairs(data, base.tokenizer)
+    ids = tokenize_pairs(data, base.tokenizer)
     trls = trainer(tmp_path, data, ref=toy(1).model, make=DPOTrainer, config=DPOConfig).train_dataset
     ours = trainer(tmp_path, data, ref=toy(1).model).train_dataset
-    for key in P.IDS: assert list(ids[key]) == list(trls[key]) == list(ours[key])
+    for key in W.IDS: assert list(ids[key]) == list(trls[key]) == list(ours[key])
     assert ids[0]["chosen_ids"][-1] == base.tokenizer.eos_token_id
 
 
@@ -617,7 +519,7 @@ def test_preference_messages_and_their_weights(tmp_path):
     base = toy()
     base.tokenizer.chat_template = "{% for m in messages %}<s> {{ m['content'] }} </s> {% endfor %}{% if add_generation_prompt %}<s> {% endif %}"
     rows = Dataset.from_list([{k: [dict(role="user" if k == "prompt" else "assistant", content=v)] for k, v in row.items()} for row in THREE])
-    ids = P.tokenize_pairs(rows, base.tokenizer)
+    ids = tokenize_pairs(rows, base.tokenizer)
     weighted = rows.add_column("rejected_weights", [[.5]*len(r) for r in ids["rejected_ids"]])
     t = TokenWeightedDPOTrainer(base.model, args=TokenWeightedDPOConfig(str(tmp_path), use_cpu=True), train_dataset=weighted, processing_class=base.tokenizer)
     batch = next(iter(t.get_train_dataloader()))
@@ -637,69 +539,11 @@ def test_preference_streams_are_checked_row_by_row(tmp_path):
     with pytest.raises(PreferenceDataError, match="entries, but the response has"): list(t.get_train_dataloader())
 
 
-# ---- weights
-
-numbers = st.lists(st.floats(0, 1), min_size=1, max_size=12)
-
-
-@given(numbers, st.integers(0, 99))
-def test_preference_controls_keep_the_mass(weights, seed):
-    shuffled, constant = P.shuffled_weights(weights, seed), P.constant_weights(weights)
-    assert sorted(shuffled) == sorted(weights) and shuffled == P.shuffled_weights(weights, seed)
-    assert sum(constant) == pytest.approx(sum(weights), abs=1e-9) and len(set(constant)) == 1
-    assert P.weights_from_scores(weights) == pytest.approx([1 - s for s in weights])
-
-
-@given(numbers)
-def test_preference_weights_from_rollouts(rates):
-    weights = P.weights_from_rollouts(rates)
-    assert len(weights) == len(rates) - 1 and all(0 <= w <= 1 for w in weights)
-    if all(a >= b for a, b in zip(rates, rates[1:])): assert math.prod(1 - w for w in weights) == pytest.approx(rates[-1]/rates[0] if rates[0] else 1, abs=1e-6)
-
-
-def test_preference_oracle_and_reweighting():
-    data = pairs(4).add_column("first_mistake", [0, 1, 2, 1])
-    assert [w.index(1) for w in P.reweighted(data, "oracle")["rejected_weights"]] == [0, 1, 2, 1]
-    again = [P.reweighted(data, "shuffled", seed=s)["rejected_weights"] for s in (0, 0, 1)]
-    assert list(again[0]) == list(again[1]) != list(again[2])
-    assert list(P.reweighted(data, "same")["rejected_weights"]) == list(data["rejected_weights"])
-    with pytest.raises(ValueError, match="kind is"): P.reweighted(data, "none")
-    with pytest.raises(PreferenceDataError, match="no token 3"): P.oracle_weights(3, 3)
-    for bad in ([.5, math.inf], "ab", [[.1]], None):
-        with pytest.raises(PreferenceDataError): P.weights_from_scores(bad)
-
-
-# ---- by name
-
-@pytest.mark.parametrize("method", P.METHODS)
-def test_preference_every_method_trains(method):
-    base = toy()
-    before, probe = state(base.model), pairs(2)
-    done = P.train(method, base, pairs(), 1e-2, epochs=1, batch_size=4, probe=probe, probe_every=1)
-    assert torch.equal(state(base.model), before) and not torch.equal(state(done.lm.model), before)
-    assert [c["step"] for c in done.curves] == [0, 1, 2] and done.report["train"]["kept"] == 8
-    again = P.train(method, base, pairs(), 1e-2, epochs=1, batch_size=4)
-    assert torch.equal(state(done.lm.model), state(again.lm.model)), "a probe, or a second run, changed the training"
-
-
-def test_preference_train_names_what_is_missing():
-    with pytest.raises(ValueError, match="one of sft"): P.train("cdpo", toy(), pairs(), 1e-3)
-    with pytest.raises(PreferenceDataError, match="needs the column rejected_weights"): P.train("critical_dpo", toy(), pairs(weights=False), 1e-3)
-    with pytest.raises(P.DivergedError, match="lower lr"): P.train("sft", toy(), pairs(), math.inf, epochs=1)
-
-
-def test_preference_weights_matter_where_they_stand():
-    same, shuffled = (P.train("critical_dpo", toy(), P.reweighted(pairs(), kind), 1e-2) for kind in ("same", "shuffled"))
-    assert not torch.allclose(state(same.lm.model), state(shuffled.lm.model), atol=1e-5)
-
-
-# ---- the README's example
-
 def three_lines(base, out):
     "What the README shows."
-    pairs = P.tokenize_pairs(Dataset.from_list(THREE), base.tokenizer)
+    pairs = tokenize_pairs(Dataset.from_list(THREE), base.tokenizer)
     pairs = pairs.add_column("rejected_weights", [
-        P.oracle_weights(len(r["rejected_ids"]), next(t for t, (a, b) in enumerate(zip(r["chosen_ids"], r["rejected_ids"])) if a != b)) for r in pairs])
+        oracle_weights(len(r["rejected_ids"]), first_difference(r["rejected_ids"], r["chosen_ids"])) for r in pairs])
     trainer = TokenWeightedDPOTrainer(base.model, args=TokenWeightedDPOConfig(out, beta=1., learning_rate=1e-3, max_steps=2, logging_steps=1),
                                       train_dataset=pairs, processing_class=base.tokenizer, peft_config=LoraConfig(r=8, target_modules="all-linear"))
     trainer.train()

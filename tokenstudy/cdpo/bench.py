@@ -9,6 +9,7 @@ __all__ = ['LIMIT', 'wrong_solutions', 'generate_everywhere', 'step_contest', 's
 import copy
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -24,100 +25,159 @@ from .trainer import TokenWeightedDPOConfig, TokenWeightedDPOTrainer
 # %% ../../nbs/cdpo/09_bench.ipynb #a95fc1c8
 LIMIT = 100 # tokens of a response
 
+def _grader(generator, answer):
+    "Says whether response ids end with an answer."
+    return lambda ids: reasoning.arithmetic_answer(reasoning.text_of(generator.tokenizer,
+                                                                     ids)) == answer
+
 def wrong_solutions(
-    generator,       # `lms.LM`
-    count: int,      # of trajectories
-    samples: int = 8 # of a problem
-) -> tuple[list, list]: # trajectories, and for each a grader of response ids
-    "Finished wrong solutions of the generator to problems that it also solves, one a problem."
-    problems = reasoning.arithmetic(4*count, "story", split="test", seed=9)
-    drawn = reasoning.sample_trajectories(generator, problems, samples, max_new_tokens=LIMIT, seed=9)
-    found, graders = [], []
+    generator: lms.LM,    # the model that writes them
+    solutions: int,       # how many
+    num_samples: int = 8  # of a problem
+) -> tuple[list, list]:   # trajectories, and for each a grader of response ids
+    """Finished wrong solutions of the generator to problems that it also solves, one a problem.
+
+    `core.TokenStudyError` if there are too few.
+
+    >>> wrong, graders = wrong_solutions(reasoning.load_generator("cpu"), 1)
+    >>> graders[0](wrong[0].response_ids)
+    False
+    """
+    problems = reasoning.arithmetic(4*solutions, "story", split="test", seed=9)
+    drawn = reasoning.sample_trajectories(generator, problems, num_samples, max_new_tokens=LIMIT,
+                                          seed=9)
+    found: list = []
+    graders: list[Callable] = []
     for i, problem in enumerate(problems):
-        here = drawn[i*samples:(i + 1)*samples]
+        here = drawn[i*num_samples:(i + 1)*num_samples]
         wrong = [t for t in here if t.finished and not t.correct]
-        if wrong and len(wrong) < samples and len(found) < count:
+        if wrong and len(wrong) < num_samples and len(found) < solutions:
             found.append(wrong[0])
-            text = lambda ids: reasoning.text_of(generator.tokenizer, ids)
-            graders.append(lambda ids, gold=problem["answer"]: reasoning.arithmetic_answer(text(ids)) == gold)
-    if len(found) < count: raise core.TokenStudyError(f"only {len(found)} of {count} wrong solutions were found")
+            graders.append(_grader(generator, problem["answer"]))
+    if len(found) < solutions:
+        raise core.TokenStudyError(f"only {len(found)} of {solutions} wrong solutions were found")
     return found, graders
 
+# %% ../../nbs/cdpo/09_bench.ipynb #c9b0001a
 @torch.no_grad()
 def generate_everywhere(
-    generator, trajectory,
-    n: int # sequences of each position
-) -> int:  # tokens made
-    "The peer: one call of transformers' `generate` for each position."
-    made = 0
+    generator: lms.LM,       # a model of transformers
+    trajectory: "reasoning.Trajectory", # a solution
+    num_samples: int    # sequences of each position
+) -> int:               # tokens made
+    """The baseline: one call of transformers' `generate` for each position.
+
+    >>> lm, ids = word_lm(["1 2 3"]), [4, 5]
+    >>> solution = reasoning.Trajectory("p", ids, ids, [0., 0.], "3", correct=False, finished=True)
+    >>> 0 < generate_everywhere(lm, solution, 1) < LIMIT
+    True
+    """
+    made, pad = 0, generator.tokenizer.pad_token_id
     for t in range(1, len(trajectory.response_ids)):
         ids = torch.tensor([[*trajectory.prompt_ids, *trajectory.response_ids[:t]]])
-        out = generator.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
-            num_return_sequences=n, max_new_tokens=LIMIT - t, pad_token_id=generator.tokenizer.pad_token_id)
-        made += n*(out.shape[1] - ids.shape[1])
+        out = generator.model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
+            num_return_sequences=num_samples, max_new_tokens=LIMIT - t, pad_token_id=pad)
+        made += num_samples*(out.shape[1] - ids.shape[1])
     return made
 
+# %% ../../nbs/cdpo/09_bench.ipynb #c9a7e001
+def _stepper(make, config, base, data, batch_size):
+    "A function that makes one step of a trainer on one batch."
+    gpu = torch.cuda.is_available()
+    with tempfile.TemporaryDirectory() as out, no_bars():
+        args = config(out, report_to="none", disable_tqdm=True, save_strategy="no", max_steps=1,
+                      bf16=gpu,
+                      activation_checkpointing=False, dataloader_pin_memory=gpu,
+                      per_device_train_batch_size=batch_size)
+        trainer = make(copy.deepcopy(base.model), ref_model=copy.deepcopy(base.model), args=args,
+                       train_dataset=data, processing_class=base.tokenizer)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    batch = next(iter(trainer.get_eval_dataloader(trainer.train_dataset)))
+    def step():
+        trainer.training_step(trainer.model_wrapped, dict(batch))
+        trainer.optimizer.step()
+        trainer.model.zero_grad()
+        trainer._metrics["train"].clear()
+    return step
+
+# %% ../../nbs/cdpo/09_bench.ipynb #c9b0002a
 def step_contest(
-    count: int = 8,  # pairs in the batch
-    hidden: int = 128, layers: int = 4, # of the Llama
-    seed: int = 0
-): # (ours, trls): functions that make one step each
-    "Two trainers on one batch: ours with token weights, TRL's `DPOTrainer`."
+    batch_size: int = 8, # pairs
+    hidden: int = 128,   # width of the Llama
+    layers: int = 4,     # of the Llama
+    *,
+    seed: int = 0        # of texts and weights
+) -> tuple[Callable, Callable]: # ours, TRL's: functions that make one step each
+    """Two trainers on one batch: ours with token weights, TRL's `DPOTrainer`.
+
+    >>> ours, trls = step_contest(batch_size=2, hidden=16, layers=1)
+    >>> ours(), trls()
+    (None, None)
+    """
     rng = np.random.default_rng(seed)
     def text(n): return " ".join(f"w{i}" for i in rng.integers(0, 36, n))
     rows = [dict(prompt=text(20), chosen=" " + text(rng.integers(30, 45)),
-                 rejected=" " + text(rng.integers(30, 45))) for _ in range(count)]
+                 rejected=" " + text(rng.integers(30, 45))) for _ in range(batch_size)]
     base = word_lm([v for row in rows for v in row.values()], hidden, layers)
     texts = Dataset.from_list(rows)
     ids = tokenize_pairs(texts, base.tokenizer)
-    ids = ids.add_column("rejected_weights", [rng.random(len(r)).tolist() for r in ids["rejected_ids"]])
-    gpu = torch.cuda.is_available()
-    def stepper(make, config, data):
-        with tempfile.TemporaryDirectory() as out, no_bars():
-            args = config(out, report_to="none", disable_tqdm=True, save_strategy="no", max_steps=1,
-                          bf16=gpu, activation_checkpointing=False, dataloader_pin_memory=gpu, per_device_train_batch_size=count)
-            trainer = make(copy.deepcopy(base.model), ref_model=copy.deepcopy(base.model), args=args,
-                           train_dataset=data, processing_class=base.tokenizer)
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
-        batch = next(iter(trainer.get_eval_dataloader(trainer.train_dataset)))
-        def step():
-            trainer.training_step(trainer.model_wrapped, dict(batch))
-            trainer.optimizer.step()
-            trainer.model.zero_grad()
-            trainer._metrics["train"].clear()
-        return step
-    return (stepper(TokenWeightedDPOTrainer, TokenWeightedDPOConfig, ids),
-            stepper(DPOTrainer, DPOConfig, texts))
+    ids = ids.add_column("rejected_weights",
+                         [rng.random(len(r)).tolist() for r in ids["rejected_ids"]])
+    return (_stepper(TokenWeightedDPOTrainer, TokenWeightedDPOConfig, base, ids, batch_size),
+            _stepper(DPOTrainer, DPOConfig, base, texts, batch_size))
 
+# %% ../../nbs/cdpo/09_bench.ipynb #c9b0003a
 def step_vs_trl(
-    runs: int = 15 # timed steps of each
-) -> dict: # a row of `tokenstudy bench`
-    "The seconds of a training step against TRL's; the goal is at most 1.05 times as many."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)   # of names that TRL still calls in transformers
-        ours, trls = core.race(*step_contest(), runs=runs, warmup=3)
-    return core.bench_row("step_vs_trl", ours, trls, "trl.DPOTrainer", "s/step", goal=1/1.05, runs=runs)
+    runs: int = 15,   # timed steps of each
+    **contest: int    # of `step_contest`
+) -> dict:            # a row of `tokenstudy bench`
+    """The seconds of a training step against TRL's; the goal is at most 1.05 times as many.
 
+    >>> step_vs_trl(runs=1, batch_size=2, hidden=16, layers=1)["unit"]
+    's/step'
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore",
+                              FutureWarning)   # of names that TRL still calls in transformers
+        ours, trls = core.race(*step_contest(**contest), runs=runs, warmup=3)
+    return core.bench_row("step_vs_trl", ours, trls, "trl.DPOTrainer", "s/step", goal=1/1.05,
+                          runs=runs)
+
+# %% ../../nbs/cdpo/09_bench.ipynb #c9a7e002
 def rows(
     trajectories: int = 24, # of the search
-    n: int = 32,            # rollouts of the race
+    num_samples: int = 32,  # rollouts of the race
     full: int = 64,         # rollouts of the rule
+    *,
     runs: int = 3,
-    steps: int = 15         # of the trainers
-):
-    "Yield the rows of `tokenstudy bench cdpo` (see `core.bench_row`)."
+    num_steps: int = 15     # of the trainers
+) -> Iterator[dict]:        # see `core.bench_row`
+    """The rows of `tokenstudy bench cdpo`; each is measured when it is asked for.
+
+    >>> isinstance(rows(trajectories=2, runs=1), Iterator)
+    True
+    """
     generator = reasoning.load_generator("cpu")
     wrong, graders = wrong_solutions(generator, trajectories)
     one = max(wrong[:4], key=lambda t: len(t.response_ids))
-    positions = range(1, len(one.response_ids))
-    ours, peer = core.race(lambda: lms.rollouts(generator, one.prompt_ids, one.response_ids, n, positions, max_total=LIMIT),
-                           lambda: generate_everywhere(generator, one, n), runs, warmup=0)
-    yield core.bench_row("rollouts_vs_generate", ours, peer, "transformers generate", "s", 5., runs)
-    how = dict(n=full, before=.1, max_total=LIMIT)
-    found = {search: identify_many(generator, wrong, graders, search=search, **how) for search in SEARCHES}
+    text, positions = (one.prompt_ids, one.response_ids), range(1, len(one.response_ids))
+    ours, theirs = core.race(
+        lambda: lms.rollouts(generator, *text, num_samples=num_samples, positions=positions,
+                             max_total=LIMIT),
+        lambda: generate_everywhere(generator, one, num_samples), runs=runs, warmup=0)
+    yield core.bench_row("rollouts_vs_generate", ours, theirs, "transformers generate", "s",
+                         goal=5.,
+                         runs=runs)
+    found = {search: identify_many(generator, wrong, graders, search=search, num_samples=full,
+                                   before=.1,
+                                   max_total=LIMIT) for search in SEARCHES}
     tokens = {search: float(np.mean([f.tokens for f in some])) for search, some in found.items()}
-    yield core.bench_row("sequential_identification", tokens["sequential"], tokens["full"], "the full rule", "tokens", 4., len(wrong))
-    same = float(np.mean([a.index == b.index for a, b in zip(found["full"], found["sequential"])]))
-    yield core.bench_row("sequential_agreement", same, .95, "the share that is asked for", "share", 1., len(wrong), lower_is_better=False)
-    yield step_vs_trl(steps)
+    yield core.bench_row("sequential_identification", tokens["sequential"], tokens["full"],
+                         "the full rule", "tokens", goal=4., runs=len(wrong))
+    same = [a.index == b.index for a, b in zip(found["full"], found["sequential"])]
+    yield core.bench_row("sequential_agreement", float(np.mean(same)), .95,
+                         "the share that is asked for",
+                         "share", goal=1., runs=len(wrong), lower_is_better=False)
+    yield step_vs_trl(num_steps)

@@ -4,12 +4,16 @@
 
 # %% auto #0
 __all__ = ['IDS', 'WEIGHTS', 'REFERENCE', 'BAD', 'PreferenceDataError', 'check_weights', 'weights_from_scores',
-           'shuffled_weights', 'constant_weights', 'oracle_weights', 'weights_from_rollouts', 'reweighted', 'no_bars',
-           'tokenize_pairs', 'word_lm', 'review_pairs', 'TokenWeightedCollator']
+           'shuffled_weights', 'constant_weights', 'oracle_weights', 'first_difference', 'weights_from_rollouts',
+           'weights_from_contrast', 'reweighted', 'no_bars', 'tokenize_pairs', 'word_lm', 'pairs_from_samples',
+           'review_pairs', 'TokenWeightedCollator']
 
 # %% ../../nbs/cdpo/05_weights.ipynb #f68568f2
 import contextlib
 import dataclasses
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from types import SimpleNamespace
 
 import datasets
@@ -19,18 +23,27 @@ from datasets import Dataset
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from .. import lm as lms
+from .. import core, lm as lms
+from .contrast import contrastive_scores
 
 # %% ../../nbs/cdpo/05_weights.ipynb #6da3ccb5
 class PreferenceDataError(ValueError):
-    "Pairs or weights that cannot be trained on; the message names the row and the way out."
+    """Pairs or weights that cannot be trained on; the message names the row and the way out.
+
+    >>> issubclass(PreferenceDataError, ValueError)
+    True
+    """
 
 def check_weights(
-    weights,         # a sequence of numbers
+    weights: Sequence[float],  # T numbers
     length: int | None = None, # tokens of the response; None: not compared
     where: str = "weights"     # how to call them in errors
-) -> np.ndarray: # float64 [T]
-    "Weights as an array; `PreferenceDataError` unless there is one number in [0, 1] for each token."
+) -> np.ndarray:               # float64 [T]
+    """Weights as an array; `PreferenceDataError` unless each token has one number in [0, 1].
+
+    >>> check_weights([.5, 1], length=2)
+    array([0.5, 1. ])
+    """
     if weights is None:
         raise PreferenceDataError(f"{where} is missing (None): give a weight for each token")
     try: w = np.asarray(weights, dtype=float)
@@ -38,63 +51,134 @@ def check_weights(
         raise PreferenceDataError(f"{where} is not a list of numbers") from None
     if w.ndim != 1: raise PreferenceDataError(f"{where} has shape {w.shape}; it must be one list")
     if length is not None and len(w) != length:
-        raise PreferenceDataError(f"{where} has {len(w)} entries, but the response has {length} tokens "
-                                  "(the end-of-sequence token counts; `tokenize_pairs` shows them)")
+        raise PreferenceDataError(f"{where} has {len(w)} entries, but the response has {length} "
+                                  "tokens (EOS counts; `tokenize_pairs` shows them)")
     wrong = ~((w >= 0) & (w <= 1))
     if wrong.any():
         t = int(wrong.argmax())
         raise PreferenceDataError(f"{where}[{t}] is {w[t]}; a weight must lie in [0, 1]")
     return w
 
+# %% ../../nbs/cdpo/05_weights.ipynb #c5a7e001
 def weights_from_scores(
-    scores # T numbers in [0, 1], low is critical: s_t of the contrast
-) -> list[float]:
-    "1 − s_t, the paper's weights."
+    scores: Sequence[float] # T numbers in [0, 1], low is critical: s_t of the contrast
+) -> list[float]:           # T
+    """1 − s_t, the paper's weights (arXiv 2411.19943).
+
+    >>> weights_from_scores([.75, .5, 1])
+    [0.25, 0.5, 0.0]
+    """
     return (1 - check_weights(scores, where="scores")).tolist()
 
 def shuffled_weights(
-    weights, # T numbers
-    seed     # an int or a sequence of ints
-) -> list[float]:
-    "The same weights in another order: same mass, other tokens."
+    weights: Sequence[float], # T numbers
+    seed: int | list[int]
+) -> list[float]:             # T
+    """The same weights in another order: same mass, other tokens.
+
+    >>> sorted(shuffled_weights([.1, .9, 0], seed=1))
+    [0.0, 0.1, 0.9]
+    """
     w = check_weights(weights)
     return w[np.random.default_rng(seed).permutation(len(w))].tolist()
 
-def constant_weights(weights) -> list[float]:
-    "Their mean on every token: same mass, no token preferred."
+def constant_weights(
+    weights: Sequence[float] # T numbers
+) -> list[float]:            # T
+    """Their mean on every token: same mass, no token preferred.
+
+    >>> constant_weights([.25, .75, .5])
+    [0.5, 0.5, 0.5]
+    """
     w = check_weights(weights)
     return [float(w.mean())]*len(w) if len(w) else []
 
+# %% ../../nbs/cdpo/05_weights.ipynb #c5a7e002
 def oracle_weights(
     length: int, # tokens of the response
     place: int,  # of the first mistake, from 0
     mass: float = 1. # its weight
-) -> list[float]:
-    "All weight on one token; `PreferenceDataError` if there is no such token."
+) -> list[float]:    # one per token
+    """All weight on one token; `PreferenceDataError` if there is no such token.
+
+    >>> oracle_weights(3, 1)
+    [0.0, 1.0, 0.0]
+    """
     if place is None or not 0 <= place < length:
         raise PreferenceDataError(f"there is no token {place} in a response of {length} tokens; "
                                   "leave out pairs without a known first mistake")
     return check_weights([mass if t == place else 0. for t in range(length)]).tolist()
 
+def first_difference(
+    given: Sequence,  # tokens, ids or words of a response
+    correct: Sequence # those of the correct one
+) -> int | None:
+    """The first place at which a response leaves the correct one; None if nowhere.
+
+    >>> first_difference("a c".split(), "a b".split())
+    1
+    """
+    for i, token in enumerate(given):
+        if i >= len(correct) or token != correct[i]: return i
+    return None
+
+# %% ../../nbs/cdpo/05_weights.ipynb #c5b0001a
 def weights_from_rollouts(
-    rates, # T + 1 numbers in [0, 1]: share of right rollouts from the prompt, then after each token
-) -> list[float]:
-    """How much of the chance of success each token destroys, max(0, 1 − r_t / r_{t−1}): 1 for the token
-    after which nothing goes right any more, 0 for one that changes nothing or when nothing is left."""
+    rates: Sequence[float] # T + 1 shares of correct rollouts: of the prompt, then after each token
+) -> list[float]:          # T
+    """How much of the chance of success each token destroys, max(0, 1 − r_t / r_{t−1}).
+
+    1 for the token after which nothing ends correctly any more, 0 for one that changes nothing or
+    if nothing is left.
+
+    >>> weights_from_rollouts([.8, .8, .4, 0])
+    [0.0, 0.5, 1.0]
+    """
     r = check_weights(rates, where="rates")
     if not len(r):
         raise PreferenceDataError("rates is empty; it begins with the rate from the prompt alone")
     before, after = r[:-1], np.minimum(r[1:], r[:-1])
     return (1 - np.divide(after, before, out=np.ones_like(after), where=before > 0)).tolist()
 
+# %% ../../nbs/cdpo/05_weights.ipynb #c5a7e004
+@torch.no_grad()
+def weights_from_contrast(
+    positive: lms.LM,    # trained on correct solutions (`contrast_model`)
+    negative: lms.LM,    # trained on wrong ones
+    pairs: Dataset,      # N rows with prompt_ids and rejected_ids
+    *,
+    ce_beta: float = 1.  # strength of the contrast
+) -> list[list[float]]:  # N lists, a weight for each token of the rejected answer
+    """The paper's weights 1 − s_t of every rejected answer (arXiv 2411.19943).
+
+    >>> lm, other = (lms.tiny_lm("llama", vocab=8, seed=s) for s in (0, 1))
+    >>> pairs = Dataset.from_list([dict(prompt_ids=[1, 2], rejected_ids=[4, 3, 7])])
+    >>> [len(w) for w in weights_from_contrast(lm, other, pairs)]
+    [3]
+    """
+    found = []
+    for row in core.progress(list(pairs), desc="contrast", unit="answer"):
+        ids, start = row["prompt_ids"] + row["rejected_ids"], len(row["prompt_ids"]) - 1
+        p, q = (lms.sequence_logits(m, ids)[start:-1].double().cpu().log_softmax(-1)
+                for m in (positive, negative))
+        log_s = contrastive_scores(p, q, row["rejected_ids"], ce_beta=ce_beta, log=True)
+        found.append((-torch.expm1(log_s)).clamp(0, 1).tolist())
+    return found
+
 # %% ../../nbs/cdpo/05_weights.ipynb #44242f98
 def reweighted(
-    pairs: Dataset, # with `rejected_weights`; for "oracle" also with the column `place`
+    pairs: Dataset, # N rows with `rejected_weights`; for "oracle" also with the column `place`
     kind: str,      # "same", "ones", "shuffled", "constant", "oracle", or a column with weights
     seed: int = 0,  # of the shuffle
+    *,
     place: str = "first_mistake" # column with the place of the true first mistake (kind "oracle")
-) -> Dataset:
-    "The same pairs with other weights on the rejected side; rows are never reordered."
+) -> Dataset:       # N rows in the same order
+    """The same pairs with other weights on the rejected side.
+
+    >>> pairs = Dataset.from_list([dict(id="a", rejected_weights=[.25, .75])])
+    >>> reweighted(pairs, "constant")["rejected_weights"][0]
+    [0.5, 0.5]
+    """
     makers = dict(same=lambda row, i: row["rejected_weights"],
                   ones=lambda row, i: [1.]*len(row["rejected_weights"]),
                   shuffled=lambda row, i: shuffled_weights(row["rejected_weights"], [seed, i]),
@@ -112,8 +196,12 @@ WEIGHTS = ("chosen_weights", "rejected_weights")
 REFERENCE = ("ref_chosen_token_logps", "ref_rejected_token_logps")
 
 @contextlib.contextmanager
-def no_bars():
-    "The bars of `datasets` stay away."
+def no_bars() -> Iterator[None]:
+    """The progress bars of `datasets` stay away.
+
+    >>> with no_bars(): datasets.are_progress_bars_disabled()
+    True
+    """
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try: yield
@@ -121,10 +209,22 @@ def no_bars():
         if shown: datasets.enable_progress_bars()
 
 def tokenize_pairs(
-    pairs: Dataset, # with prompt, chosen, rejected: texts, or messages for a chat model
-    tokenizer       # a transformers tokenizer
-) -> Dataset: # the same rows with prompt_ids, chosen_ids, rejected_ids; the responses end with EOS
-    "Token ids as TRL's `DPOTrainer` makes them."
+    pairs: Dataset,   # N rows with prompt, chosen, rejected: texts, or messages for a chat model
+    tokenizer: object # a transformers tokenizer
+) -> Dataset: # N rows, also with prompt_ids, chosen_ids, rejected_ids; responses end with EOS
+    """Token ids as TRL's `DPOTrainer` makes them. `PreferenceDataError` for columns that are
+    missing.
+
+    >>> pairs = Dataset.from_list([dict(prompt="7 - 9 =", chosen=" 8", rejected=" 3")])
+    >>> lm = word_lm(["7 - 9 = 8 3"])
+    >>> lm.tokenizer.convert_ids_to_tokens(tokenize_pairs(pairs, lm.tokenizer)[0]["rejected_ids"])
+    ['3', '</s>']
+    """
+    if missing := {"chosen", "rejected"} - set(pairs.column_names):
+        raise PreferenceDataError(f"no column {min(missing)}; give prompt, chosen and rejected")
+    if not len(pairs): raise PreferenceDataError("pairs is empty")
+    if getattr(tokenizer, "eos_token", None) is None:
+        raise PreferenceDataError("the tokenizer has no eos_token: a response has no end; set one")
     settings = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode="keep_start")
     with no_bars():
         return DPOTrainer._prepare_dataset(SimpleNamespace(_tokenizer=tokenizer), pairs, tokenizer,
@@ -132,12 +232,19 @@ def tokenize_pairs(
 
 # %% ../../nbs/cdpo/05_weights.ipynb #a586d110
 def word_lm(
-    texts,       # whatever it should be able to read; tokens are what stands between spaces
-    hidden: int = 32, layers: int = 2, # of a Llama
+    texts: list[str],   # whatever it should be able to read; tokens are what is between spaces
+    hidden: int = 32,   # width of the model
+    layers: int = 2,    # of the model
+    *,
     context: int = 128, # most tokens
-    seed: int = 0
+    seed: int = 0       # of its weights
 ) -> lms.LM:
-    "A random Llama over the words of some texts, with a tokenizer that has <pad>, <s>, </s> and <unk>."
+    """A random Llama over the words of some texts, with a tokenizer of <pad>, <s>, </s>, <unk> and
+    words.
+
+    >>> word_lm(["7 - 9 = 8"]).tokenizer("7 9")["input_ids"]
+    [5, 7]
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     special = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -146,85 +253,136 @@ def word_lm(
     engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=engine, pad_token="<pad>", bos_token="<s>",
                                         eos_token="</s>", unk_token="<unk>")
-    config = LlamaConfig(vocab_size=len(words), hidden_size=hidden, intermediate_size=2*hidden,
-        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True,
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=hidden, intermediate_size=2*hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True,
         max_position_embeddings=context, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).eval()
     return lms.LM(model, tokenizer, "words")
 
-# %% ../../nbs/cdpo/05_weights.ipynb #48b4cbd7
-def review_pairs(
-    pairs: Dataset,     # with the columns `IDS`, perhaps those of `WEIGHTS`
-    max_length: int | None = None, # tokens of prompt and response together; longer ones are cut
-    keep_end: bool = False,        # they are cut at the start, not at the end
-    context: int | None = None,    # the most that the model can read
-    eos: set = frozenset(),        # ids that end a response
-    name: str = "pairs"            # how to call the table in errors
-) -> tuple[list[int], dict, dict]: # rows to keep; counts; the first row of each kind
-    "Look every pair over; `PreferenceDataError` for weights that do not fit or rows beyond the context."
-    kept, counts, first = [], dict(rows=len(pairs), kept=0), {}
-    def note(kind, i):
-        counts[kind] = counts.get(kind, 0) + 1
-        first.setdefault(kind, i)
-    for i, row in enumerate(pairs):
-        prompt, chosen, rejected = (row[key] for key in IDS)
-        for key in WEIGHTS:
-            if key in row: check_weights(row[key], len(row[key.replace("weights", "ids")]),
-                                         f"{name}, row {i}: {key}")
-        longest = len(prompt) + max(len(chosen), len(rejected))
-        if max_length is not None:
-            if longest > max_length: note("truncated", i)
-            if len(prompt) >= max_length and not keep_end:
-                note("prompt_too_long", i)
-                continue
-            longest = min(longest, max_length)
-        if context is not None and longest > context:
-            raise PreferenceDataError(f"{name}, row {i}: {longest} tokens, but the model reads "
-                                      f"{context}; set max_length to {context} or less, or leave it out")
-        if not prompt or not chosen or not rejected:
-            note("empty", i)
-            continue
-        if chosen == rejected:
-            note("chosen_is_rejected", i)
-            continue
-        if eos and not (chosen[-1] in eos and rejected[-1] in eos): note("without_eos", i)
-        kept.append(i)
-    counts["kept"] = len(kept)
-    return kept, counts, first
+# %% ../../nbs/cdpo/05_weights.ipynb #c5a7e006
+def pairs_from_samples(
+    trajectories: list,
+    # as in `reasoning`: problem, prompt_ids, response_ids, answer, correct, finished
+    seed: int = 0
+) -> tuple[Dataset, dict]: # problem, prompt_ids, chosen_ids, rejected_ids; counts
+    """One pair for each problem that has a correct and a wrong finished answer, in the problems'
+    order.
 
+    The same samples and seed give the same pairs, whatever the other problems are.
+
+    >>> same = dict(problem="a", finished=True, prompt_ids=[1])
+    >>> two = [SimpleNamespace(answer=a, correct=a == "7", response_ids=[int(a)], **same)
+    ...        for a in ("7", "3")]
+    >>> pairs_from_samples(two)[0][0]["rejected_ids"]
+    [3]
+    """
+    counts = dict.fromkeys(("problems", "pairs", "no_right", "no_wrong", "without_answer",
+                            "unfinished"), 0)
+    problems: dict = {}
+    for t in trajectories:
+        kept = problems.setdefault(t.problem, [])
+        if not t.finished: counts["unfinished"] += 1
+        elif t.answer is None: counts["without_answer"] += 1
+        else: kept.append(t)
+    rows = []
+    for name, kept in problems.items():
+        chosen, rejected = (_usual(kept, name, correct, seed) for correct in (True, False))
+        counts["problems"] += 1
+        counts["no_right"] += chosen is None
+        counts["no_wrong"] += rejected is None
+        if chosen is None or rejected is None: continue
+        rows.append(dict(problem=name, prompt_ids=list(chosen.prompt_ids),
+                         chosen_ids=list(chosen.response_ids),
+                         rejected_ids=list(rejected.response_ids)))
+    counts["pairs"] = len(rows)
+    if not rows:
+        raise PreferenceDataError(f"no problem has both a correct and a wrong answer: {counts}")
+    return Dataset.from_list(rows), counts
+
+# %% ../../nbs/cdpo/05_weights.ipynb #c5b0002a
+def _usual(samples, name, correct, seed):
+    "A random sample with the most frequent answer among the correct or the wrong ones, or None."
+    some = [t for t in samples if bool(t.correct) == correct]
+    if not some: return None
+    times = Counter(t.answer for t in some)
+    answer = min(times, key=lambda a: (-times[a], a)) # equally frequent: the first by name
+    some = [t for t in some if t.answer == answer]
+    return some[np.random.default_rng([seed, zlib.crc32(name.encode()),
+                                       correct]).integers(len(some))]
+
+# %% ../../nbs/cdpo/05_weights.ipynb #48b4cbd7
 BAD = dict(truncated="do not fit into max_length and are cut",
            prompt_too_long="have a prompt that fills max_length and are left out",
            empty="have an empty prompt or response and are left out",
            chosen_is_rejected="have the same chosen and rejected response and are left out")
 
+def review_pairs(
+    pairs: Dataset,        # N rows with the columns `IDS`, perhaps those of `WEIGHTS`
+    max_length: int | None = None, # tokens of prompt and response together; longer ones are cut
+    keep_end: bool = False,        # they are cut at the start, not at the end
+    *,
+    context: int | None = None,    # the most that the model can read (tokens)
+    eos: Collection[int] = (),     # ids that end a response
+    name: str = "pairs"            # how to call the table in errors
+) -> tuple[list[int], dict, dict]: # rows to keep; counts; the first row of each kind
+    """Look every pair over.
+
+    `PreferenceDataError` for weights that do not fit, or rows beyond the context.
+
+    >>> pairs = Dataset.from_list([dict(prompt_ids=[5], chosen_ids=[7, 2], rejected_ids=[7, 2])])
+    >>> review_pairs(pairs)
+    ([], {'rows': 1, 'kept': 0, 'chosen_is_rejected': 1}, {'chosen_is_rejected': 0})
+    """
+    kept: list[int] = []
+    counts, first = dict(rows=len(pairs), kept=0), dict[str, int]()
+    for i, row in enumerate(pairs):
+        where = f"{name}, row {i}"
+        for key in WEIGHTS:
+            length = len(row[key.replace("weights", "ids")])
+            if key in row: check_weights(row[key], length, f"{where}: {key}")
+        found = list(_kinds(row, where, max_length, keep_end, context, eos))
+        for kind in found:
+            counts[kind] = counts.get(kind, 0) + 1
+            first.setdefault(kind, i)
+        if not {"prompt_too_long", "empty", "chosen_is_rejected"} & set(found): kept.append(i)
+    counts["kept"] = len(kept)
+    return kept, counts, first
+
+# %% ../../nbs/cdpo/05_weights.ipynb #c5a7e008
+def _kinds(row, where, max_length, keep_end, context, eos):
+    "What is to be said of a pair, in order: keys of `BAD`, and `without_eos`."
+    prompt, chosen, rejected = (row[key] for key in IDS)
+    longest = len(prompt) + max(len(chosen), len(rejected))
+    if max_length is not None:
+        if longest > max_length: yield "truncated"
+        if len(prompt) >= max_length and not keep_end:
+            yield "prompt_too_long"
+            return
+        longest = min(longest, max_length)
+    if context is not None and longest > context:
+        raise PreferenceDataError(f"{where}: {longest} tokens, but the model reads {context}; set "
+                                  f"max_length to {context} or less, or leave it out")
+    if not prompt or not chosen or not rejected: yield "empty"
+    elif chosen == rejected: yield "chosen_is_rejected"
+    elif eos and not (chosen[-1] in eos and rejected[-1] in eos): yield "without_eos"
+
 # %% ../../nbs/cdpo/05_weights.ipynb #05f0f642
 @dataclasses.dataclass
 class TokenWeightedCollator(DataCollatorForPreference):
-    "TRL's collator, and for each token its weight and its log-probability under the reference."
+    """TRL's collator, and for each token its weight and its log-probability under the reference.
 
-    def _rows(self, examples, key, side, fill):
-        "For each example a list as long as prompt and response, cut as the ids are."
-        cut = slice(None, self.max_length) if self.truncation_mode == "keep_start" else \
-            slice(-self.max_length, None) if self.max_length is not None else slice(None)
-        rows = []
-        for example in examples:
-            prompt, response = len(example["prompt_ids"]), len(example[f"{side}_ids"])
-            values = [fill]*response if key not in example else list(example[key])
-            there = ([0]*prompt + [1]*response)[cut]
-            if len(values) == response: rows.append(([0.]*prompt + values)[cut])
-            elif len(values) == sum(there): rows.append([0.]*there.count(0) + values) # after the cut
-            else: raise PreferenceDataError(f"{key} has {len(values)} entries, but the response has "
-                                            f"{response} tokens")
-        return rows
-
-    def _rectangle(self, examples, keys, width, fill=1.):
-        rows = sum((self._rows(examples, key, side, fill)
-                    for key, side in zip(keys, ("chosen", "rejected"))), [])
-        return torch.tensor([row + [0.]*(width - len(row)) for row in rows], dtype=torch.float32)
-
-    def torch_call(self, examples):
+    >>> row = dict(prompt_ids=[5], chosen_ids=[7], rejected_ids=[8, 2], rejected_weights=[1., .5])
+    >>> TokenWeightedCollator(pad_token_id=0)([row])["token_weights"].tolist()
+    [[0.0, 1.0, 0.0], [0.0, 1.0, 0.5]]
+    """
+    def torch_call(self,
+        examples: list[dict] # B rows with the columns `IDS`, perhaps `WEIGHTS`, `REFERENCE`
+    ) -> dict: # tensors [2B, T], chosen rows first
+        "A batch. `PreferenceDataError` for values that do not fit their response."
         batch = super().torch_call(examples)
         width = batch["input_ids"].shape[1]
         if any(key in examples[0] for key in WEIGHTS):
@@ -232,3 +390,23 @@ class TokenWeightedCollator(DataCollatorForPreference):
         if all(key in examples[0] for key in REFERENCE):
             batch["ref_token_logps"] = self._rectangle(examples, REFERENCE, width)
         return batch
+
+    def _rectangle(self, examples, keys, width, fill=1.):
+        "The values of all examples, chosen rows first, padded to [2B, width]."
+        rows = [self._row(example, key, side, fill) for key,
+                side in zip(keys, ("chosen", "rejected"))
+                for example in examples]
+        return torch.tensor([row + [0.]*(width - len(row)) for row in rows], dtype=torch.float32)
+
+    def _row(self, example, key, side, fill):
+        "A list as long as prompt and response, cut as the ids are."
+        cut = slice(None, self.max_length)
+        if self.truncation_mode != "keep_start" and self.max_length is not None:
+            cut = slice(-self.max_length, None)
+        prompt, response = len(example["prompt_ids"]), len(example[f"{side}_ids"])
+        values = list(example[key]) if key in example else [fill]*response
+        there = ([0]*prompt + [1]*response)[cut]
+        if len(values) == response: return ([0.]*prompt + values)[cut]
+        if len(values) == sum(there): return [0.]*there.count(0) + values # made after the cut
+        raise PreferenceDataError(f"{key} has {len(values)} entries, but the response has "
+                                  f"{response} tokens")
