@@ -10,7 +10,8 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["notebooks", "report", "study", "commands"],
+    submodules=["notebooks", "report", "study", "commands", "cover", "claims",
+                "charts", "speed"],
     submod_attrs={
         "notebooks": ["PAPERS", "checkout", "find_studies", "execute", "CellFailed"],
         "report": ["write_report"],
