@@ -1100,6 +1100,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'tokenstudy/core/records.py'),
                                          'tokenstudy.core.records.Runs.records': ( 'core/records.html#runs.records',
                                                                                    'tokenstudy/core/records.py'),
+                                         'tokenstudy.core.records._functions': ( 'core/records.html#_functions',
+                                                                                 'tokenstudy/core/records.py'),
                                          'tokenstudy.core.records._line': ('core/records.html#_line', 'tokenstudy/core/records.py'),
                                          'tokenstudy.core.records._named': ('core/records.html#_named', 'tokenstudy/core/records.py'),
                                          'tokenstudy.core.records._published_record': ( 'core/records.html#_published_record',

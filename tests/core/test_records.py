@@ -597,3 +597,26 @@ def test_a_relative_path_stays_where_it_was(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path/"below")
     file.put(dict(a="1"))
     assert RecordFile(tmp_path/"f.sqlite").get("a") == "1"
+
+
+class Counted:
+    "An object that can be called, with an address in its repr and nothing that could be hashed."
+    calls = 0
+    def __call__(self, *_): Counted.calls += 1; return Counted.calls
+    def method(self): return self()
+
+
+def plus(n, by): return n + by(n)
+def double(n): return 2*n
+def triple(n): return 3*n
+
+
+def test_the_code_is_recognised_whatever_is_called():
+    "Objects, bound methods and partials with arguments that have no fingerprint: known again by their code."
+    runs = Runs("demo/toy")
+    for i, make in enumerate((Counted, lambda: Counted().method, lambda: partial(Counted(), object()))):
+        before = runs(dict(i=i), make())
+        assert runs(dict(i=i), make()) == before and Counted.calls == i + 1
+    assert runs(dict(n=1), partial(plus, 1, by=double)) == 3 and runs(dict(n=1), partial(plus, 1, by=double)) == 3
+    with pytest.warns(UserWarning, match="made by other code"): assert runs(dict(n=1), partial(plus, 1, by=triple)) == 4
+    assert core.records.code_behind(partial(plus, 1, by=core.wilson))["modules"] == ["tokenstudy.core.statistics"]

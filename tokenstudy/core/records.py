@@ -7,12 +7,14 @@ __all__ = ['plain', 'config_key', 'code_behind', 'made_by_other_code', 'make_rec
 
 # %% ../../nbs/core/04_records.ipynb #3413f0af
 import copy
+import functools
 import hashlib
 import json
 import math
 import re
 import tempfile
 import time
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +73,15 @@ def _named(study):
         raise ValueError(f"a study is named like 'multidraft/acceptance', not {study!r}")
     return study
 
+def _functions(fn):
+    "What is called in the end: of a partial its function, and functions among its arguments."
+    if isinstance(fn, functools.partial):
+        given = [g for g in (*fn.args, *fn.keywords.values())
+                 if isinstance(g, (functools.partial, types.FunctionType, type))]
+        return [f for g in (fn.func, *given) for f in _functions(g)]
+    called = getattr(type(fn), "__call__", None)              # of an object, not of a function
+    return [called if isinstance(called, types.FunctionType) else fn]
+
 def code_behind(
     fn: Callable # does a unit of work
 ) -> dict: # unit: all that it depends on; modules, library: its part of the library
@@ -78,8 +89,9 @@ def code_behind(
 
     >>> code_behind(current_scale)["modules"]
     ['tokenstudy.core.scales']"""
-    modules = modules_behind(fn)
-    return dict(unit=code_fingerprint(fn), modules=modules, library=code_fingerprint(*modules))
+    called = _functions(fn)
+    modules = sorted({name for f in called for name in modules_behind(f)})
+    return dict(unit=code_fingerprint(*called), modules=modules, library=code_fingerprint(*modules))
 
 def made_by_other_code(
     record: dict # of `Runs` or `published`
@@ -94,6 +106,7 @@ def made_by_other_code(
 
 def _line(record): return json.dumps(record, separators=(",", ":"), allow_nan=False)
 
+# %% ../../nbs/core/04_records.ipynb #6ae34ebc
 def _result_digest(record):
     text = json.dumps([record["config"], record["result"]], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
