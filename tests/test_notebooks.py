@@ -32,7 +32,7 @@ def files(root: Path, pattern: str) -> dict:
     ("tokenstudy/**/*.py", "these modules are not what their notebooks export: make export"),
     ("tokenstudy/**/*.pyi", "these typed front doors are not those of the modules: make export"),
     ("nbs/**/*.ipynb", "these notebooks are not clean: make export"),
-    ("nbs/images/*", "the pictures of README.md are not what results/ draws: make export"),
+    ("nbs/images/index_*", "the pictures of README.md are not those of nbs/index.ipynb: make export"),
     ("README.md", "README.md is not what nbs/index.ipynb makes: make export")])
 def test_generated_files_are_in_step(regenerated, pattern, way_out):
     here, made = files(ROOT, pattern), files(regenerated, pattern)
@@ -68,7 +68,6 @@ def test_the_runner_sees_what_fails(tmp_path, code, report):
     assert (report in found) if report else found == ""
 
 
-<<<<<<< HEAD
 FOLDERS = ("core", "lm", "reasoning", "multidraft", "brat", "cdpo", "tvm", "together", "app")
 PAPERS = ("multidraft", "brat", "cdpo", "tvm")
 
@@ -83,12 +82,6 @@ def imports(source: str, doors: dict) -> set:
     found, aliases = set(), {}
     tree = ast.parse(re.sub(r"^[ \t]*[%!].*$", "pass", source, flags=re.MULTILINE))
     for node in ast.walk(tree):
-=======
-def imports(source: str) -> set:
-    "Modules of this package that a piece of Python imports."
-    found = set()
-    for node in ast.walk(ast.parse(re.sub(r"^[%!].*$", "pass", source, flags=re.MULTILINE))):
->>>>>>> f53af3fcd47d6cbf671a440076ede89f58cdf673
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tokenstudy":
             package = node.module.partition(".")[2]
             for name in node.names:
@@ -102,7 +95,6 @@ def imports(source: str) -> set:
     return found
 
 
-<<<<<<< HEAD
 def front_doors(root: Path) -> dict:
     "package -> name -> module, as the packages' `__init__` tell."
     found = {}
@@ -124,15 +116,6 @@ def misplaced(sources: dict, doors: dict) -> list:
         later = set(order[place + 1:])
         sideways = {m for m in order if m.split(".")[0] in PAPERS and m.split(".")[0] != here} if here in PAPERS else set()
         wrong += sorted((name, m) for m in imports(source, doors) & (later | sideways))
-=======
-def misplaced(order: list, sources: dict) -> list:
-    "Imports that go down the reading order, or sideways to another paper; together and the command line alone see all."
-    wrong = []
-    for place, (name, module) in enumerate(order):
-        if name == "91_cli" or name.split("/")[0] in ("together", "app"): continue
-        later = {m for _, m in order[place + 1:]} | {m for n, m in order if "/" in name and "/" in n and n.split("/")[0] != name.split("/")[0]}
-        wrong += sorted((name, m) for m in imports(sources[name]) & later)
->>>>>>> f53af3fcd47d6cbf671a440076ede89f58cdf673
     return wrong
 
 
