@@ -10,15 +10,20 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=['scales', 'files', 'records', 'statistics', 'show', 'bench'],
+    submodules=["scales", "files", "identity", "records", "checkpoints", "training", "statistics", "show", "bench"],
     submod_attrs={
-        "scales": ["TokenStudyError", "MissingModelError", "CorruptFileError", "project_root",
+        "scales": ["TokenStudyError", "MissingModelError", "CorruptFileError", "CheckpointError",
+            "TrainingError", "project_root",
             "cache_dir", "SCALES", "current_scale", "scale", "runs_dir", "results_dir", "seeds",
             "seed_everything", "device", "DTYPES", "dtype", "PACKAGES", "versions", "git_state",
             "device_name", "provenance", "Banner", "banner", "progress"],
         "files": ["atomic_write", "atomic_folder", "sha256", "assets_dir", "manifest", "asset",
             "add_asset"],
+        "identity": ["fingerprint", "code_fingerprint", "reachable"],
         "records": ["plain", "config_key", "RecordFile", "Runs", "published"],
+        "checkpoints": ["Checkpoint", "save_checkpoint", "load_checkpoint", "delete_checkpoint", "check_identity",
+            "split_state", "join_state"],
+        "training": ["Training", "train", "trapezoid", "cosine", "state_of", "restore_state"],
         "statistics": ["bootstrap_interval", "two_way_interval", "wilson", "pass_at_k"],
         "show": ["OKABE_ITO", "COLOURS", "style", "figure", "finish", "visible", "number",
             "TokenStrip", "token_strip", "Table", "table", "PaperTable", "against_paper"],
