@@ -126,7 +126,7 @@ def token_signals(
     base, positive, negative, # `tokenstudy.lm.LM`s
     trajectory,               # a (prompt_ids, response_ids) pair, or a thing with these attributes
     ce_beta: float = 1.,
-    verifier=None             # `tokenstudy.tvm.values.TokenValueModel`
+    verifier=None             # `tokenstudy.tvm.verifier.TokenValueModel`
 ) -> dict: # name -> [T] float64 array, for the names of `SIGNALS`
     """Signals of a response's tokens, in logarithms but for the last two: `contrast` log s_t,
     `ratio` log P_p − log P_n, `positive` log P_p, `probability` log P of the base model, its

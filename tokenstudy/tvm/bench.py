@@ -88,17 +88,20 @@ def label_all(
         labels.append([labels_flat(trie, kind, {3}) for kind in LABELS])
     return dict(tokens=tokens, seconds=time.perf_counter() - start, bytes=_peak_memory())
 
+# %% ../../nbs/tvm/11_bench.ipynb #ac401bf8
 def labels_scaling(
     tokens: int,                   # of all samples
     num_samples: int | None = 100  # as for `label_all`
 ) -> dict: # as `label_all`
-    """`label_all` in a process of its own, on one core. `core.TokenStudyError` if it fails.
+    """`label_all` in a process of its own, on one core. ValueError for fewer tokens than a sample has,
+    `core.TokenStudyError` if the process fails.
 
-    >>> labels_scaling(-100)
+    >>> labels_scaling(99)
     Traceback (most recent call last):
     ...
-    tokenstudy.core.scales.TokenStudyError: labels of -100 tokens: ...
+    ValueError: tokens = 99: it must be at least 100
     """
+    if tokens < 100: raise ValueError(f"tokens = {tokens}: it must be at least 100")
     code = ("import json; from tokenstudy.tvm import bench; "
             f"print(json.dumps(bench.label_all({tokens}, {num_samples})))")
     one = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
