@@ -296,7 +296,7 @@ def test_critical_signals_belong_to_their_tokens(toy, wrong):
     one, other = wrong[0], lms.tiny_lm("llama", vocab=8, seed=1)
     verifier = values.TokenValueModel.from_causal_lm(other)
     signals = critical.token_signals(toy, other, toy, one, verifier=verifier)
-    told = values.score_paths(verifier, [one])[0]
+    told = values.score_responses(verifier, [one])[0]
     assert np.allclose(signals["drop"], [0, *(told[:-1] - told[1:])], atol=1e-6) and "drop" not in critical.token_signals(toy, other, toy, one)
     assert set(signals) == set(critical.SIGNALS) and all(x.shape == (len(one.response_ids),) for x in signals.values())
     read = lms.token_logprobs(toy, [one.prompt_ids + one.response_ids])[0][0, len(one.prompt_ids):].numpy()
