@@ -5,7 +5,8 @@ import pytest
 
 from tokenstudy.tvm.voting import accuracy_curves, draw_accuracy
 from tokenstudy.tvm.policies import draw_search, search_text
-from tvm.toys import PROMPTS, ids, sampled
+from tvm.test_search import check_search
+from tvm.toys import PROMPTS, sampled
 
 
 def test_search_views():
