@@ -144,7 +144,7 @@ def test_search_does_not_depend_on_the_batch():
 
 def test_search_of_a_data_set_goes_by_id():
     generator, problems = reasoning.load_generator("cpu"), reasoning.arithmetic(4, split="test", seed=3)
-    run = lambda some: step_beam(generator, lambda p, r: float(len(set(r))) / 40, some, 4, 2, delimiter=".", max_new_tokens=60, answer=reasoning.arithmetic_answer)
+    run = lambda some: step_beam(generator, lambda p, r: float(len(set(r))) / 40, some, K=4, b=2, delimiter=".", max_new_tokens=60, answer=reasoning.arithmetic_answer)
     whole, part = run(problems), run(problems.select([3, 1]))
     assert same_search([whole[3], whole[1]], part) and [r.problem for r in part] == [problems["id"][3], problems["id"][1]]
     for r in whole:
@@ -375,4 +375,4 @@ def test_search_says_what_a_wrong_setting_is():
     with pytest.raises(ValueError, match="no text to read an answer"): rebase(tiny("llama"), None, PROMPTS, K=4, block=2, max_new_tokens=8, answer=str)
     policy, node = rebase_policy(4, 1e-320), lambda v: Candidate(0, -1, [1], v)
     assert policy([node(1.), node(-1e308), node(.5)], [0, 1, 2], []) == [(0, 4)]
-    with pytest.raises(ValueError, match="one text"): rebase(tiny("llama"), None, "12", 4, block=2)
+    with pytest.raises(ValueError, match="one text"): rebase(tiny("llama"), None, "12", K=4, block=2)
