@@ -143,7 +143,7 @@ def _search_rows(questions, K, b, max_steps, runs):
                          "one question after the other", "s", None, runs)
     generator = reasoning.load_generator("cpu")
     verifier = TokenValueModel.from_causal_lm(generator.model)
-    chains = reasoning.arithmetic(questions, "chain", max_steps, "test", 0)
+    chains = reasoning.arithmetic(questions, "chain", max_steps, split="test")
     ends = delimiter_ids(generator.tokenizer, ";")
     found = [counted(step_beam(generator, verifier, chains, K=K, b=b, delimiter=ends, max_steps=max_steps,
                                max_new_tokens=120, recompute=anew)) for anew in (False, True)]

@@ -89,7 +89,7 @@ def labels_flat(
 def _labels(trie, kind, steps):
     "`labels_flat` for checked steps."
     if kind in ("ovm", "orm"): return _outcomes(trie, kind)
-    value = trie.value if kind in ("tvm", "prm_soft") else trie.right > 0
+    value = trie.value if kind in ("tvm", "prm_soft") else trie.correct > 0
     labels = value.astype(np.float32)[trie.node_of]
     return labels if kind == "tvm" else np.where(_step_ends(trie, steps), labels, np.float32(np.nan))
 
@@ -254,7 +254,7 @@ def prm_labels_by_rollout(
               for i in full]
     if not full: return out
     pairs = [(trajectories[i].prompt_ids, trajectories[i].response_ids) for i in full]
-    rolled = lms.rollouts_many(generator, pairs, num_samples, [p.tolist() for p in places],
+    rolled = lms.rollouts_many(generator, pairs, num_samples=num_samples, positions=[p.tolist() for p in places],
                                max_total=max_total, **options)
     for i, where, found in zip(full, places, rolled):
         counts = _correct_rollouts(found, graders[i])
@@ -349,7 +349,7 @@ def value_data(
 def _problem_rows(trie, flat, prompt, number, unique, prior):
     "A problem's samples as rows of `ValueData`: ids, lead, labels, confidence, weight, problem."
     trust = np.ones(len(flat), np.float32) if prior is None else beta_posterior(
-        trie.right, trie.count, prior)[3].astype(np.float32)[trie.node_of]
+        trie.correct, trie.count, prior)[3].astype(np.float32)[trie.node_of]
     kept, times = trie.unique() if unique else (np.arange(len(trie.leaf)), trie.weights)
     tokens, rows = trie.token[trie.node_of], []
     for i, weight in zip(kept, times):

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 
 from .. import core, lm as lms, reasoning
 from ..lm.sampling import warp
-from ..lm.caches import CachedRows, merge_rows, takes_positions
+from ..lm.rows import CachedRows, merge_rows, takes_positions
 from .setups import StepEnds
 from .voting import ScoreError, best_of_n, sample_score
 
@@ -378,8 +378,8 @@ def _configs(generator, verifier, policy, questions, config, **options):
 
 def _record(runs, pairs, seconds, seed):
     "Add finished searches, (config, result) pairs, to the records."
-    runs.append(*[dict(key=runs.key(config), config=core.plain(config), result=core.plain(result.plain()),
-                       seconds=seconds, provenance=core.provenance(seed)) for config, result in pairs])
+    runs.append(*[core.make_record(runs.study, runs.scale, config, result.plain(), fn=tree_search,
+                                   seconds=seconds, seed=seed) for config, result in pairs])
 
 # %% ../../nbs/tvm/07_search.ipynb #2aa0913e
 def _search_wave(questions, writer, scorer, policy, max_steps, lookahead, seed):
@@ -494,7 +494,7 @@ def tree_search(
         configs = _configs(generator, verifier, policy, questions, config, ends=ends.plain, K=K, seed=seed,
                            max_steps=max_steps, step_tokens=step_tokens, max_new_tokens=max_new_tokens,
                            lookahead=lookahead, recompute=recompute, **warping)
-        found = {i: SearchResult.of(r) for i, c in enumerate(configs) if (r := runs.get(c)) is not None}
+        found = {i: SearchResult.of(r) for i, c in enumerate(configs) if (r := runs.get(c, fn=tree_search)) is not None}
     todo, on_gpu = [q for q in questions if q.number not in found], generator.model.device.type == "cuda"
     rows = lms.wave_rows(generator, max(len(q.prompt_ids) for q in questions) + max_new_tokens)
     size = batch_size or max(1, min(rows, 4096 if on_gpu else 512) // K)

@@ -118,8 +118,9 @@ class Setup:
 
 def _grouped(generator, problems, num_samples, path, grade, max_new_tokens, seed, sampling):
     "Sampled trajectories by problem; kept in a file, if there is a path."
-    found = reasoning.sample_trajectories(generator, problems, num_samples, path, grade, seed, max_new_tokens,
-                                          **sampling)
+    found = reasoning.sample_trajectories(
+        generator, problems, num_samples, path=path, restart=True, grader=grade, seed=seed,
+        max_new_tokens=max_new_tokens, **sampling)
     groups = {row["id"]: [] for row in problems}
     for t in found: groups[t.problem].append(t)
     return groups
@@ -142,16 +143,16 @@ def arithmetic_setup(
     ['id', 'prompt', 'answer']
     """
     generator, grade = reasoning.load_generator(), reasoning.grade_arithmetic
-    def draw(n, split): return reasoning.arithmetic(n, "chain", num_operations, split, seed)
+    def draw(n, split): return reasoning.arithmetic(n, "chain", num_operations, split=split, seed=seed)
     def sampled(problems, n, split):
-        name = f"{split}-{num_operations}-{len(problems)}-{n}-{seed}.jsonl"
+        name = f"{split}-{num_operations}-{len(problems)}-{n}-{seed}.sqlite"
         path = None if folder is None else Path(folder)/name
         return _grouped(generator, problems, n, path, grade, 80, seed, {})
     train = sampled(draw(num_train, "train"), num_samples, "train")
     test = draw(num_test, "test")
     found = sampled(test, num_test_samples, "test")
     prompts, words = dict(zip(test["id"], test["prompt"])), generator.tokenizer.convert_ids_to_tokens
-    def values(i, t): return reasoning.teacher_values(prompts[i], words(t.response_ids))[1:]
+    def values(i, t): return reasoning.true_values(prompts[i], words(t.response_ids))[1:]
     truth = [[np.array(values(i, t), np.float32) for t in some] for i, some in found.items()]
     name = f"arithmetic {core.manifest()[reasoning.GENERATOR]['sha256'][:12]}"
     return Setup(generator, train, test, list(found.values()), delimiter_ids(generator.tokenizer, ";"),
@@ -193,12 +194,12 @@ def text_setup(
     if shots: generator = ending_at_empty_line(generator)
     if teach:
         rest = few_shot(solved.select(range(num_train, len(solved) - shots)))
-        generator = fine_tune(generator, finetuning.lessons(generator, rest), teach, 5e-5, 16)
+        generator = fine_tune(generator, finetuning.lessons(generator, rest), teach, lr=5e-5, batch_size=16)
     parts = [("train", solved, num_train, num_samples), ("test", test, num_test, num_test_samples)]
     problems = [few_shot(p.select(range(min(n, len(p)))), shown) for _, p, n, _ in parts]
     stem = "-".join(re.sub(r"\W+", "-", str(x))
                     for x in (task, model, teach, shots, num_train, num_test, seed))
-    def place(name, n): return None if folder is None else Path(folder)/f"{name}-{n}-{stem}.jsonl"
+    def place(name, n): return None if folder is None else Path(folder)/f"{name}-{n}-{stem}.sqlite"
     train, found = (_grouped(generator, p, n, place(name, n), reasoning.grade, max_new_tokens, seed, sampling)
                     for p, (name, *_, n) in zip(problems, parts))
     return Setup(generator, train, problems[1], list(found.values()), delimiter_ids(generator.tokenizer),
