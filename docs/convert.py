@@ -12,7 +12,7 @@ from fastcore.docments import DocmentText
 FOLDERS = {"core": "Foundations", "lm": "Language models", "reasoning": "Reasoning",
            "multidraft": "Multi-draft sampling", "brat": "Bonus orthogonal tokens",
            "cdpo": "Critical tokens", "tvm": "Token-supervised values",
-           "app": "The application"}   # the papers' folders in reading order
+           "together": "All together", "app": "The application"}   # in reading order
 DIRECTIVE = re.compile(r"^#\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*?)[ \t]*(?:\n|\Z)", re.MULTILINE)
 CALLOUT = re.compile(r"^(:{3,})[ \t]*\{\.callout-(\w+)([^}\n]*)\}[ \t]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 VERBATIM = re.compile(r"(^```.*?^```|^~~~.*?^~~~|\$\$.*?\$\$)", re.MULTILINE | re.DOTALL)
@@ -28,10 +28,10 @@ def page(path) -> str:
 
 
 def reading_order(path) -> tuple:
-    "Sort key of a notebook path: the foundations, the papers' folders, then what comes after them (90 and up)."
-    path, papers = PurePosixPath(path), list(FOLDERS)
-    if len(path.parts) == 1: return (2 if re.match(r"9\d_", path.name) else 0), 0, path.name
-    return 1, papers.index(path.parts[0]) if path.parts[0] in papers else len(papers), str(path)
+    "Sort key of a notebook path: README's source, the folders in their order, then the other pages of the root."
+    path, folders = PurePosixPath(path), list(FOLDERS)
+    if len(path.parts) == 1: return 0 if path.stem == "index" else 2, 0, path.name
+    return 1, folders.index(path.parts[0]) if path.parts[0] in folders else len(folders), str(path)
 
 
 def callout(found: re.Match) -> str:
@@ -134,7 +134,8 @@ def contents(paths: list, modules: list) -> str:
     parts = {}
     for path in paths:
         place, name = reading_order(path)[0], PurePosixPath(path).parts[0]
-        title = FOLDERS.get(name, name) if place == 1 else ("Foundations", None, "All together")[place]
+        if place == 0: continue
+        title = FOLDERS.get(name, name) if place == 1 else "Pages to look things up in"
         parts.setdefault(title, []).append(page(path))
     parts["Reference"] = [f"api/{name}" for name in modules]
     return "\n".join("\n".join([":::{toctree}", ":hidden:", f":caption: {title}", *names, ":::", ""]) for title, names in parts.items())

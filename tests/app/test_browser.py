@@ -169,8 +169,8 @@ def test_notebook_runs_in_jupyterlab(tab, lab, notebook, image, text):
 
 
 def test_panel_of_three_tokens_moves(tab, lab, tmp_path):
-    "The widget of 01_optimal: dragging the slider of K and of a weight redraws the picture."
-    cells = run_all(tab, lab, "multidraft/01_optimal.ipynb")
+    "The widget of 04_optimal: dragging the slider of K and of a weight redraws the picture."
+    cells = run_all(tab, lab, "multidraft/04_optimal.ipynb")
     assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for cell in cells for output in cell["outputs"])
     tab.evaluate("""() => { const w = window.jupyterapp.shell.currentWidget.content;
         const i = w.widgets.findIndex(c => c.model.sharedModel.getSource().trim().endsWith('panel()')); w.activeCellIndex = i; w.scrollToItem(i, 'start'); }""")

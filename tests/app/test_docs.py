@@ -93,9 +93,11 @@ def test_code_blocks_and_displayed_maths_stay_as_they_are():
 
 
 def test_reading_order():
-    paths = ["91_cli.ipynb", "tvm/01_values.ipynb", "index.ipynb", "multidraft/01_optimal.ipynb", "00_core.ipynb", "multidraft/00_canonical.ipynb", "90_together.ipynb", "cdpo/01_critical.ipynb"]
-    assert sorted(paths, key=convert.reading_order) == ["00_core.ipynb", "index.ipynb", "multidraft/00_canonical.ipynb", "multidraft/01_optimal.ipynb",
-                                                        "cdpo/01_critical.ipynb", "tvm/01_values.ipynb", "90_together.ipynb", "91_cli.ipynb"]
+    paths = ["results.ipynb", "tvm/01_labels.ipynb", "app/01_notebooks.ipynb", "index.ipynb", "multidraft/04_optimal.ipynb", "core/01_scales.ipynb",
+             "multidraft/00_overview.ipynb", "together/01_views.ipynb", "cdpo/01_critical.ipynb"]
+    assert sorted(paths, key=convert.reading_order) == ["index.ipynb", "core/01_scales.ipynb", "multidraft/00_overview.ipynb", "multidraft/04_optimal.ipynb",
+                                                        "cdpo/01_critical.ipynb", "tvm/01_labels.ipynb", "together/01_views.ipynb",
+                                                        "app/01_notebooks.ipynb", "results.ipynb"]
     assert convert.page("multidraft/01_optimal.ipynb") == "multidraft/optimal" and convert.page("index.ipynb") == "index"
 
 
