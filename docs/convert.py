@@ -99,6 +99,11 @@ def convert(nb: dict, here: str = "", links: dict = {}, figures: set = frozenset
     return {"cells": cells, "metadata": {"kernelspec": nb["metadata"].get("kernelspec", {}), "language_info": language}, "nbformat": 4, "nbformat_minor": 5}
 
 
+def fenced(text: str) -> str:
+    "A docstring whose examples (from `>>>` to the next empty line) are blocks of code."
+    return re.sub(r"(?m)^>>> .*(?:\n(?!\s*$).*)*", lambda found: f"```pycon\n{found[0]}\n```", text)
+
+
 def public(module) -> dict:
     "Name -> function or class for what a module exports, methods with a docstring included as `Class.method`, in the order of the source."
     found = {}
@@ -125,7 +130,7 @@ def api_page(module, source: str, links: dict) -> str:
         signature = str(DocmentText(thing, docstring=False))
         if inspect.isclass(thing): signature = re.sub(r"\Adef", "class", signature)
         parts += [f"({label(short, name, thing)})=\n{'###' if '.' in name else '##'} `{name}`",
-                  f"```python\n{signature}\n```", prose(inspect.getdoc(thing) or "", links=links)]
+                  f"```python\n{signature}\n```", prose(fenced(inspect.getdoc(thing) or ""), links=links)]
     return "\n\n".join(parts) + "\n"
 
 

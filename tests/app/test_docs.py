@@ -92,6 +92,12 @@ def test_code_blocks_and_displayed_maths_stay_as_they_are():
     assert convert.prose(text, links={"area": "x"}, figures={"fig-two"}) == text
 
 
+def test_examples_are_code_and_no_formulas():
+    text = "Adds.\n\n>>> add({'$a': 1})\n{'$a': 2}\n\nMore $x$."
+    assert convert.fenced(text) == "Adds.\n\n```pycon\n>>> add({'$a': 1})\n{'$a': 2}\n```\n\nMore $x$."
+    assert convert.prose(convert.fenced("One\n\n>>> `area`"), links={"area": "x"}) == "One\n\n```pycon\n>>> `area`\n```"
+
+
 def test_reading_order():
     paths = ["results.ipynb", "tvm/01_labels.ipynb", "app/01_notebooks.ipynb", "index.ipynb", "multidraft/04_optimal.ipynb", "core/01_scales.ipynb",
              "multidraft/00_overview.ipynb", "together/01_views.ipynb", "cdpo/01_critical.ipynb"]
