@@ -100,7 +100,8 @@ class Backbone:
     """
     family = "sd"
     denoiser_slot = "unet"
-    file_keys = dict(text_encoder="clip_l") # slot -> key in files of pipelines with several encoders
+    # slot -> key in files of pipelines with several encoders
+    file_keys = dict(text_encoder="clip_l")
     grain: int | None = None                # a size must be a multiple of it; None for a patch
     call_options: dict = {}                 # what a call of the pipeline needs besides the prompt
 
@@ -207,7 +208,8 @@ def pipeline_fingerprint(
     """
     def settings(part):
         config = getattr(part, "config", None)
-        if isinstance(part, nn.Module) and hasattr(config, "to_diff_dict"): return None # hashed with it
+        # hashed with it
+        if isinstance(part, nn.Module) and hasattr(config, "to_diff_dict"): return None
         kept = {k: v for k, v in dict(config or {}).items() if not k.startswith("_")}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
     parts = {k: v for k, v in vars(pipeline).items()
@@ -299,7 +301,8 @@ class Sana(PixArt):
         return self._encode(prompts, complex_human_instruction=None)
 
     def clock(self, times: Any) -> Any: return times*self.denoiser.config.get("timestep_scale", 1.)
-    def unclock(self, times: Any) -> Any: return times/self.denoiser.config.get("timestep_scale", 1.)
+    def unclock(self, times: Any) -> Any:
+        return times/self.denoiser.config.get("timestep_scale", 1.)
 
     def predict(self, noisy: torch.Tensor, levels: torch.Tensor, condition: dict) -> torch.Tensor:
         return Backbone.predict(self, noisy, levels, condition)[:, :noisy.shape[1]]

@@ -129,7 +129,8 @@ def _switching(bb, pipeline, concept, prompts, repeats):
             made[block] = {k: v.repeat_interleave(repeats, 0) for k, v in new.items()}
         return made[block]
     def exchange(module, args, kw):
-        time = torch.as_tensor(kw["timestep"] if "timestep" in kw else args[1]).float().flatten()[-1:]
+        time = torch.as_tensor(kw["timestep"]
+                               if "timestep" in kw else args[1]).float().flatten()[-1:]
         block = int(block_of(bb.unclock(time), bb.levels.total, len(concept.tokens)))
         start, now = conditions(0), conditions(block)
         seen = kw["encoder_hidden_states"][-len(prompts)*repeats:]
@@ -174,7 +175,8 @@ def draw_concept(
         other = concept.tokens[1]
         kw["negative_prompt"] = [f"{n}, {other}" if n else other
                                  for n in negative or [""]*len(prompts)]
-        if "true_cfg_scale" in inspect.signature(pipeline.__call__).parameters: # Flux: off unless asked
+        # Flux: off unless asked
+        if "true_cfg_scale" in inspect.signature(pipeline.__call__).parameters:
             kw.setdefault("true_cfg_scale", concept.settings.get("gamma", 5.))
     if concept.strategy != "blocks": return pipeline(concept.expand(prompts), **kw).images
     repeats = kw.get("num_images_per_prompt") or 1
@@ -244,7 +246,8 @@ def export(self: Concept,
 # %% ../../nbs/brat/10_concepts.ipynb #fd318337
 def _read_concept_file(path, entry, dims):
     "The rows in a concept's file, slot → `[1, d]`."
-    if not path.is_file(): raise core.CorruptFileError(f"{path} is missing; the folder is not complete")
+    if not path.is_file():
+        raise core.CorruptFileError(f"{path} is missing; the folder is not complete")
     if core.sha256(path) != entry["sha256"]:
         raise core.CorruptFileError(f"{path} is damaged: its sha256 is not the manifest's; save the "
                                     "concept again")
@@ -309,7 +312,8 @@ class ConceptLoaderMixin(TextualInversionLoaderMixin):
         """As in diffusers; `source` may also be a folder that `Concept.save` wrote, with all its
         tokens and encoders."""
         path = Path(source) if isinstance(source, (str, Path)) else None
-        if path is not None and (path/MANIFEST).is_file() and "weight_name" not in kw: load(self, path)
+        if path is not None and (path/MANIFEST).is_file() and "weight_name" not in kw:
+            load(self, path)
         else: super().load_textual_inversion(source, *args, **kw)
 
     def _written_out(self, value):

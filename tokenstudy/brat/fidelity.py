@@ -49,7 +49,8 @@ ANCHORS = ("untouched", "words")
 #: (base, kind of strategy) -> the best of four rates on two concepts that are not in the experiment
 LEARNING_RATES = {
     ("unet", "one"): .05, ("unet", "several"): .05, ("unet", "fixed norm"): .01,
-    ("transformer", "one"): .02, ("transformer", "several"): .01, ("transformer", "fixed norm"): .02}
+    ("transformer", "one"): .02, ("transformer", "several"): .01,
+    ("transformer", "fixed norm"): .02}
 
 def learning_rate(
     base: str,    # "unet" or "transformer"
@@ -112,7 +113,7 @@ def similarities(
     images: Any,          # B pictures
     texts: Iterable[str], # B prompts, with a plain noun in place of the placeholder
     sources: Any,         # pictures of the concept
-    model: Any            # `Contrast` or a CLIP of `HubSimilarity`; with a DINO, texts are not scored
+    model: Any  # `Contrast` or a CLIP of `HubSimilarity`; with a DINO, texts are not scored
 ) -> dict:                # clip_i, clip_t (if the model has texts), consistency: means of cosines
     """Similarity to the sources, to the prompts, and among the pictures.
 
@@ -158,7 +159,8 @@ def scores(
                       for k, v in identity.items()},
         plain=mean([h for _, asked, h, _ in rows if not asked]),
         adherence=obeyed(lambda asked: True), scene=obeyed(lambda asked: set(asked) & set(SCENE)),
-        joint=obeyed(lambda asked: len(asked) > 1), edit=obeyed(lambda asked: set(asked) & set(IDENTITY)))
+        joint=obeyed(lambda asked: len(asked) > 1),
+        edit=obeyed(lambda asked: set(asked) & set(IDENTITY)))
 
 # %% ../../nbs/brat/13_fidelity.ipynb #063f0ae6
 SUBJECT = "<creature>"
@@ -249,7 +251,8 @@ def run_unit(
         images = drawn(fresh_copy(pipeline), concept, [t for t, _ in asked], seed=seed, **how)
         out = _learned(concept, keep_rows)
     texts = [t.replace("{}", "creature") for t, _ in asked]
-    return out | scores(images, asked, identity, reader) | similarities(images, texts, sources, contrast)
+    return out | scores(images, asked, identity,
+                        reader) | similarities(images, texts, sources, contrast)
 
 # %% ../../nbs/brat/13_fidelity.ipynb #310bbb44
 def _learned(concept, keep_rows):
@@ -286,7 +289,8 @@ def paired(
     first: tuple[str, str],   # (base, strategy)
     second: tuple[str, str],  # the same, compared with the first
     score: str                # such as "fidelity"
-) -> tuple[float, float, float, int]: # mean of second minus first, its interval over concepts, their number
+# mean of second minus first, its interval over concepts, their number
+) -> tuple[float, float, float, int]:
     """The difference of two strategies or bases on the same concepts and seeds.
 
     ValueError if they share none.
@@ -307,7 +311,8 @@ def paired(
     return *core.bootstrap_interval([np.mean(g) for g in gaps.values()]), len(gaps)
 
 # %% ../../nbs/brat/13_fidelity.ipynb #6bc4458c
-HUB_BASES = dict(unet="CompVis/stable-diffusion-v1-4", transformer="PixArt-alpha/PixArt-XL-2-512x512")
+HUB_BASES = dict(unet="CompVis/stable-diffusion-v1-4",
+                 transformer="PixArt-alpha/PixArt-XL-2-512x512")
 #: bfloat16 weights, and one picture of 512 pixels with its activations
 GIGABYTES = dict(unet=8, transformer=30)
 

@@ -83,7 +83,8 @@ class Trainer:
         self.device_wanted = device
         self.folder = None if output_dir is None else Path(output_dir)/CHECKPOINT
         self.bb = backbone(pipeline, options.size)
-        self.names, self.sentences = token_names(placeholder, options), read_templates(options.templates)
+        self.names, self.sentences = token_names(placeholder,
+                                                 options), read_templates(options.templates)
         self.words = {}
         for slot, (tokenizer, _) in self.bb.encoders.items():
             add_tokens(copy.deepcopy(tokenizer), self.names)
@@ -279,7 +280,8 @@ def _start_training(self: Trainer, rates):
     "Set up the loop, and continue from the checkpoint if there is one."
     options, rows = self.options, list(self.rows.values())
     self.optimiser = torch.optim.AdamW(rows, lr=options.lr, weight_decay=options.weight_decay)
-    half = options.mixed_precision == "fp16" or torch.float16 in {m.dtype for m in self.bb.modules()}
+    half = options.mixed_precision == "fp16" or torch.float16 in {m.dtype
+                                                                  for m in self.bb.modules()}
     old = self.folder.with_suffix(".safetensors") if self.folder else None
     if old is not None and old.is_file() and self.resume:
         raise core.CheckpointError(f"{old} is a checkpoint of an earlier version of tokenstudy; "

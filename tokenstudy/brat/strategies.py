@@ -69,7 +69,8 @@ class Options:
         for name in ("lr", "gamma", "clip"):
             if not ((x := getattr(self, name)) is None or _finite(x) and x > 0):
                 raise ValueError(f"{name} is {x!r}; it must be a finite number above 0")
-        choices = dict(strategy=("tokens", "blocks", "negative"), mixed_precision=(None, "bf16", "fp16"))
+        choices = dict(strategy=("tokens", "blocks", "negative"),
+                       mixed_precision=(None, "bf16", "fp16"))
         for name, allowed in choices.items():
             if (x := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {x!r}; it must be one of {', '.join(map(str, allowed))}")

@@ -79,7 +79,8 @@ def word_id(
     >>> tokenizer.decode([word_id(tokenizer, "cat")]).strip()
     'cat'
     """
-    ids = tokenizer(f" {word}", add_special_tokens=False).input_ids # as it stands inside of a sentence
+    # as it stands inside of a sentence
+    ids = tokenizer(f" {word}", add_special_tokens=False).input_ids
     if len(ids) != 1:
         pieces = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(ids)))
         raise ValueError(f"the init word {word!r} splits into {len(ids)} pieces: {pieces}; "
