@@ -116,7 +116,8 @@ def sd_shaped(
     >>> sd_shaped().text_encoder.get_input_embeddings().weight.shape
     torch.Size([49408, 768])
     """
-    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import (AutoencoderKL, DDPMScheduler, StableDiffusionPipeline,
+                           UNet2DConditionModel)
     from transformers import CLIPTextConfig, CLIPTextModel
     torch.manual_seed(seed)
     tokenizer = _large_vocabulary(49_408)
@@ -197,7 +198,7 @@ def measured_growth(
     torch.set_num_threads(threads)
     trainer = contestant(which, pipeline, folder)
     status = Path("/proc/self/status")
-    held = lambda key: int(re.search(rf"{key}:\s+(\d+) kB", status.read_text())[1])
+    def held(key): return int(re.findall(rf"{key}:\s+(\d+) kB", status.read_text())[0])
     Path("/proc/self/clear_refs").write_text("5")
     before = held("VmRSS")
     for _ in range(num_steps): trainer.step()

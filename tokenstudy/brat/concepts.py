@@ -33,7 +33,8 @@ class Concept:
     history: per step a dict with step, loss, cos (mean over pairs and encoders; None for one token)
     and norm (mean); validation: dicts with step, prompt and image.
 
-    >>> pair = Concept("<x>", ["<x>", "<x-bonus>"], ",", "tokens", dict(text_encoder=torch.ones(2, 16)), "sd", {})
+    >>> rows = dict(text_encoder=torch.ones(2, 16))
+    >>> pair = Concept("<x>", ["<x>", "<x-bonus>"], ",", "tokens", rows, "sd", {})
     >>> pair.expand("a photo of <x>")
     'a photo of <x>,<x-bonus>'
     """
@@ -48,7 +49,7 @@ class Concept:
     validation: list = dataclasses.field(default_factory=list, repr=False)
 
     def phrase(self, block: int = 0) -> str:
-        "What the placeholder becomes in a prompt; `block` chooses the token of strategy \"blocks\"."
+        "What a placeholder becomes in a prompt; `block` chooses the token of strategy \"blocks\"."
         if self.strategy == "tokens": return self.join.join(self.tokens)
         return self.tokens[block if self.strategy == "blocks" else 0]
 
@@ -88,9 +89,12 @@ def apply(self: Concept,
     for slot, (tokenizer, encoder) in encoders.items():
         if slot not in self.embeddings:
             raise ValueError(f"{self.placeholder} was learned for {', '.join(self.embeddings)} "
-                             f"({self.family}), but this {type(pipeline).__name__} also has a {slot}")
+                             f"({self.family}), but this {type(pipeline).__name__} also has a "
+                             f"{slot}")
         if not installed(tokenizer, encoder, self.tokens, self.embeddings[slot]): todo.append(slot)
-    for slot in todo: install(*encoders[slot], self.tokens, self.embeddings[slot])
+    for slot in todo:
+        tokenizer, encoder = encoders[slot]
+        install(tokenizer, encoder, self.tokens, self.embeddings[slot])
     held = pipeline.__dict__.setdefault("_concepts", {})
     if self.placeholder not in held or len(held[self.placeholder].tokens) < len(self.tokens):
         held[self.placeholder] = self # not a part of it from `split`
@@ -237,8 +241,8 @@ def export(self: Concept,
 
     ValueError for strategies whose tokens are not one phrase."""
     if self.strategy != "tokens":
-        raise ValueError(f"strategy {self.strategy!r} uses its tokens in different prompts; one file "
-                         "of vectors for one prompt would mean something else. Use save")
+        raise ValueError(f"strategy {self.strategy!r} uses its tokens in different prompts; one "
+                         "file of vectors for one prompt would mean something else. Use save")
     keys = self._file_keys(self.placeholder)
     rows = {keys[slot]: rows.contiguous() for slot, rows in self.embeddings.items()}
     return core.atomic_write(file, tensors_as_bytes(rows))
@@ -249,12 +253,13 @@ def _read_concept_file(path, entry, dims):
     if not path.is_file():
         raise core.CorruptFileError(f"{path} is missing; the folder is not complete")
     if core.sha256(path) != entry["sha256"]:
-        raise core.CorruptFileError(f"{path} is damaged: its sha256 is not the manifest's; save the "
-                                    "concept again")
+        raise core.CorruptFileError(f"{path} is damaged: its sha256 is not the manifest's; save "
+                                    "the concept again")
     tensors = load_file(path)
     for slot, key in entry["keys"].items():
         if key not in tensors or tensors[key].shape != (1, dims[slot]):
-            raise core.CorruptFileError(f"{path} does not hold {key!r} with shape [1, {dims[slot]}]")
+            raise core.CorruptFileError(f"{path} does not hold {key!r} with shape "
+                                        f"[1, {dims[slot]}]")
     return {slot: tensors[key].float() for slot, key in entry["keys"].items()}
 
 def load_concept(
@@ -324,7 +329,7 @@ class ConceptLoaderMixin(TextualInversionLoaderMixin):
         return value
 
     def encode_prompt(self, *args: Any, **kw: Any) -> Any:
-        "As in the pipeline's own class, after writing placeholders out; brackets are not cleaned away."
+        "As in the pipeline's own class, after placeholders; brackets are not cleaned away."
         given = inspect.signature(super().encode_prompt).bind(*args, **kw)
         for name, value in given.arguments.items():
             texts = value if isinstance(value, list) else [value]

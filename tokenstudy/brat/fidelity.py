@@ -140,9 +140,9 @@ def scores(
     """What the reader finds.
 
     fidelity: share of the identity's attributes, of those that the prompt does not change;
-    by_attribute: the same for each of them; plain: over the pictures whose prompt asked for nothing;
-    adherence: share of what was asked; of that, scene: where it was of the scene; joint: where
-    several things were asked at once; edit: where it was another identity.
+    by_attribute: the same for each of them; plain: over the pictures whose prompt asked for
+    nothing; adherence: share of what was asked; of that, scene: where it was of the scene; joint:
+    where several things were asked at once; edit: where it was another identity.
 
     >>> from tokenstudy.brat.world import CONCEPTS
     >>> scores(torch.rand(1, 3, 32, 32), [("a creature", {})], CONCEPTS[0], Reader().eval())["edit"]
@@ -229,16 +229,15 @@ def run_unit(
 ) -> dict:
     """Learn one concept in one way, at the rate `lr`, draw it, score it.
 
-    >>> from tokenstudy.brat.bases import build_base
-    >>> from tokenstudy.brat.instruments import Contrast
-    >>> both, one = (Reader().eval(), Contrast().eval()), dict(plain=1, single=False, joint=0, edits=0)
-    >>> how = dict(instruments=both, num_inference_steps=1) | one
-    >>> unit = run_unit(build_base("unet"), dict(zip(IDENTITY, map(max, IDENTITY.values()))), "untouched", **how)
+    >>> from tokenstudy.brat import CONCEPTS, Contrast, build_base
+    >>> how = dict(plain=1, single=False, joint=0, edits=0, num_inference_steps=1)
+    >>> both, base = (Reader().eval(), Contrast().eval()), build_base("unet")
+    >>> unit = run_unit(base, CONCEPTS[0], "untouched", instruments=both, **how)
     """
     reader, contrast = instruments
     sources = concept_pictures(identity, pictures, seed=1000 + seed, size=size)
     asked = evaluation_prompts(identity, **prompts)
-    how = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
+    how: dict = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
     out: dict = {}
     if strategy in ANCHORS:
         said = evaluation_prompts(identity, **prompts, words=strategy == "words")
@@ -295,7 +294,9 @@ def paired(
 
     ValueError if they share none.
 
-    >>> def record(s, x): return dict(config=dict(base="unet", strategy=s, concept=0, seed=0), result=dict(f=x))
+    >>> def record(strategy, f):
+    ...     config = dict(base="unet", strategy=strategy, concept=0, seed=0)
+    ...     return dict(config=config, result=dict(f=f))
     >>> paired([record("a", .25), record("b", .75)], ("unet", "a"), ("unet", "b"), "f")
     (0.5, 0.5, 0.5, 1)
     """
@@ -359,7 +360,8 @@ def hub_pipeline(
 ) -> Any:              # a diffusers pipeline in bfloat16
     """A pipeline of the paper.
 
-    `core.MissingModelError` if the hub cannot be reached, `core.TokenStudyError` if memory is short.
+    `core.MissingModelError` if the hub cannot be reached, `core.TokenStudyError` if memory is
+    short.
 
     >>> hub_pipeline("vae")
     Traceback (most recent call last):
@@ -397,8 +399,8 @@ def concept_folders(
     found = [p for p in Path(folder).iterdir() if p.is_dir()] if Path(folder).is_dir() else []
     found = sorted(p for p in found if not p.name.startswith("."))
     if not found:
-        raise ValueError(f"{folder} holds no folders of pictures; make one for each concept, named by "
-                         f"its noun, such as {folder}/dog/")
+        raise ValueError(f"{folder} holds no folders of pictures; make one for each concept, named "
+                         f"by its noun, such as {folder}/dog/")
     return {p.name: load_pictures(p) for p in found}
 
 # %% ../../nbs/brat/13_fidelity.ipynb #530fb56d
@@ -416,7 +418,7 @@ def run_hub_unit(
     batch_size: int = 4,           # pictures drawn at once
     **options: Any           # for `invert`
 ) -> dict:
-    """Learn one's own concept, draw it with the paper's kinds of prompts, score it with CLIP and DINO.
+    """Learn one's own concept, draw it with the paper's prompts, score it with CLIP and DINO.
 
     >>> from tokenstudy.brat.pipelines import random_pipeline
     >>> from tokenstudy.brat.instruments import Contrast

@@ -35,7 +35,8 @@ def open_picture(
         if torch.is_tensor(picture): return as_picture(_checked(picture))
         with Image.open(picture) as opened: return on_white(ImageOps.exif_transpose(opened))
     except Exception as e: # a damaged file can raise anything
-        raise PictureError(f"{_why(picture, e)}; replace or remove it, or save it again as PNG") from e
+        what = f"{_why(picture, e)}; replace or remove it, or save it again as PNG"
+        raise PictureError(what) from e
 
 def _checked(picture):
     "The tensor, if it is a picture."

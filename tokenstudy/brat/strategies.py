@@ -73,10 +73,12 @@ class Options:
                        mixed_precision=(None, "bf16", "fp16"))
         for name, allowed in choices.items():
             if (x := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {x!r}; it must be one of {', '.join(map(str, allowed))}")
+                raise ValueError(f"{name} is {x!r}; it must be one of "
+                                 f"{', '.join(map(str, allowed))}")
         join = self.join
         if not isinstance(join, str) or re.search(r"[^\s,;.&+|/-]", join) or not join:
-            raise ValueError(f"join is {join!r}; it must be punctuation or a space, such as ',' or ' '")
+            raise ValueError(f"join is {join!r}; it must be punctuation or a space, such as ',' or "
+                             "' '")
         read_templates(self.templates)
 
 # %% ../../nbs/brat/11_strategies.ipynb #a2a46ab3
