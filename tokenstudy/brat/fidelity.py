@@ -229,9 +229,9 @@ def run_unit(
 ) -> dict:
     """Learn one concept in one way, at the rate `lr`, draw it, score it.
 
-    >>> from tokenstudy.brat import CONCEPTS, Contrast, build_base
+    >>> from tokenstudy.brat import CONCEPTS, load_base, load_contrast, load_reader
+    >>> base, both = load_base("unet", "cpu"), (load_reader("cpu"), load_contrast("cpu"))
     >>> how = dict(plain=1, single=False, joint=0, edits=0, num_inference_steps=1)
-    >>> both, base = (Reader().eval(), Contrast().eval()), build_base("unet")
     >>> unit = run_unit(base, CONCEPTS[0], "untouched", instruments=both, **how)
     """
     reader, contrast = instruments
