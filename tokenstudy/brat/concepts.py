@@ -133,8 +133,8 @@ def _switching(bb, pipeline, concept, prompts, repeats):
             made[block] = {k: v.repeat_interleave(repeats, 0) for k, v in new.items()}
         return made[block]
     def exchange(module, args, kw):
-        time = torch.as_tensor(kw["timestep"]
-                               if "timestep" in kw else args[1]).float().flatten()[-1:]
+        times = kw["timestep"] if "timestep" in kw else args[1]
+        time = torch.as_tensor(times).float().flatten()[-1:]
         block = int(block_of(bb.unclock(time), bb.levels.total, len(concept.tokens)))
         start, now = conditions(0), conditions(block)
         seen = kw["encoder_hidden_states"][-len(prompts)*repeats:]

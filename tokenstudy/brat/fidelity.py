@@ -250,8 +250,8 @@ def run_unit(
         images = drawn(fresh_copy(pipeline), concept, [t for t, _ in asked], seed=seed, **how)
         out = _learned(concept, keep_rows)
     texts = [t.replace("{}", "creature") for t, _ in asked]
-    return out | scores(images, asked, identity,
-                        reader) | similarities(images, texts, sources, contrast)
+    out |= scores(images, asked, identity, reader)
+    return out | similarities(images, texts, sources, contrast)
 
 # %% ../../nbs/brat/13_fidelity.ipynb #310bbb44
 def _learned(concept, keep_rows):
@@ -288,8 +288,7 @@ def paired(
     first: tuple[str, str],   # (base, strategy)
     second: tuple[str, str],  # the same, compared with the first
     score: str                # such as "fidelity"
-# mean of second minus first, its interval over concepts, their number
-) -> tuple[float, float, float, int]:
+) -> tuple[float, float, float, int]: # mean of second minus first, its interval, count of concepts
     """The difference of two strategies or bases on the same concepts and seeds.
 
     ValueError if they share none.

@@ -90,8 +90,8 @@ class Trainer:
         self.device_wanted = device
         self.folder = None if output_dir is None else Path(output_dir)/CHECKPOINT
         self.bb = backbone(pipeline, options.size)
-        self.names, self.sentences = token_names(placeholder,
-                                                 options), read_templates(options.templates)
+        self.names = token_names(placeholder, options)
+        self.sentences = read_templates(options.templates)
         self.words = {}
         for slot, (tokenizer, _) in self.bb.encoders.items():
             add_tokens(copy.deepcopy(tokenizer), self.names)
