@@ -100,7 +100,8 @@ class Backbone:
     """
     family = "sd"
     denoiser_slot = "unet"
-    file_keys = dict(text_encoder="clip_l") # slot -> key in files of pipelines with several encoders
+    # slot -> key in files of pipelines with several encoders
+    file_keys = dict(text_encoder="clip_l")
     grain: int | None = None                # a size must be a multiple of it; None for a patch
     call_options: dict = {}                 # what a call of the pipeline needs besides the prompt
 
@@ -113,12 +114,13 @@ class Backbone:
         pairs = {slot: self._pair(slot) for slot in self.file_keys}
         self.encoders = {slot: pair for slot, pair in pairs.items() if None not in pair}
         if not self.encoders:
-            raise UnsupportedPipelineError(f"this {type(pipeline).__name__} was loaded without text "
-                                           "encoder and tokenizer; load it with them")
+            raise UnsupportedPipelineError(f"this {type(pipeline).__name__} was loaded without "
+                                           "text encoder and tokenizer; load it with them")
         self.size = size or self.default_size()
         step = self.pipeline.vae_scale_factor*self.patch()
         if self.size % (grain := self.grain or step):
-            raise ValueError(f"size is {self.size}; for this pipeline it must be a multiple of {grain}")
+            raise ValueError(f"size is {self.size}; for this pipeline it must be a multiple of "
+                             f"{grain}")
         self.levels = NoiseLevels(self.pipeline.scheduler, (self.size//step)**2)
         self.denoise = self.denoiser
 
@@ -171,7 +173,8 @@ class Backbone:
             if vae.dtype != kept: vae.to(kept)
         if hasattr(found, "latent_dist"):
             return found.latent_dist.mean.float(), found.latent_dist.std.float()
-        return getattr(found, "latent", getattr(found, "latents", None)).float(), None
+        latents = found.latent if hasattr(found, "latent") else found.latents
+        return latents.float(), None
 
     def scale(self, latents: torch.Tensor) -> torch.Tensor:
         "`latents` as the denoiser sees them, from those of `encode`."
@@ -207,7 +210,8 @@ def pipeline_fingerprint(
     """
     def settings(part):
         config = getattr(part, "config", None)
-        if isinstance(part, nn.Module) and hasattr(config, "to_diff_dict"): return None # hashed with it
+        # hashed with it
+        if isinstance(part, nn.Module) and hasattr(config, "to_diff_dict"): return None
         kept = {k: v for k, v in dict(config or {}).items() if not k.startswith("_")}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
     parts = {k: v for k, v in vars(pipeline).items()
@@ -283,8 +287,8 @@ class PixArt(Backbone):
 # %% ../../nbs/brat/08_backbones.ipynb #cd0c3dfd
 @_registers("SanaPipeline")
 class Sana(PixArt):
-    """Sana. Its long instruction before the prompt is left out, in training as in `call_options`: it
-    costs some 300 tokens per prompt and says nothing about the concept.
+    """Sana. Its long instruction before the prompt is left out, in training as in `call_options`:
+    it costs some 300 tokens per prompt and says nothing about the concept.
 
     >>> from tokenstudy.brat.pipelines import random_pipeline
     >>> Sana(random_pipeline("sana")).size
@@ -299,7 +303,8 @@ class Sana(PixArt):
         return self._encode(prompts, complex_human_instruction=None)
 
     def clock(self, times: Any) -> Any: return times*self.denoiser.config.get("timestep_scale", 1.)
-    def unclock(self, times: Any) -> Any: return times/self.denoiser.config.get("timestep_scale", 1.)
+    def unclock(self, times: Any) -> Any:
+        return times/self.denoiser.config.get("timestep_scale", 1.)
 
     def predict(self, noisy: torch.Tensor, levels: torch.Tensor, condition: dict) -> torch.Tensor:
         return Backbone.predict(self, noisy, levels, condition)[:, :noisy.shape[1]]
@@ -438,7 +443,7 @@ def borrowed(
 def warn_pooling(
     backbone: Backbone
 ) -> None:
-    """Warn if the pooled sentence of one of a `backbone`'s encoders will be read at the learned token.
+    """Warn if an encoder of a `backbone` will read its pooled sentence at the learned token.
 
     >>> from tokenstudy.brat.pipelines import random_pipeline
     >>> warn_pooling(backbone(random_pipeline("flux"), 16))
@@ -446,6 +451,6 @@ def warn_pooling(
     for slot, (_, encoder) in backbone.encoders.items():
         config = encoder.config
         if config.model_type == "clip_text_model" and config.eos_token_id == 2:
-            warnings.warn(f"{slot} has the old eos_token_id 2: with added tokens its pooled sentence "
-                          "is read at the last learned token, in training as in every pipeline that "
-                          "loads the concept", stacklevel=3)
+            warnings.warn(f"{slot} has the old eos_token_id 2: with added tokens its pooled "
+                          "sentence is read at the last learned token, in training as in every "
+                          "pipeline that loads the concept", stacklevel=3)

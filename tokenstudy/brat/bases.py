@@ -322,7 +322,7 @@ def draw(
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts: raise ValueError("there is no prompt to draw")
-    seeds = _seeds(seeds, len(prompts))
+    numbers = _seeds(seeds, len(prompts))
     plain = negative_prompt is None or isinstance(negative_prompt, str)
     avoid = [negative_prompt]*len(prompts) if plain else list(negative_prompt or ())
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -336,7 +336,7 @@ def draw(
     for i in range(0, len(prompts), batch_size):
         part = slice(i, i + batch_size)
         if negative_prompt is not None: more["negative_prompt"] = avoid[part]
-        noise = [torch.Generator().manual_seed(s) for s in seeds[part]]
+        noise = [torch.Generator().manual_seed(s) for s in numbers[part]]
         out.append(pipeline(
             prompts[part], generator=noise, guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps, output_type="pt", **more).images.float().cpu())

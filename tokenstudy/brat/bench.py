@@ -35,7 +35,7 @@ class ScriptTrainer:
     True
     """
     def __init__(self,
-        pipeline: Any,            # a `StableDiffusionPipeline`; it is changed: give it one of its own
+        pipeline: Any,  # a `StableDiffusionPipeline`; it is changed: give it one of its own
         files: Iterable,          # pictures on the disk
         placeholder: str = "<script>", # the token that is learned
         *,
@@ -116,7 +116,8 @@ def sd_shaped(
     >>> sd_shaped().text_encoder.get_input_embeddings().weight.shape
     torch.Size([49408, 768])
     """
-    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import (AutoencoderKL, DDPMScheduler, StableDiffusionPipeline,
+                           UNet2DConditionModel)
     from transformers import CLIPTextConfig, CLIPTextModel
     torch.manual_seed(seed)
     tokenizer = _large_vocabulary(49_408)
@@ -130,12 +131,14 @@ def sd_shaped(
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), norm_num_groups=8)
     vae = AutoencoderKL(
         block_out_channels=(8, 16, 16, 16), down_block_types=("DownEncoderBlock2D",)*4,
-        up_block_types=("UpDecoderBlock2D",)*4, latent_channels=4, norm_num_groups=8, sample_size=512)
+        up_block_types=("UpDecoderBlock2D",)*4, latent_channels=4, norm_num_groups=8,
+        sample_size=512)
     scheduler = DDPMScheduler(beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear",
                               steps_offset=1, clip_sample=False)
     return StableDiffusionPipeline(
         vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False)
+        safety_checker=None, feature_extractor=None, image_encoder=None,
+        requires_safety_checker=False)
 
 # %% ../../nbs/brat/14_bench.ipynb #6e52f573
 PIPELINES = {"unet": lambda: load_base("unet", "cpu"), "sd": sd_shaped}
@@ -195,7 +198,7 @@ def measured_growth(
     torch.set_num_threads(threads)
     trainer = contestant(which, pipeline, folder)
     status = Path("/proc/self/status")
-    held = lambda key: int(re.search(rf"{key}:\s+(\d+) kB", status.read_text())[1])
+    def held(key): return int(re.findall(rf"{key}:\s+(\d+) kB", status.read_text())[0])
     Path("/proc/self/clear_refs").write_text("5")
     before = held("VmRSS")
     for _ in range(num_steps): trainer.step()
@@ -237,12 +240,14 @@ def _raced(name, folder, runs, compiled):
         ours.__exit__(None, None, None)
         best = which == ("compiled" if compiled else "ours")
         yield core.bench_row(
-            f"step_vs_diffusers{suffix}" + ("" if best else "_eager"), 1/a, 1/b, baseline, "steps/s",
+            f"step_vs_diffusers{suffix}" + ("" if best else "_eager"), 1/a, 1/b, baseline,
+            "steps/s",
             goal=1.2 if best and name == "unet" else None, runs=runs, lower_is_better=False)
     del script, ours
     pair = [memory(which, name, folder) for which in ("ours", "script")]
     if all(pair):
-        yield core.bench_row(f"memory_vs_diffusers{suffix}", *pair, baseline, "MiB", goal=1., runs=1)
+        yield core.bench_row(f"memory_vs_diffusers{suffix}", *pair, baseline, "MiB", goal=1.,
+                             runs=1)
 
 def rows(
     pipelines: Iterable[str] = ("unet", "sd"), # keys of `PIPELINES`

@@ -119,8 +119,8 @@ def concept_pictures(
         raise ValueError(f"an identity has the attributes {', '.join(IDENTITY)}; "
                          f"this one has {', '.join(identity) or 'none'}")
     if count < 1: raise ValueError(f"count must be at least 1, not {count}")
-    rng, grounds = random.Random(f"{seed} pictures"), SCENE["background"]
-    grounds = rng.sample(grounds, len(grounds))
+    rng = random.Random(f"{seed} pictures")
+    grounds = rng.sample(SCENE["background"], len(SCENE["background"]))
     scenes = [random_creature(rng, **identity, background=grounds[i % len(grounds)],
                               accessory="nothing") for i in range(count)]
     return [render(c, size, seed=f"{seed} {i}") for i, c in enumerate(scenes)]

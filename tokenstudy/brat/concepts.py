@@ -33,7 +33,8 @@ class Concept:
     history: per step a dict with step, loss, cos (mean over pairs and encoders; None for one token)
     and norm (mean); validation: dicts with step, prompt and image.
 
-    >>> pair = Concept("<x>", ["<x>", "<x-bonus>"], ",", "tokens", dict(text_encoder=torch.ones(2, 16)), "sd", {})
+    >>> rows = dict(text_encoder=torch.ones(2, 16))
+    >>> pair = Concept("<x>", ["<x>", "<x-bonus>"], ",", "tokens", rows, "sd", {})
     >>> pair.expand("a photo of <x>")
     'a photo of <x>,<x-bonus>'
     """
@@ -48,7 +49,7 @@ class Concept:
     validation: list = dataclasses.field(default_factory=list, repr=False)
 
     def phrase(self, block: int = 0) -> str:
-        "What the placeholder becomes in a prompt; `block` chooses the token of strategy \"blocks\"."
+        "What a placeholder becomes in a prompt; `block` chooses the token of strategy \"blocks\"."
         if self.strategy == "tokens": return self.join.join(self.tokens)
         return self.tokens[block if self.strategy == "blocks" else 0]
 
@@ -88,9 +89,12 @@ def apply(self: Concept,
     for slot, (tokenizer, encoder) in encoders.items():
         if slot not in self.embeddings:
             raise ValueError(f"{self.placeholder} was learned for {', '.join(self.embeddings)} "
-                             f"({self.family}), but this {type(pipeline).__name__} also has a {slot}")
+                             f"({self.family}), but this {type(pipeline).__name__} also has a "
+                             f"{slot}")
         if not installed(tokenizer, encoder, self.tokens, self.embeddings[slot]): todo.append(slot)
-    for slot in todo: install(*encoders[slot], self.tokens, self.embeddings[slot])
+    for slot in todo:
+        tokenizer, encoder = encoders[slot]
+        install(tokenizer, encoder, self.tokens, self.embeddings[slot])
     held = pipeline.__dict__.setdefault("_concepts", {})
     if self.placeholder not in held or len(held[self.placeholder].tokens) < len(self.tokens):
         held[self.placeholder] = self # not a part of it from `split`
@@ -129,7 +133,8 @@ def _switching(bb, pipeline, concept, prompts, repeats):
             made[block] = {k: v.repeat_interleave(repeats, 0) for k, v in new.items()}
         return made[block]
     def exchange(module, args, kw):
-        time = torch.as_tensor(kw["timestep"] if "timestep" in kw else args[1]).float().flatten()[-1:]
+        times = kw["timestep"] if "timestep" in kw else args[1]
+        time = torch.as_tensor(times).float().flatten()[-1:]
         block = int(block_of(bb.unclock(time), bb.levels.total, len(concept.tokens)))
         start, now = conditions(0), conditions(block)
         seen = kw["encoder_hidden_states"][-len(prompts)*repeats:]
@@ -174,7 +179,8 @@ def draw_concept(
         other = concept.tokens[1]
         kw["negative_prompt"] = [f"{n}, {other}" if n else other
                                  for n in negative or [""]*len(prompts)]
-        if "true_cfg_scale" in inspect.signature(pipeline.__call__).parameters: # Flux: off unless asked
+        # Flux: off unless asked
+        if "true_cfg_scale" in inspect.signature(pipeline.__call__).parameters:
             kw.setdefault("true_cfg_scale", concept.settings.get("gamma", 5.))
     if concept.strategy != "blocks": return pipeline(concept.expand(prompts), **kw).images
     repeats = kw.get("num_images_per_prompt") or 1
@@ -235,8 +241,8 @@ def export(self: Concept,
 
     ValueError for strategies whose tokens are not one phrase."""
     if self.strategy != "tokens":
-        raise ValueError(f"strategy {self.strategy!r} uses its tokens in different prompts; one file "
-                         "of vectors for one prompt would mean something else. Use save")
+        raise ValueError(f"strategy {self.strategy!r} uses its tokens in different prompts; one "
+                         "file of vectors for one prompt would mean something else. Use save")
     keys = self._file_keys(self.placeholder)
     rows = {keys[slot]: rows.contiguous() for slot, rows in self.embeddings.items()}
     return core.atomic_write(file, tensors_as_bytes(rows))
@@ -244,14 +250,16 @@ def export(self: Concept,
 # %% ../../nbs/brat/10_concepts.ipynb #fd318337
 def _read_concept_file(path, entry, dims):
     "The rows in a concept's file, slot → `[1, d]`."
-    if not path.is_file(): raise core.CorruptFileError(f"{path} is missing; the folder is not complete")
+    if not path.is_file():
+        raise core.CorruptFileError(f"{path} is missing; the folder is not complete")
     if core.sha256(path) != entry["sha256"]:
-        raise core.CorruptFileError(f"{path} is damaged: its sha256 is not the manifest's; save the "
-                                    "concept again")
+        raise core.CorruptFileError(f"{path} is damaged: its sha256 is not the manifest's; save "
+                                    "the concept again")
     tensors = load_file(path)
     for slot, key in entry["keys"].items():
         if key not in tensors or tensors[key].shape != (1, dims[slot]):
-            raise core.CorruptFileError(f"{path} does not hold {key!r} with shape [1, {dims[slot]}]")
+            raise core.CorruptFileError(f"{path} does not hold {key!r} with shape "
+                                        f"[1, {dims[slot]}]")
     return {slot: tensors[key].float() for slot, key in entry["keys"].items()}
 
 def load_concept(
@@ -309,7 +317,8 @@ class ConceptLoaderMixin(TextualInversionLoaderMixin):
         """As in diffusers; `source` may also be a folder that `Concept.save` wrote, with all its
         tokens and encoders."""
         path = Path(source) if isinstance(source, (str, Path)) else None
-        if path is not None and (path/MANIFEST).is_file() and "weight_name" not in kw: load(self, path)
+        if path is not None and (path/MANIFEST).is_file() and "weight_name" not in kw:
+            load(self, path)
         else: super().load_textual_inversion(source, *args, **kw)
 
     def _written_out(self, value):
@@ -320,7 +329,7 @@ class ConceptLoaderMixin(TextualInversionLoaderMixin):
         return value
 
     def encode_prompt(self, *args: Any, **kw: Any) -> Any:
-        "As in the pipeline's own class, after writing placeholders out; brackets are not cleaned away."
+        "As in the pipeline's own class, after placeholders; brackets are not cleaned away."
         given = inspect.signature(super().encode_prompt).bind(*args, **kw)
         for name, value in given.arguments.items():
             texts = value if isinstance(value, list) else [value]

@@ -49,7 +49,8 @@ ANCHORS = ("untouched", "words")
 #: (base, kind of strategy) -> the best of four rates on two concepts that are not in the experiment
 LEARNING_RATES = {
     ("unet", "one"): .05, ("unet", "several"): .05, ("unet", "fixed norm"): .01,
-    ("transformer", "one"): .02, ("transformer", "several"): .01, ("transformer", "fixed norm"): .02}
+    ("transformer", "one"): .02, ("transformer", "several"): .01,
+    ("transformer", "fixed norm"): .02}
 
 def learning_rate(
     base: str,    # "unet" or "transformer"
@@ -112,7 +113,7 @@ def similarities(
     images: Any,          # B pictures
     texts: Iterable[str], # B prompts, with a plain noun in place of the placeholder
     sources: Any,         # pictures of the concept
-    model: Any            # `Contrast` or a CLIP of `HubSimilarity`; with a DINO, texts are not scored
+    model: Any  # `Contrast` or a CLIP of `HubSimilarity`; with a DINO, texts are not scored
 ) -> dict:                # clip_i, clip_t (if the model has texts), consistency: means of cosines
     """Similarity to the sources, to the prompts, and among the pictures.
 
@@ -139,9 +140,9 @@ def scores(
     """What the reader finds.
 
     fidelity: share of the identity's attributes, of those that the prompt does not change;
-    by_attribute: the same for each of them; plain: over the pictures whose prompt asked for nothing;
-    adherence: share of what was asked; of that, scene: where it was of the scene; joint: where
-    several things were asked at once; edit: where it was another identity.
+    by_attribute: the same for each of them; plain: over the pictures whose prompt asked for
+    nothing; adherence: share of what was asked; of that, scene: where it was of the scene; joint:
+    where several things were asked at once; edit: where it was another identity.
 
     >>> from tokenstudy.brat.world import CONCEPTS
     >>> scores(torch.rand(1, 3, 32, 32), [("a creature", {})], CONCEPTS[0], Reader().eval())["edit"]
@@ -158,7 +159,8 @@ def scores(
                       for k, v in identity.items()},
         plain=mean([h for _, asked, h, _ in rows if not asked]),
         adherence=obeyed(lambda asked: True), scene=obeyed(lambda asked: set(asked) & set(SCENE)),
-        joint=obeyed(lambda asked: len(asked) > 1), edit=obeyed(lambda asked: set(asked) & set(IDENTITY)))
+        joint=obeyed(lambda asked: len(asked) > 1),
+        edit=obeyed(lambda asked: set(asked) & set(IDENTITY)))
 
 # %% ../../nbs/brat/13_fidelity.ipynb #063f0ae6
 SUBJECT = "<creature>"
@@ -227,16 +229,15 @@ def run_unit(
 ) -> dict:
     """Learn one concept in one way, at the rate `lr`, draw it, score it.
 
-    >>> from tokenstudy.brat.bases import build_base
-    >>> from tokenstudy.brat.instruments import Contrast
-    >>> both, one = (Reader().eval(), Contrast().eval()), dict(plain=1, single=False, joint=0, edits=0)
-    >>> how = dict(instruments=both, num_inference_steps=1) | one
-    >>> unit = run_unit(build_base("unet"), dict(zip(IDENTITY, map(max, IDENTITY.values()))), "untouched", **how)
+    >>> from tokenstudy.brat import CONCEPTS, load_base, load_contrast, load_reader
+    >>> base, both = load_base("unet", "cpu"), (load_reader("cpu"), load_contrast("cpu"))
+    >>> how = dict(plain=1, single=False, joint=0, edits=0, num_inference_steps=1)
+    >>> unit = run_unit(base, CONCEPTS[0], "untouched", instruments=both, **how)
     """
     reader, contrast = instruments
     sources = concept_pictures(identity, pictures, seed=1000 + seed, size=size)
     asked = evaluation_prompts(identity, **prompts)
-    how = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
+    how: dict = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
     out: dict = {}
     if strategy in ANCHORS:
         said = evaluation_prompts(identity, **prompts, words=strategy == "words")
@@ -249,7 +250,8 @@ def run_unit(
         images = drawn(fresh_copy(pipeline), concept, [t for t, _ in asked], seed=seed, **how)
         out = _learned(concept, keep_rows)
     texts = [t.replace("{}", "creature") for t, _ in asked]
-    return out | scores(images, asked, identity, reader) | similarities(images, texts, sources, contrast)
+    out |= scores(images, asked, identity, reader)
+    return out | similarities(images, texts, sources, contrast)
 
 # %% ../../nbs/brat/13_fidelity.ipynb #310bbb44
 def _learned(concept, keep_rows):
@@ -286,12 +288,14 @@ def paired(
     first: tuple[str, str],   # (base, strategy)
     second: tuple[str, str],  # the same, compared with the first
     score: str                # such as "fidelity"
-) -> tuple[float, float, float, int]: # mean of second minus first, its interval over concepts, their number
+) -> tuple[float, float, float, int]: # mean of second minus first, its interval, count of concepts
     """The difference of two strategies or bases on the same concepts and seeds.
 
     ValueError if they share none.
 
-    >>> def record(s, x): return dict(config=dict(base="unet", strategy=s, concept=0, seed=0), result=dict(f=x))
+    >>> def record(strategy, f):
+    ...     config = dict(base="unet", strategy=strategy, concept=0, seed=0)
+    ...     return dict(config=config, result=dict(f=f))
     >>> paired([record("a", .25), record("b", .75)], ("unet", "a"), ("unet", "b"), "f")
     (0.5, 0.5, 0.5, 1)
     """
@@ -307,7 +311,8 @@ def paired(
     return *core.bootstrap_interval([np.mean(g) for g in gaps.values()]), len(gaps)
 
 # %% ../../nbs/brat/13_fidelity.ipynb #6bc4458c
-HUB_BASES = dict(unet="CompVis/stable-diffusion-v1-4", transformer="PixArt-alpha/PixArt-XL-2-512x512")
+HUB_BASES = dict(unet="CompVis/stable-diffusion-v1-4",
+                 transformer="PixArt-alpha/PixArt-XL-2-512x512")
 #: bfloat16 weights, and one picture of 512 pixels with its activations
 GIGABYTES = dict(unet=8, transformer=30)
 
@@ -354,7 +359,8 @@ def hub_pipeline(
 ) -> Any:              # a diffusers pipeline in bfloat16
     """A pipeline of the paper.
 
-    `core.MissingModelError` if the hub cannot be reached, `core.TokenStudyError` if memory is short.
+    `core.MissingModelError` if the hub cannot be reached, `core.TokenStudyError` if memory is
+    short.
 
     >>> hub_pipeline("vae")
     Traceback (most recent call last):
@@ -392,8 +398,8 @@ def concept_folders(
     found = [p for p in Path(folder).iterdir() if p.is_dir()] if Path(folder).is_dir() else []
     found = sorted(p for p in found if not p.name.startswith("."))
     if not found:
-        raise ValueError(f"{folder} holds no folders of pictures; make one for each concept, named by "
-                         f"its noun, such as {folder}/dog/")
+        raise ValueError(f"{folder} holds no folders of pictures; make one for each concept, named "
+                         f"by its noun, such as {folder}/dog/")
     return {p.name: load_pictures(p) for p in found}
 
 # %% ../../nbs/brat/13_fidelity.ipynb #530fb56d
@@ -411,7 +417,7 @@ def run_hub_unit(
     batch_size: int = 4,           # pictures drawn at once
     **options: Any           # for `invert`
 ) -> dict:
-    """Learn one's own concept, draw it with the paper's kinds of prompts, score it with CLIP and DINO.
+    """Learn one's own concept, draw it with the paper's prompts, score it with CLIP and DINO.
 
     >>> from tokenstudy.brat.pipelines import random_pipeline
     >>> from tokenstudy.brat.instruments import Contrast

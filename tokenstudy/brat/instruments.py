@@ -156,7 +156,8 @@ class HubSimilarity:
                 f"{name} could not be loaded: it is neither a whole folder here nor to be had from "
                 f"the hub ({why}). With a network: hf download {name}; without: give a folder made "
                 "by save_pretrained, or use `load_contrast()`") from e
-        if speaks and len(self.tokenizer) < self.model.config.text_config.vocab_size//2:
+        if self.tokenizer is None: return
+        if len(self.tokenizer) < self.model.config.text_config.vocab_size//2:
             raise core.MissingModelError(f"{name} could not be loaded: its tokenizer is missing; "
                                          "copy tokenizer.json from where the model came from")
 

@@ -37,7 +37,8 @@ class DivergedError(core.TrainingError):
 class Batch:
     """What a step draws.
 
-    >>> Batch(torch.arange(2), torch.arange(2), torch.zeros(2), torch.zeros(2), ["a {}"]*2).templates
+    >>> which, noise = torch.arange(2), torch.zeros(2, 4, 8, 8)
+    >>> Batch(which, which, noise, noise, ["a {}"]*2).templates
     ['a {}', 'a {}']
     """
     pictures: torch.Tensor     # long [B]
@@ -66,6 +67,12 @@ class Trainer:
     """
     rows: dict[str, nn.Parameter]
     norms: dict[str, float]
+    mean: torch.Tensor
+    std: torch.Tensor | None
+    generator: torch.Generator
+    optimiser: torch.optim.Optimizer
+    denoising: Any
+    _stack: contextlib.ExitStack
 
     def __init__(self,
         pipeline: Any,    # a text-to-image pipeline of a family in `BACKBONES`
@@ -83,7 +90,8 @@ class Trainer:
         self.device_wanted = device
         self.folder = None if output_dir is None else Path(output_dir)/CHECKPOINT
         self.bb = backbone(pipeline, options.size)
-        self.names, self.sentences = token_names(placeholder, options), read_templates(options.templates)
+        self.names = token_names(placeholder, options)
+        self.sentences = read_templates(options.templates)
         self.words = {}
         for slot, (tokenizer, _) in self.bb.encoders.items():
             add_tokens(copy.deepcopy(tokenizer), self.names)
@@ -236,8 +244,8 @@ def _penalty(self: Trainer):
 def _losses(self: Trainer, step: int) -> Iterator:
     "The losses of a step, each with its own gradient."
     device, accumulation = self.bb.device.type, self.options.accumulation
-    half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(self.options.mixed_precision)
-    self.denoising: Any = 0
+    half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(self.options.mixed_precision or "")
+    self.denoising = 0
     for _ in range(accumulation):
         batch = self.draw()
         with torch.autocast(device, half, enabled=half is not None):
@@ -279,7 +287,8 @@ def _start_training(self: Trainer, rates):
     "Set up the loop, and continue from the checkpoint if there is one."
     options, rows = self.options, list(self.rows.values())
     self.optimiser = torch.optim.AdamW(rows, lr=options.lr, weight_decay=options.weight_decay)
-    half = options.mixed_precision == "fp16" or torch.float16 in {m.dtype for m in self.bb.modules()}
+    kinds = {m.dtype for m in self.bb.modules()}
+    half = options.mixed_precision == "fp16" or torch.float16 in kinds
     old = self.folder.with_suffix(".safetensors") if self.folder else None
     if old is not None and old.is_file() and self.resume:
         raise core.CheckpointError(f"{old} is a checkpoint of an earlier version of tokenstudy; "
@@ -308,11 +317,13 @@ def save(self: Trainer) -> None:
 @patch
 def _diverged(self: Trainer, step: int, loss: float):
     "The error that says what happened and what to do."
-    rate, kept = self.optimiser.param_groups[0]["lr"], self.folder is not None and self.folder.exists()
+    rate = self.optimiser.param_groups[0]["lr"]
+    kept = self.folder is not None and self.folder.exists()
     last = f". The last good checkpoint is {self.folder}" if kept else ""
     return DivergedError(
-        f"step {step + 1} of {self.options.num_steps}: loss {loss}, mean norm of the rows {self._norm()} "
-        f"at learning rate {rate}; lower lr, set clip=1, or use another mixed_precision{last}")
+        f"step {step + 1} of {self.options.num_steps}: loss {loss}, mean norm of the rows "
+        f"{self._norm()} at learning rate {rate}; lower lr, set clip=1, or use another "
+        f"mixed_precision{last}")
 
 # %% ../../nbs/brat/12_inversion.ipynb #efb1776b
 def _validate(trainer, prompts, folder, options):

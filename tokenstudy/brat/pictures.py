@@ -35,7 +35,8 @@ def open_picture(
         if torch.is_tensor(picture): return as_picture(_checked(picture))
         with Image.open(picture) as opened: return on_white(ImageOps.exif_transpose(opened))
     except Exception as e: # a damaged file can raise anything
-        raise PictureError(f"{_why(picture, e)}; replace or remove it, or save it again as PNG") from e
+        what = f"{_why(picture, e)}; replace or remove it, or save it again as PNG"
+        raise PictureError(what) from e
 
 def _checked(picture):
     "The tensor, if it is a picture."
@@ -49,7 +50,8 @@ def _why(picture, error):
     "What is wrong with a picture, in half a sentence that names its file."
     if isinstance(error, Image.DecompressionBombError):
         error = "it unfolds to more pixels than a picture should have"
-    if isinstance(picture, (str, Path)): return f"{Path(picture).name} cannot be read as a picture ({error})"
+    if isinstance(picture, (str, Path)):
+        return f"{Path(picture).name} cannot be read as a picture ({error})"
     return f"this {type(picture).__name__} cannot be read as a picture ({error})"
 
 # %% ../../nbs/brat/09_pictures.ipynb #a83b0913
@@ -112,7 +114,8 @@ TEMPLATES = dict(
         "a photo of a {}", "a picture of a {}", "a drawing of a {}", "a rendering of a {}",
         "a good photo of a {}", "a close-up photo of a {}", "a bright photo of a {}",
         "a dark photo of a {}", "a cropped photo of a {}", "a photo of the {}", "a photo of one {}",
-        "a photo of my {}", "a photo of a small {}", "a photo of a large {}", "a photo of a nice {}",
+        "a photo of my {}", "a photo of a small {}", "a photo of a large {}",
+        "a photo of a nice {}",
         "a clear picture of the {}", "the {} in a photo", "a depiction of a {}"),
     style=(
         "a painting in the style of {}", "a picture in the style of {}",

@@ -23,10 +23,11 @@ _WORDS = "a photo of the creature cat dog in style good picture drawing red blue
 def _clip_tokenizer(length=24):
     "A CLIPTokenizer that knows `_WORDS` and single characters."
     from transformers import CLIPTokenizer
-    merges = {}
+    merges: dict = {}
     for word in _WORDS:
-        first, *rest = [*word[:-1], word[-1] + "</w>"]
-        for piece in rest: merges[first, piece] = first = first + piece
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        first = pieces[0]
+        for piece in pieces[1:]: merges[first, piece] = first = first + piece
     letters = [chr(c) for c in range(33, 127)]
     special = ["<|startoftext|>", "<|endoftext|>"]
     vocab = [*letters, *(c + "</w>" for c in letters), *merges.values(), *special]

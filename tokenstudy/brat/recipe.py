@@ -443,7 +443,8 @@ def gate_prompts(
     >>> asked == parse(text)
     True
     """
-    rng, out = random.Random(f"{seed} gate"), []
+    rng = random.Random(f"{seed} gate")
+    out: list = []
     while len(out) < count:
         kind = rng.choice(CONCEPTS) if rng.random() < .1 else {}
         text = caption(random_creature(rng, **kind), rng)

@@ -69,13 +69,16 @@ class Options:
         for name in ("lr", "gamma", "clip"):
             if not ((x := getattr(self, name)) is None or _finite(x) and x > 0):
                 raise ValueError(f"{name} is {x!r}; it must be a finite number above 0")
-        choices = dict(strategy=("tokens", "blocks", "negative"), mixed_precision=(None, "bf16", "fp16"))
+        choices = dict(strategy=("tokens", "blocks", "negative"),
+                       mixed_precision=(None, "bf16", "fp16"))
         for name, allowed in choices.items():
             if (x := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {x!r}; it must be one of {', '.join(map(str, allowed))}")
+                raise ValueError(f"{name} is {x!r}; it must be one of "
+                                 f"{', '.join(map(str, allowed))}")
         join = self.join
         if not isinstance(join, str) or re.search(r"[^\s,;.&+|/-]", join) or not join:
-            raise ValueError(f"join is {join!r}; it must be punctuation or a space, such as ',' or ' '")
+            raise ValueError(f"join is {join!r}; it must be punctuation or a space, such as ',' or "
+                             "' '")
         read_templates(self.templates)
 
 # %% ../../nbs/brat/11_strategies.ipynb #a2a46ab3

@@ -41,8 +41,8 @@ def check_placeholder(
                                "learn it anew")
     if name[0].isalnum() and name[-1].isalnum():
         pieces = ", ".join(map(repr, tokenizer.tokenize(name)))
-        raise PlaceholderError(f"the placeholder {name!r} reads like ordinary text: without brackets "
-                               f"it splits into the known pieces {pieces}; use {better}")
+        raise PlaceholderError(f"the placeholder {name!r} reads like ordinary text: without "
+                               f"brackets it splits into the known pieces {pieces}; use {better}")
 
 # %% ../../nbs/brat/07_tokens.ipynb #4da6913f
 def add_tokens(
@@ -62,9 +62,9 @@ def add_tokens(
     for name, i in zip(names, ids):
         for text in (name, f"a {name} in", ",".join(names)):
             if tokenizer(text).input_ids.count(i) == 1: continue
-            raise PlaceholderError(f"the placeholder {name!r} is not read as one token in {text!r}, "
-                                   f"but as {tokenizer.tokenize(text)}; use a name that differs "
-                                   "more from known ones")
+            raise PlaceholderError(f"the placeholder {name!r} is not read as one token in "
+                                   f"{text!r}, but as {tokenizer.tokenize(text)}; use a name "
+                                   "that differs more from known ones")
     return ids
 
 # %% ../../nbs/brat/07_tokens.ipynb #3b9f2e09
@@ -79,7 +79,8 @@ def word_id(
     >>> tokenizer.decode([word_id(tokenizer, "cat")]).strip()
     'cat'
     """
-    ids = tokenizer(f" {word}", add_special_tokens=False).input_ids # as it stands inside of a sentence
+    # as it stands inside of a sentence
+    ids = tokenizer(f" {word}", add_special_tokens=False).input_ids
     if len(ids) != 1:
         pieces = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(ids)))
         raise ValueError(f"the init word {word!r} splits into {len(ids)} pieces: {pieces}; "
@@ -91,7 +92,7 @@ def word_id(
 
 # %% ../../nbs/brat/07_tokens.ipynb #d54e091e
 class LearnedEmbedding(nn.Module):
-    """A token embedding whose ids in `ids` are read from `rows`, all others from the frozen `table`.
+    """A token embedding whose ids in `ids` are read from `rows`, others from the frozen `table`.
 
     `rows` is held but not registered: it does not become a parameter of the encoder that this
     module is put into.
@@ -151,9 +152,9 @@ def installed(
     there = [name in known and torch.equal(table[known[name]], row)
              for name, row in zip(names, rows.to(table))]
     if all(there): return True
-    raise PlaceholderError(f"{names[there.index(False)]!r} is not in this pipeline as it was learned, "
-                           f"or not all of {', '.join(names)} are there; load a fresh pipeline, or "
-                           "learn under another name")
+    raise PlaceholderError(f"{names[there.index(False)]!r} is not in this pipeline as it was "
+                           f"learned, or not all of {', '.join(names)} are there; load a fresh "
+                           "pipeline, or learn under another name")
 
 # %% ../../nbs/brat/07_tokens.ipynb #9cf38a5c
 def install(
