@@ -153,6 +153,26 @@ def test_one_version(settings, project, metadata, base):
     assert [file.name for file in written if f'"{settings["version"]}"' in file.read_text(encoding="utf-8")] == []
 
 
+def told(settings, citation: dict, readme: str, doc: str) -> list:
+    "Which of the places that say what this is do not say it as the first sentence of README does."
+    sentence = re.search(r"^> (.+)$", readme, re.MULTILINE)[1]
+    short = ", ".join(sentence.split(", ")[:2])              # without where it runs
+    entry = re.search(r"@software{.*?title = {([^}]*)}", readme, re.DOTALL)[1]
+    said = {"settings.ini": settings["description"] + "." == sentence, "abstract": citation["abstract"] == sentence,
+            "title": citation["title"] == f"tokenstudy: {short[0].lower()}{short[1:]}", "README's entry": entry == citation["title"],
+            "tokenstudy.__doc__": doc.splitlines()[0] == f"{short}."}
+    return [place for place, same in said.items() if not same]
+
+
+def test_one_sentence_says_what_this_is(settings, metadata):
+    import tokenstudy
+    citation = yaml.safe_load((ROOT/"CITATION.cff").read_text(encoding="utf-8"))
+    readme = (ROOT/"README.md").read_text(encoding="utf-8")
+    assert told(settings, citation, readme, tokenstudy.__doc__) == [] and metadata["Summary"] == settings["description"]
+    assert told(settings, citation, readme.replace("Four papers", "Five papers"), tokenstudy.__doc__) == \
+           ["settings.ini", "abstract", "title", "tokenstudy.__doc__"]
+
+
 def test_every_requirement_is_pinned_and_installable_without_gpu_wheels(settings):
     lines = (ROOT/"constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = dict(re.fullmatch(r"([\w.-]+)==([\w.!+]+)", line).groups() for line in lines if line and not line.startswith("#"))
