@@ -32,7 +32,7 @@ def files(root: Path, pattern: str) -> dict:
     ("tokenstudy/**/*.py", "these modules are not what their notebooks export: make export"),
     ("tokenstudy/**/*.pyi", "these typed front doors are not those of the modules: make export"),
     ("nbs/**/*.ipynb", "these notebooks are not clean: make export"),
-    ("nbs/images/*", "the pictures of README.md are not what results/ draws: make export"),
+    ("nbs/images/index_*", "the pictures of README.md are not those of nbs/index.ipynb: make export"),
     ("README.md", "README.md is not what nbs/index.ipynb makes: make export")])
 def test_generated_files_are_in_step(regenerated, pattern, way_out):
     here, made = files(ROOT, pattern), files(regenerated, pattern)

@@ -125,3 +125,24 @@ def test_pictures_good_and_bad(tmp_path):
         with pytest.raises(PictureError, match="picture 2"): read_pictures([half, bad], size)
     with pytest.raises(PictureError, match="no pictures"): invert(pipeline(), [], "<x>", init_word="cat")
     with pytest.warns(UserWarning, match="only one picture"): invert(pipeline(), [half], "<x>", init_word="cat", num_steps=1, progress=False)
+
+
+DEPTHS = dict(wide=lambda x: Image.fromarray((x*65535).astype(np.uint16)), long=lambda x: Image.fromarray((x*65535).astype(np.int32)),
+              floats=lambda x: Image.fromarray(x.astype(np.float32)), bytes=lambda x: Image.fromarray((x*255).astype(np.uint8)))
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_grey_ramp_arrives_as_a_ramp_by_every_way(depth, tmp_path):
+    ramp = np.linspace(0, 1, 1024).reshape(32, 32)
+    picture, file = DEPTHS[depth](ramp), tmp_path/("a.tif" if depth in ("floats", "long") else "a.png")
+    picture.save(file)
+    ways = [read_pictures([picture, picture], 32)[0], read_pictures([file, file], 32)[0], read_pictures([str(file)]*2, 32)[1]]
+    if file.suffix == ".png":
+        (tmp_path/"b.png").write_bytes(file.read_bytes())
+        ways.append(read_pictures(load_pictures(tmp_path), 32)[0])
+    for found in ways: assert np.abs(found[0].numpy() - (2*ramp - 1)).max() < .02
+
+
+def test_a_picture_that_unfolds_to_too_much_is_refused(tmp_path, monkeypatch):
+    Image.new("1", (400, 400)).save(tmp_path/"bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(PictureError, match="bomb.png cannot be read as a picture .*more pixels"): read_pictures([tmp_path/"bomb.png"], 8)

@@ -12,7 +12,7 @@ from tokenstudy.brat.inversion import invert
 def test_names_that_cannot_be_one_token_are_refused(name, why):
     pipe = pipeline()
     before = whole_state(pipe)
-    with pytest.raises(PlaceholderError, match=why): invert(pipe, pictures(), name, "cat")
+    with pytest.raises(PlaceholderError, match=why): invert(pipe, pictures(), name, init_word="cat")
     assert changes(before, whole_state(pipe)) == []
 
 
@@ -20,11 +20,11 @@ def test_names_that_collide_are_refused():
     pipe = pipeline()
     pipe.tokenizer.add_tokens(["<x-bonus>", "<dog>_1", "<z>"])
     for name, why in (("<x>", "'<x-bonus>' is already known"), ("<dog>", "already known"), ("<Z>", "already known to the tokenizer \\(as '<z>'\\)")):
-        with pytest.raises(PlaceholderError, match=why): invert(pipe, pictures(), name, "cat")
+        with pytest.raises(PlaceholderError, match=why): invert(pipe, pictures(), name, init_word="cat")
 
 
 @pytest.mark.parametrize("family, word, why", [
     ("sd", "redcat", "splits into 4 pieces: 'r'|splits into \\d pieces"), ("sd", "red cat", "splits into 2 pieces: 'red</w>', 'cat</w>'"), ("sd", "", "splits into 0 pieces"),
     ("sd", "é", "unknown|splits"), ("pixart", "zebra", "unknown to the tokenizer"), ("sana", "red cat", "splits into 2 pieces")])
 def test_init_words_that_are_no_word_are_refused(family, word, why):
-    with pytest.raises(ValueError, match=why): invert(pipeline(family), pictures(), "<x>", word, size=32)
+    with pytest.raises(ValueError, match=why): invert(pipeline(family), pictures(), "<x>", init_word=word, size=32)

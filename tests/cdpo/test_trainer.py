@@ -22,7 +22,7 @@ from trl import DPOConfig, DPOTrainer
 
 from tokenstudy import core, lm as lms
 from tokenstudy.cdpo import losses, trainer as trainer_, weights as W
-from tokenstudy.cdpo.methods import LogProbCurves, curves
+from tokenstudy.cdpo.methods import LogProbCurves, curves, train
 from tokenstudy.cdpo.trainer import MODEL_KEYS, TokenWeightedDPOConfig, TokenWeightedDPOTrainer
 from tokenstudy.cdpo.weights import PreferenceDataError, TokenWeightedCollator, first_difference, oracle_weights, tokenize_pairs
 from tokenstudy.lm.resuming import whole_checkpoint
@@ -462,7 +462,7 @@ def test_preference_settings_without_a_weighted_form_are_refused(tmp_path, kw, m
 def test_preference_a_frozen_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no parameter of the model takes a gradient"): trainer(tmp_path, model=toy().model.requires_grad_(False))
     frozen = toy()._replace(model=toy().model.requires_grad_(False))
-    assert not torch.equal(state(P.train("sft", frozen, pairs(), 1e-2).lm.model), state(frozen.model))
+    assert not torch.equal(state(train("sft", frozen, pairs(), lr=1e-2).lm.model), state(frozen.model))
     assert not any(p.requires_grad for p in frozen.model.parameters())
 
 

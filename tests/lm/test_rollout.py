@@ -201,7 +201,8 @@ def test_rollout_mutants_are_caught(mutant, monkeypatch):
     if mutant == "wrong position":
         forward = type(model).forward
         def late(self, *args, branches=None, position_ids=None, **options):
-            return forward(self, *args, position_ids=position_ids + (branches is not None), **options, **dict(branches=branches) if branches else {})
+            if branches is None: return forward(self, *args, position_ids=position_ids, **options)
+            return forward(self, *args, position_ids=position_ids + 1, branches=branches, **options)
         monkeypatch.setattr(type(model), "forward", late)
     if mutant == "EOS dropped": monkeypatch.setattr(rollout_, "eos_ids", lambda model: set())
     if mutant == "one stream for all positions": monkeypatch.setattr(rollout_, "rollout_numbers", lambda count, seed, stream, t, j: draw(count, seed, stream, 0, j))

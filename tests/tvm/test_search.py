@@ -1,12 +1,10 @@
-"""Search: trees against a slow loop without cache or batch, costs against the trie, votes and curves against brute force, resumption
-after kill -9, bad input; and each checker fails when a fault is put in."""
+"Search: trees against a slow loop without cache or batch, costs against the trie, resumption after kill -9, bad input; and each checker fails when a fault is put in."
 import functools
 import itertools
 import json
 import math
 import subprocess
 import sys
-from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,39 +14,22 @@ from hypothesis import given, settings, strategies as st
 
 from conftest import ROOT
 from tokenstudy import core, lm, reasoning
-from tokenstudy import tvm as search
 from tokenstudy.tvm import policies
 from tokenstudy.tvm import search as search_
-
-FAMILIES, EOS = ("llama", "qwen", "gpt2", "opt"), 11
-PROMPTS = [[3, 1, 4], [2, 7], [6], [5, 5, 5, 5, 1]]
-
-
-@functools.cache
-def tiny(family, seed=0): return lm.tiny_lm(family, vocab=12, seed=seed)
-
-
-class Judge(torch.nn.Module):
-    "A toy verifier with a cache: the logit of one token."
-    def __init__(self, family, seed=5):
-        super().__init__()
-        self.body = tiny(family, seed).model
-    def get_input_embeddings(self): return self.body.get_input_embeddings()
-    def forward(self, **inputs):
-        out = self.body(**inputs)
-        logits = out.logits[..., 4] / 6
-        return SimpleNamespace(logits=logits, values=logits.sigmoid(), past_key_values=out.past_key_values)
+from tokenstudy.tvm.verifier import TokenValueModel, score_responses
+from tokenstudy.tvm.voting import ScoreError, best_of_n, sample_score, weighted_vote
+from tokenstudy.tvm.search import Candidate, SearchResult, tree_search
+from tokenstudy.tvm.policies import beam_policy, rebase, rebase_policy, step_beam
+from tvm.toys import EOS, FAMILIES, Judge, PROMPTS, ids, made, tiny
 
 
 @functools.cache
 @torch.no_grad()
-def law(family, seed, text): return tiny(family, seed).model(input_ids=torch.tensor([text])).logits[0, -1]
+def logits_of(family, seed, text): return tiny(family, seed).model(input_ids=torch.tensor([text])).logits[0, -1]
 
 
-def value(family, text): return float((law(family, 5, tuple(text))[4].double() / 6).sigmoid())
+def value(family, text): return float((logits_of(family, 5, tuple(text))[4].double() / 6).sigmoid())
 
-
-# the policies once more, as plainly as possible: (values, parents, open, done) -> [(node, children)]
 
 def slow_beam(values, parents, open, done, K, b):
     left, out = sorted(open + done), []
@@ -95,11 +76,11 @@ def slow_search(family, prompt, stream, K, choose, ends, most, max_steps=6, step
                 u = numbers[parent] if parent >= 0 and j == 0 else np.random.default_rng([seed, stream * K + slot, step]).random(most)
                 slot, out, own = slot + 1, list(text[parent]), []
                 while not own or not (own[-1] == EOS or len(out) == most or len(own) == step_tokens or ends(own)):
-                    p = lm.warp(law(family, 0, tuple(prompt + out)), **warp)
+                    p = lm.warp(logits_of(family, 0, tuple(prompt + out)), **warp)
                     own.append(int(lm.pick(p[None], torch.tensor([u[len(out)]]))))
                     out.append(own[-1])
                 ahead = list(out)
-                while len(ahead) < min(len(out) + look, most) and ahead[-1] != EOS: ahead.append(int(law(family, 0, tuple(prompt + ahead)).argmax()))
+                while len(ahead) < min(len(out) + look, most) and ahead[-1] != EOS: ahead.append(int(logits_of(family, 0, tuple(prompt + ahead)).argmax()))
                 node = len(nodes)
                 text[node], numbers[node] = out, u
                 nodes.append((step, parent, own, value(family, prompt + ahead), own[-1] == EOS))
@@ -113,7 +94,7 @@ def slow_search(family, prompt, stream, K, choose, ends, most, max_steps=6, step
 
 
 def check_search(family="llama", method="step_beam", K=6, b=2, ends=dict(block=3), most=12, prompts=PROMPTS, seed=3, look=0, fast={}, **options):
-    found = getattr(search, method)(tiny(family), Judge(family), prompts, K, *([b] if method != "rebase" else []), max_steps=6, max_new_tokens=most,
+    found = getattr(policies, method)(tiny(family), Judge(family), prompts, K=K, **(dict(b=b) if method != "rebase" else {}), max_steps=6, max_new_tokens=most,
                                     seed=seed, lookahead=look, **ends, **options, **fast)
     stop = (lambda own: len(own) >= ends["block"]) if "block" in ends else (lambda own: own[-1] in ends["delimiter"])
     choose = functools.partial(SLOW[method], K=K, **({} if method == "rebase" else dict(b=b)))
@@ -145,7 +126,7 @@ def test_search_any_settings(method, sizes, ends, most, seed, temperature, top_p
     check_search("llama", method, *sizes, ends, most, PROMPTS[:2], seed, look, dict(recompute=recompute, batch_size=1 + seed % 2), temperature=temperature, top_p=top_p)
 
 
-def same(a, b):
+def same_search(a, b):
     "Whether two searches are the same but for rounding and for costs."
     for x, y in zip(a, b, strict=True):
         assert [(n.step, n.parent, n.tokens, n.kept, n.finished) for n in x.nodes] == [(n.step, n.parent, n.tokens, n.kept, n.finished) for n in y.nodes]
@@ -154,22 +135,22 @@ def same(a, b):
 
 
 def test_search_does_not_depend_on_the_batch():
-    run = lambda prompts=PROMPTS, **options: search.step_beam(tiny("llama"), Judge("llama"), prompts, 6, 2, block=3, max_new_tokens=12, **options)
+    run = lambda prompts=PROMPTS, **options: step_beam(tiny("llama"), Judge("llama"), prompts, K=6, b=2, block=3, max_new_tokens=12, **options)
     whole = run()
-    for size in (1, 3): assert same(whole, run(batch_size=size))
-    assert same(whole[2:3] + whole[:1], [SimpleNamespace(**{**vars(r), "problem": p}) for r, p in zip(run([PROMPTS[2], PROMPTS[0]], streams=[2, 0]), "20")])
+    for size in (1, 3): assert same_search(whole, run(batch_size=size))
+    assert same_search(whole[2:3] + whole[:1], [SimpleNamespace(**{**vars(r), "problem": p}) for r, p in zip(run([PROMPTS[2], PROMPTS[0]], streams=[2, 0]), "20")])
     assert [n.tokens for n in run(seed=1)[0].nodes] != [n.tokens for n in whole[0].nodes]
 
 
 def test_search_of_a_data_set_goes_by_id():
     generator, problems = reasoning.load_generator("cpu"), reasoning.arithmetic(4, split="test", seed=3)
-    run = lambda some: search.step_beam(generator, lambda p, r: float(len(set(r))) / 40, some, 4, 2, delimiter=".", max_new_tokens=60, answer=reasoning.arithmetic_answer)
+    run = lambda some: step_beam(generator, lambda p, r: float(len(set(r))) / 40, some, K=4, b=2, delimiter=".", max_new_tokens=60, answer=reasoning.arithmetic_answer)
     whole, part = run(problems), run(problems.select([3, 1]))
-    assert same([whole[3], whole[1]], part) and [r.problem for r in part] == [problems["id"][3], problems["id"][1]]
+    assert same_search([whole[3], whole[1]], part) and [r.problem for r in part] == [problems["id"][3], problems["id"][1]]
     for r in whole:
         texts = [reasoning.text_of(generator.tokenizer, r.response(i)) for i in r.final]
         assert r.answers == [reasoning.arithmetic_answer(t) if r.nodes[i].finished else None for i, t in zip(r.final, texts)]
-        at = search.best_of_n(r.answers, r.scores())
+        at = best_of_n(r.answers, r.scores())
         assert r.answer == (None if at is None else r.answers[at])
         steps = [n.tokens for n in r.nodes if not n.finished]
         assert all(generator.tokenizer.convert_ids_to_tokens(s)[-1] == "." for s in steps if len(s) < 50)
@@ -179,17 +160,17 @@ def test_search_of_a_data_set_goes_by_id():
 def test_search_that_keeps_all_is_plain_sampling():
     for family in ("llama", "gpt2"):
         for K, ends in ((1, dict(delimiter=[3, 4])), (3, dict(block=2))):
-            plain = lm.sample(tiny(family), PROMPTS, max_new_tokens=9, num_samples=K, seed=7, temperature=.9, top_p=.95)
-            found = search.step_beam(tiny(family), Judge(family), PROMPTS, K, K, max_steps=9, max_new_tokens=9, seed=7, temperature=.9, top_p=.95, **ends)
+            plain = lm.sample(tiny(family), PROMPTS, 9, num_samples=K, seed=7, temperature=.9, top_p=.95)
+            found = step_beam(tiny(family), Judge(family), PROMPTS, K=K, b=K, max_steps=9, max_new_tokens=9, seed=7, temperature=.9, top_p=.95, **ends)
             for i, r in enumerate(found):
                 assert sorted(r.response(j) for j in r.final) == sorted(s.response_ids for s in plain[i * K:i * K + K])
 
 
 def check_costs(method="step_beam", **options):
     "What is read is what the formulas say: inner nodes of the trie; different steps once; and full texts if recomputed."
-    run = lambda **more: getattr(search, method)(tiny("llama"), Judge("llama"), PROMPTS, 6, block=3, max_new_tokens=12, **options, **more)
+    run = lambda **more: getattr(policies, method)(tiny("llama"), Judge("llama"), PROMPTS, K=6, block=3, max_new_tokens=12, **options, **more)
     cached, again = run(), run(recompute=True)
-    same(cached, again)
+    same_search(cached, again)
     for prompt, a, b in zip(PROMPTS, cached, again):
         texts = [a.response(i) for i in range(len(a.nodes))]
         trie = reasoning.Trie(texts)
@@ -206,7 +187,7 @@ def test_search_costs(method): check_costs(method)
 
 def test_search_keeps_finished_beams():
     "A finished candidate of the highest value stays to the end, has no children and is not written again."
-    run = lambda score: search.step_beam(tiny("llama"), score, PROMPTS, 6, 2, block=2, max_new_tokens=12)
+    run = lambda score: step_beam(tiny("llama"), score, PROMPTS, K=6, b=2, block=2, max_new_tokens=12)
     found = run(lambda prompt, response: 1. if response[-1] == EOS else .5)
     assert any(r.nodes[i].finished and r.nodes[i].step < max(n.step for n in r.nodes) for r in found for i in r.final)
     for r in found:
@@ -216,16 +197,16 @@ def test_search_keeps_finished_beams():
         assert r.nodes[r.best].finished == any(r.nodes[i].finished for i in r.final)
     loses = run(lambda prompt, response: 0. if response[-1] == EOS else .5)
     assert not any(r.nodes[i].finished for r in loses for i in r.final)
-    cut = search.step_beam(tiny("llama"), None, PROMPTS[:1], 2, 2, block=2, max_new_tokens=3)[0]
+    cut = step_beam(tiny("llama"), None, PROMPTS[:1], K=2, b=2, block=2, max_new_tokens=3)[0]
     assert {len(cut.response(i)) for i in cut.final if not cut.nodes[i].finished} <= {3}
 
 
 def test_search_with_true_values_reaches_the_goal():
     "A verifier that knows the one right text leads the beam along it wherever it is written."
-    greedy = lm.sample(tiny("qwen"), PROMPTS[:2], max_new_tokens=10, temperature=0)
+    greedy = lm.sample(tiny("qwen"), PROMPTS[:2], 10, temperature=0)
     for i, s in enumerate(greedy):
         score = lambda p, r, s=s: len([1 for _ in itertools.takewhile(lambda ab: ab[0] == ab[1], zip(r, s.response_ids))]) / 10
-        r = search.step_beam(tiny("qwen"), score, [PROMPTS[i]], 16, 2, block=1, max_steps=10, max_new_tokens=10)[0]
+        r = step_beam(tiny("qwen"), score, [PROMPTS[i]], K=16, b=2, block=1, max_steps=10, max_new_tokens=10)[0]
         assert [n.value for n in r.nodes] == [score(None, r.response(j)) for j in range(len(r.nodes))]
         for step in range(10):
             here = [n for n in r.nodes if n.step == step]
@@ -233,113 +214,21 @@ def test_search_with_true_values_reaches_the_goal():
 
 
 def test_search_with_a_trained_kind_of_verifier():
-    values = pytest.importorskip("tokenstudy.tvm.values")
     for family in ("llama", "gpt2"):
-        model = values.TokenValueModel.from_causal_lm(tiny(family, 5))
-        cached, again = (search.step_beam(tiny(family), model, PROMPTS, 4, 2, block=3, max_new_tokens=9, recompute=r) for r in (False, True))
-        assert same(cached, again)
+        model = TokenValueModel.from_causal_lm(tiny(family, 5))
+        cached, again = (step_beam(tiny(family), model, PROMPTS, K=4, b=2, block=3, max_new_tokens=9, recompute=r) for r in (False, True))
+        assert same_search(cached, again)
         paths = [(r.prompt_ids, r.response(i)) for r in cached for i in range(len(r.nodes))]
-        assert np.allclose([x[-1] for x in values.score_paths(model, paths)], [n.value for r in cached for n in r.nodes], atol=1e-5)
+        assert np.allclose([x[-1] for x in score_responses(model, paths)], [n.value for r in cached for n in r.nodes], atol=1e-5)
 
-
-# votes and curves
-
-def test_votes_by_hand():
-    answers, scores = ["5", "5", "7"], [.2, .2, .5]
-    assert search.majority_vote(answers) == "5" and search.weighted_vote(answers, scores) == "7" and search.best_of_n(answers, scores) == 2
-    assert [search.weighted_vote(["5", "5", "7"], [.1, .5, .35], how) for how in search.VOTES] == ["5", "7", "5"]
-    assert search.best_of_n(["a", "b", "c"], [1, 1, 1]) == 0 and search.majority_vote(["a", "b"]) == "a" and search.weighted_vote(["b", "a"], [.5, .5], "mean") == "b"
-    assert search.best_of_n([None, "b"], [9, .1]) == 1 and search.majority_vote([None, None, "b"]) == "b"
-    assert search.best_of_n([None], [1]) is search.majority_vote([None]) is search.weighted_vote([], []) is None
-    assert [search.path_score([.4, .2, .5], how) for how in ("last", "min", "prod", "mean")] == pytest.approx([.5, .2, .04, 11 / 30])
-
-
-VOTERS = st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.integers(0, 4)), min_size=1, max_size=9)
-
-@given(VOTERS)
-def test_votes_against_counting(voters):
-    answers, scores = [a for a, _ in voters], [s / 4 for _, s in voters]
-    kinds = list(dict.fromkeys(a for a in answers if a is not None))
-    def winner(weight): return max(kinds, key=weight) if kinds else None         # the first of equals
-    of = lambda kind: [s for a, s in zip(answers, scores) if a == kind]
-    assert search.majority_vote(answers) == winner(lambda k: Counter(answers)[k])
-    assert search.weighted_vote(answers, scores) == winner(lambda k: sum(of(k)))
-    assert search.weighted_vote(answers, scores, "max") == winner(lambda k: max(of(k)))
-    assert search.weighted_vote(answers, scores, "mean") == winner(lambda k: sum(of(k)) / len(of(k)))
-    best = search.best_of_n(answers, scores)
-    assert best == next((i for i, (a, s) in enumerate(zip(answers, scores)) if a is not None and s == max(s for a, s in zip(answers, scores) if a)), None)
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), min_size=1, max_size=8), st.data())
-def test_closed_forms_against_all_subsets(samples, data):
-    k, N, right = data.draw(st.integers(1, len(samples))), len(samples), [r for r, _ in samples]
-    subsets = list(itertools.combinations(range(N), k))
-    assert search.pass_at_k(N, sum(right), k) == pytest.approx(np.mean([any(right[i] for i in s) for s in subsets]))
-    assert search.best_at_n(right, [x for _, x in samples], k) == pytest.approx(np.mean([right[max(s, key=lambda i: samples[i][1])] for s in subsets]))
-    assert search.best_at_n(right, right, k) == pytest.approx(search.pass_at_k(N, sum(right), k))   # true values: the limit
-    assert search.best_at_n(right, [1.] * N, 1) == pytest.approx(np.mean(right))
-
-
-def test_pass_at_k_constant():
-    assert search.pass_at_k(10, 3, 2) == pytest.approx(.53333, abs=1e-5)
-    for bad in ((3, 4, 1), (3, 1, 0), (3, 1, 4)):
-        with pytest.raises(ValueError): search.pass_at_k(*bad)
-
-
-def sampled(answer, gold, length=3): return SimpleNamespace(answer=answer, correct=answer == gold, response_ids=[1] * length, finished=True)
-
-
-def test_accuracy_curves_against_single_votes():
-    rng, N, Ns = np.random.default_rng(0), 8, (1, 2, 4, 8)
-    samples = [[sampled(rng.choice(["a", "b", "c", None]), "a", 1 + i) for i in range(N)] for _ in range(12)]
-    scores = rng.integers(0, 5, (12, N)) / 4
-    rows = search.accuracy_curves(samples, dict(v=scores), (*Ns, 16), orders=1, per_question=True)
-    found = {(r["method"], r["N"]): r for r in rows}
-    assert {r["N"] for r in rows} == set(Ns) and all(r["low"] <= r["accuracy"] <= r["high"] for r in rows)
-    for n in Ns:
-        first = [([s.answer for s in some][:n], x[:n]) for some, x in zip(samples, scores)]
-        assert found["majority", n]["questions"] == [search.majority_vote(a) == "a" for a, _ in first]
-        for how in ("sum", "mean"): assert found[f"weighted vote ({how})", n]["questions"] == [search.weighted_vote(a, x, how) == "a" for a, x in first]
-        assert found["pass@N", n]["accuracy"] == pytest.approx(np.mean([search.pass_at_k(N, sum(s.correct for s in some), n) for some in samples]))
-        assert found["majority", n]["tokens"] == n * 4.5
-    whole = [search.best_of_n([s.answer for s in some], x) for some, x in zip(samples, scores)]
-    assert found["best-of-N", 8]["accuracy"] == pytest.approx(np.mean([i is not None and some[i].correct for i, some in zip(whole, samples)]))
-    more = {(r["method"], r["N"]): r for r in search.accuracy_curves(samples, dict(v=scores), Ns, orders=200)}
-    every = [np.mean([search.majority_vote([some[i].answer for i in p]) == "a" for p in itertools.combinations(range(N), 2)]) for some in samples[:3]]
-    few = search.accuracy_curves(samples[:3], {}, (2,), orders=400, per_question=True)
-    assert np.allclose(next(r for r in few if r["method"] == "majority")["questions"], every, atol=.25) and more["pass@N", 1]["accuracy"] == pytest.approx(found["pass@N", 1]["accuracy"])
-    with pytest.raises(search.ScoreError, match=r"scores\['v'\]\[0\]\[2\] is nan"): search.accuracy_curves(samples[:1], dict(v=[[0, 1, math.nan, *[0] * 5]]))
-    with pytest.raises(ValueError, match="the same number of samples"): search.accuracy_curves([samples[0], samples[1][:3]])
-    with pytest.raises(ValueError, match="8 numbers for each of 12"): search.accuracy_curves(samples, dict(v=scores[:, :4]))
-
-
-# steps
-
-def test_step_ends():
-    pieces = {0: "a", 1: "\n", 2: ".\n", 3: "b\n\nc", 4: "x"}
-    class Tokenizer:
-        def __call__(self, text, **_): return dict(input_ids=[1] * len(text) if set(text) == {"\n"} else [0])
-        def decode(self, ids): return "".join(pieces[i] for i in ids)
-    model = lm.LM(tiny("llama").model, Tokenizer(), "toy")
-    newline, two = search.StepEnds(model), search.StepEnds(model, "\n\n")
-    assert [newline([4, t]) for t in range(5)] == [False, True, True, True, False]
-    assert [two(t) for t in ([0], [1], [1, 1], [2, 1], [3], [1, 0, 1], [1, 1, 0])] == [False, False, True, True, True, False, False]
-    assert [search.StepEnds(model, [3, 4])(t) for t in ([3], [3, 0], [0, 4])] == [True, False, True] and search.StepEnds(model, 2)([2])
-    assert [search.StepEnds(model, block=2)(t) for t in ([1], [1, 1])] == [False, True]
-    for bad, words in ((dict(delimiter="?"), "cannot write it"), (dict(delimiter=""), "cannot write it"), (dict(delimiter=[99]), "must lie below 12"), (dict(delimiter=[]), "must lie below"),
-                       (dict(block=0), "must be ≥ 1"), (dict(block=2, delimiter=3), "not both")):
-        with pytest.raises(ValueError, match=words): search.StepEnds(model, **bad)
-    with pytest.raises(ValueError, match="no tokenizer"): search.StepEnds(tiny("llama"))
-
-
-# records
 
 SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 import conftest
 from tokenstudy import core
-from test_search import Judge, PROMPTS, search, tiny
+from tvm.toys import Judge, PROMPTS, tiny
+from tokenstudy.tvm.policies import step_beam
 runs = core.Runs("tvm/killed", {root!r})
 append, count = runs.append, []
 def dying(*records):
@@ -347,79 +236,79 @@ def dying(*records):
     count.extend(records)
     if len(count) == 2: os.kill(os.getpid(), signal.SIGKILL)
 runs.append = dying
-search.step_beam(tiny("llama"), Judge("llama"), PROMPTS, 4, 2, block=3, max_new_tokens=9, runs=runs, batch_size=1)
+step_beam(tiny("llama"), Judge("llama"), PROMPTS, K=4, b=2, block=3, max_new_tokens=9, runs=runs, batch_size=1)
 """
+
 
 def test_search_killed_goes_on_where_it_was(tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, "-c", SCRIPT.format(tests=str(ROOT/"tests"), root=str(tmp_path))], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == -9, done.stderr[-2000:]
+    with (tmp_path/"runs/smoke/tvm/killed.jsonl").open("ab") as f: f.write(b'{"key": "half a li')
     waves, wave = [], search_._search_wave
-    monkeypatch.setattr(search, "_search_wave", lambda questions, *rest: (waves.append([q.problem for q in questions]), wave(questions, *rest)))
+    monkeypatch.setattr(search_, "_search_wave", lambda questions, *rest: (waves.append([q.problem for q in questions]), wave(questions, *rest)))
     runs, how = core.Runs("tvm/killed", tmp_path), dict(block=3, max_new_tokens=9)
-    found = search.step_beam(tiny("llama"), Judge("llama"), PROMPTS, 4, 2, runs=runs, **how)
+    with pytest.warns(UserWarning, match="damaged"): found = step_beam(tiny("llama"), Judge("llama"), PROMPTS, K=4, b=2, runs=runs, **how)
     assert waves == [["2", "3"]] and len(runs) == 4
-    fresh = search.step_beam(tiny("llama"), Judge("llama"), PROMPTS, 4, 2, **how)
-    assert same(found, fresh) and [r.counts for r in found] == [r.counts for r in fresh]
+    fresh = step_beam(tiny("llama"), Judge("llama"), PROMPTS, K=4, b=2, **how)
+    assert same_search(found, fresh) and [r.counts for r in found] == [r.counts for r in fresh]
     waves.clear()
-    assert same(search.step_beam(tiny("llama"), Judge("llama"), PROMPTS, 4, 2, runs=runs, **how), fresh) and not waves
+    assert same_search(step_beam(tiny("llama"), Judge("llama"), PROMPTS, K=4, b=2, runs=runs, **how), fresh) and not waves
     for other in (dict(seed=1), dict(temperature=.5), dict(lookahead=1), dict(config=dict(a=1))):
-        search.step_beam(tiny("llama"), Judge("llama"), PROMPTS[:1], 4, 2, runs=runs, **(how | other))
-    search.step_beam(tiny("llama"), Judge("llama", 6), PROMPTS[:1], 4, 2, runs=runs, **how)
-    search.step_beam(tiny("llama", 1), Judge("llama"), PROMPTS[:1], 4, 2, runs=runs, **how)
-    search.rebase(tiny("llama"), Judge("llama"), PROMPTS[:1], 4, runs=runs, **how)
+        step_beam(tiny("llama"), Judge("llama"), PROMPTS[:1], K=4, b=2, runs=runs, **(how | other))
+    step_beam(tiny("llama"), Judge("llama", 6), PROMPTS[:1], K=4, b=2, runs=runs, **how)
+    step_beam(tiny("llama", 1), Judge("llama"), PROMPTS[:1], K=4, b=2, runs=runs, **how)
+    rebase(tiny("llama"), Judge("llama"), PROMPTS[:1], K=4, runs=runs, **how)
     assert len(waves) == 7 and len(runs) == 11                   # each is other work
 
 
 def test_search_records_round_trip():
     r = check_search(prompts=PROMPTS[:1])[0]
-    again = search.SearchResult.of(json.loads(json.dumps(r.plain())))
+    again = SearchResult.of(json.loads(json.dumps(r.plain())))
     assert again == r and again.values(again.best) == r.values(r.best)
 
-
-# faults
 
 MUTANTS = ["cache rows not reordered", "values of the parent", "finished re-expanded", "padding attended", "kept rows mixed up", "first child does not go on",
            "one stream for all children", "lookahead ignored", "beam keeps the worst", "last token not read", "reads counted twice", "positions not counted"]
 
+
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_search_mutants_are_caught(mutant, monkeypatch):
-    pick, score, pad, merge, children = search.CachedRows.pick, search_._Scorer.score, lm.pad, search.merge_rows, search_._Question.children
+    pick, score, pad, merge, children = search_.CachedRows.pick, search_._Scorer.score, lm.pad, search_.merge_rows, search_._Question.children
     def change(where, name, new): monkeypatch.setattr(where, name, new)
-    if mutant == "cache rows not reordered": change(search.CachedRows, "pick", lambda self, rows: pick(self, torch.arange(len(rows)) % len(self.mask)))
+    if mutant == "cache rows not reordered": change(search_.CachedRows, "pick", lambda self, rows: pick(self, torch.arange(len(rows)) % len(self.mask)))
     if mutant == "values of the parent":
         change(search_._Scorer, "score", lambda self, jobs: [q.nodes[p].value if (p := q.nodes[n].parent) >= 0 else v for (q, n, _), v in zip(jobs, score(self, jobs))])
-    if mutant == "finished re-expanded": change(search, "_over", lambda q, node, most: len(q.responses[node]) >= most)
+    if mutant == "finished re-expanded": change(search_._Question, "over", lambda self, node, most: len(self.responses[node]) >= most)
     if mutant == "padding attended": change(lm, "pad", lambda *a, **k: (lambda ids, mask: (ids, torch.ones_like(mask)))(*pad(*a, **k)))
-    if mutant == "kept rows mixed up": change(search, "_merge", lambda pieces: merge(pieces[::-1]))
+    if mutant == "kept rows mixed up": change(search_, "merge_rows", lambda pieces: merge(pieces[::-1]))
     if mutant == "first child does not go on":
         def fresh(self, kept, step, seed, most):
             self.numbers = {i: np.random.default_rng([9, i]).random(most) for i in self.numbers}
             return children(self, kept, step, seed, most)
         change(search_._Question, "children", fresh)
     if mutant == "one stream for all children": change(search_._Question, "children", lambda self, *a: [(q, p, children(self, *a)[0][2]) for q, p, _ in children(self, *a)])
-    if mutant == "lookahead ignored": change(search, "_look", lambda writer, made, lookahead: [[]] * len(made))
+    if mutant == "lookahead ignored": change(search_, "_look", lambda writer, made, lookahead: [[]] * len(made))
     if mutant == "beam keeps the worst":
-        policy = search.beam_policy
+        policy = beam_policy
         def worst(K, b):
             choose = policy(K, b)
             return policies._named("worst", lambda nodes, open, done: choose([SimpleNamespace(value=-n.value) for n in nodes], open, done))
-        change(search, "beam_policy", worst)
-    if mutant == "last token not read": change(search.CachedRows, "read", lambda self, texts, read=search.CachedRows.read, **o: read(self, [t if len(t) != 1 or not self.mask.shape[1] else [0] for t in texts], **o))
-    if mutant == "reads counted twice": change(search_._Writer, "_owners", staticmethod(lambda *a, f=search_._Writer._owners: (f(*a), f(*a))[1]))
+        change(policies, "beam_policy", worst)
+    if mutant == "last token not read": change(search_.CachedRows, "read", lambda self, texts, read=search_.CachedRows.read, **o: read(self, [t if len(t) != 1 or not self.mask.shape[1] else [0] for t in texts], **o))
+    if mutant == "reads counted twice": change(search_._Writer, "_owners", lambda *a, f=search_._Writer._owners: (f(*a), f(*a))[1])
     if mutant == "positions not counted":
-        change(search.CachedRows, "positions", lambda self, n: torch.zeros_like(self.mask[:, -n:], dtype=torch.long))
+        change(search_.CachedRows, "positions", lambda self, n: torch.zeros_like(self.mask[:, -n:], dtype=torch.long))
     with pytest.raises((AssertionError, IndexError, RuntimeError, KeyError, ValueError)):
         check_search(prompts=PROMPTS[:2])
         check_search(prompts=PROMPTS[:1], look=2)
         check_costs()
 
 
-# bad input
-
 def test_search_bad_input():
     model, judge = tiny("llama"), Judge("llama")
-    def refused(words, *args, error=ValueError, verifier=judge, method="step_beam", prompts=PROMPTS[:2], **options):
-        with pytest.raises(error, match=words): getattr(search, method)(model, verifier, prompts, *args, **(dict(block=3, max_new_tokens=9) | options))
+    def refused(words, K, b=None, error=ValueError, verifier=judge, method="step_beam", prompts=PROMPTS[:2], **options):
+        options = dict(block=3, max_new_tokens=9, K=K) | ({} if b is None else dict(b=b)) | options
+        with pytest.raises(error, match=words): getattr(policies, method)(model, verifier, prompts, **options)
     refused("b must divide K", 8, 3)
     refused("b must divide K", 2, 4)
     refused("b must divide K", 4, 0, method="dvts")
@@ -428,12 +317,12 @@ def test_search_bad_input():
     short = Judge("llama")
     short.config = SimpleNamespace(max_position_embeddings=10)
     refused("question 0: .* context of the verifier, 10 tokens", 4, 2, verifier=short)
-    with pytest.raises(ValueError, match="search with `answer`"): search.step_beam(model, None, PROMPTS[:1], 1, 1, block=3, max_new_tokens=3)[0].answer
+    with pytest.raises(ValueError, match="search with `answer`"): step_beam(model, None, PROMPTS[:1], K=1, b=1, block=3, max_new_tokens=3)[0].answer
     refused("vocabulary of 30 tokens", 4, 2, verifier=lm.tiny_lm("llama", vocab=30).model)
     refused("a model, a function or None, not str", 4, 2, verifier="best")
-    refused("question 0, step 0: the verifier gave nan", 4, 2, error=search.ScoreError, verifier=lambda p, r: math.nan)
-    refused("question 0, step 0: the verifier gave inf", 4, error=search.ScoreError, verifier=lambda p, r: math.inf, method="rebase")
-    refused("temperature = -1.0: it must be positive", 4, -1., method="rebase")
+    refused("question 0, step 0: the verifier gave nan", 4, 2, error=ScoreError, verifier=lambda p, r: math.nan)
+    refused("question 0, step 0: the verifier gave inf", 4, error=ScoreError, verifier=lambda p, r: math.inf, method="rebase")
+    refused("temperature = -1.0: it must be positive", 4, softmax_temperature=-1., method="rebase")
     for name, bad in dict(max_steps=0, step_tokens=0, max_new_tokens=0, lookahead=-1, batch_size=0, seed=-1, temperature=-1).items(): refused(f"{name} = {bad}", 4, 2, **{name: bad})
     refused("streams: 1 for 2", 4, 2, streams=[0])
     refused("streams must lie in", 4, 2, streams=[0, -1])
@@ -445,87 +334,45 @@ def test_search_bad_input():
     class Unplaced(Judge):
         def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=None): return super().forward(input_ids=input_ids, attention_mask=attention_mask)
     refused("takes no position_ids", 4, 2, verifier=Unplaced("llama"))
-    same(*(search.step_beam(model, v, PROMPTS, 4, 2, block=3, max_new_tokens=9, recompute=True) for v in (judge, Unplaced("llama"))))
+    same_search(*(step_beam(model, v, PROMPTS, K=4, b=2, block=3, max_new_tokens=9, recompute=True) for v in (judge, Unplaced("llama"))))
     for bad, words in (((["a"], [math.nan]), "is nan"), ((["a"], [math.inf]), "is inf")):
-        with pytest.raises(search.ScoreError, match=words): search.best_of_n(*bad)
-    with pytest.raises(ValueError, match="1 answers need as many scores"): search.best_of_n(["a"], [.1, .2])
-    with pytest.raises(ValueError, match="one of sum, mean, max"): search.weighted_vote(["a"], [1], "product")
-    with pytest.raises(ValueError, match="at least one value"): search.path_score([])
+        with pytest.raises(ScoreError, match=words): best_of_n(*bad)
+    with pytest.raises(ValueError, match="1 answers need as many scores"): best_of_n(["a"], [.1, .2])
+    with pytest.raises(ValueError, match="one of sum, mean, max"): weighted_vote(["a"], [1], "product")
+    with pytest.raises(ValueError, match="at least one value"): sample_score([])
 
 
 def test_search_leaves_the_verifier_as_it_was():
     judge = Judge("llama")
     for training in (True, False):
         judge.train(training)
-        search.step_beam(tiny("llama"), judge, PROMPTS[:1], 2, 1, block=3, max_new_tokens=3)
+        step_beam(tiny("llama"), judge, PROMPTS[:1], K=2, b=1, block=3, max_new_tokens=3)
         assert judge.training is training and judge.body.training is training
     tiny("llama", 5).model.train(False)
 
 
-# views
-
-def test_search_views():
-    import matplotlib.pyplot as plt
-    r = check_search(prompts=PROMPTS[:1])[0]
-    text = search.search_text(r)
-    assert len(text.splitlines()) == len(r.nodes) + 1 and text.count("* ") + text.count("*■") >= len(r.path(r.best)) and "·" in text
-    tokenizer = SimpleNamespace(decode=lambda ids: "$<b>\n" * len(ids))
-    fig = search.draw_search(r, tokenizer, "a tree")
-    fig.canvas.draw()
-    shown = [t.get_text() for t in fig.axes[0].texts]
-    assert len(shown) == len(r.nodes) and all("\n" not in t for t in shown)
-    rows = search.accuracy_curves([[sampled(a, "a") for a in "abab"]] * 3, dict(v=[[.5, .1, .2, .3]] * 3), (1, 2, 4))
-    for against in ("N", "tokens"):
-        ax = search.draw_accuracy(rows, against, [dict(label="beam", accuracy=.5, low=.4, high=.6, tokens=30, N=8)])
-        ax.figure.canvas.draw()
-        assert len(ax.lines) >= 5 and "beam" in [t.get_text() for t in ax.get_legend().get_texts()]
-    with pytest.raises(ValueError, match="'N' or 'tokens'"): search.draw_accuracy(rows, "time")
-    plt.close("all")
-
-
-# found by a reviewer who wrote it all again
-
 def test_search_records_depend_on_end_tokens_and_on_what_has_a_name(tmp_path):
     model, runs, options = tiny("llama"), core.Runs("s", tmp_path), dict(block=2, max_steps=4, max_new_tokens=8)
-    first = search.step_beam(model, None, PROMPTS, 4, 2, runs=runs, **options)
+    first = step_beam(model, None, PROMPTS, K=4, b=2, runs=runs, **options)
     more = lm.LM(tiny("llama").model, None, "ends sooner")
     kept = more.model.generation_config.eos_token_id
     more.model.generation_config.eos_token_id = [EOS, 4, 5, 6]
     try:
-        again = search.step_beam(more, None, PROMPTS, 4, 2, runs=runs, **options)
-        fresh = search.step_beam(more, None, PROMPTS, 4, 2, **options)
+        again = step_beam(more, None, PROMPTS, K=4, b=2, runs=runs, **options)
+        fresh = step_beam(more, None, PROMPTS, K=4, b=2, **options)
     finally: more.model.generation_config.eos_token_id = kept
     assert [r.plain() for r in again] == [r.plain() for r in fresh] != [r.plain() for r in first]
     def judge(sign, prompt, response): return sign * len(response)
     for unnamed in (functools.partial(judge, 1), lambda prompt, response: 0.):
-        with pytest.raises(ValueError, match="nothing tells this verifier"): search.step_beam(model, unnamed, PROMPTS, 4, 2, runs=runs, **options)
-        search.step_beam(model, unnamed, PROMPTS[:1], 4, 2, runs=runs, config=dict(sign=1), **options)
+        with pytest.raises(ValueError, match="nothing tells this verifier"): step_beam(model, unnamed, PROMPTS, K=4, b=2, runs=runs, **options)
+        step_beam(model, unnamed, PROMPTS[:1], K=4, b=2, runs=runs, config=dict(sign=1), **options)
     with pytest.raises(ValueError, match="nothing tells this policy"):
-        search.tree_search(model, None, PROMPTS, 4, lambda nodes, open, done: [(open[0], 4)], runs=runs, **options)
-
-
-def test_search_delimiter_of_several_tokens():
-    class Bytes:
-        "A token for each byte."
-        def __call__(self, text, add_special_tokens=False): return dict(input_ids=list(text.encode()))
-        def decode(self, ids): return bytes(ids).decode(errors="replace")
-    for text in ("∎", "\n\n", "x"):
-        ends = search.StepEnds(SimpleNamespace(tokenizer=Bytes(), name="bytes"), text)
-        for before in ("", "abc", "é"):
-            ids = list((before + text).encode())
-            assert [ends(ids[:i + 1]) for i in range(len(ids))] == [False] * (len(ids) - 1) + [True]
-
-
-def test_votes_and_curves_break_ties_alike():
-    answers, scores = ["a", "b", "b", "b"], [.3, .1, .1, .1]
-    assert search.weighted_vote(answers, scores) == "a" == search.weighted_vote(answers, scores[:1] + [.1 + 1e-15] * 3)
-    assert search.weighted_vote(["b", "b", "b", "a"], [.1, .1, .1, .3]) == "b"
-    with pytest.raises(ValueError, match="as many scores"): search.best_at_n([True, False], [.1], 1)
+        tree_search(model, None, PROMPTS, 4, lambda nodes, open, done: [(open[0], 4)], runs=runs, **options)
 
 
 def test_search_says_what_a_wrong_setting_is():
-    with pytest.raises(ValueError, match="whole number"): search.rebase(tiny("llama"), None, PROMPTS, 4., block=2, max_new_tokens=8)
-    with pytest.raises(ValueError, match="no text to read an answer"): search.rebase(tiny("llama"), None, PROMPTS, 4, block=2, max_new_tokens=8, answer=str)
-    policy, node = search.rebase_policy(4, 1e-320), lambda v: search.Candidate(0, -1, [1], v)
+    with pytest.raises(ValueError, match="whole number"): rebase(tiny("llama"), None, PROMPTS, K=4., block=2, max_new_tokens=8)
+    with pytest.raises(ValueError, match="no text to read an answer"): rebase(tiny("llama"), None, PROMPTS, K=4, block=2, max_new_tokens=8, answer=str)
+    policy, node = rebase_policy(4, 1e-320), lambda v: Candidate(0, -1, [1], v)
     assert policy([node(1.), node(-1e308), node(.5)], [0, 1, 2], []) == [(0, 4)]
-    with pytest.raises(ValueError, match="one text"): search.rebase(tiny("llama"), None, "12", 4, block=2)
+    with pytest.raises(ValueError, match="one text"): rebase(tiny("llama"), None, "12", K=4, block=2)

@@ -8,10 +8,10 @@ __all__ = ['random_pair', 'counted', 'label_all', 'labels_scaling', 'rows']
 # %% ../../nbs/tvm/11_bench.ipynb #40b8621b
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -21,78 +21,146 @@ from .labels import LABELS, labels_flat
 from .verifier import TokenValueModel
 from .setups import delimiter_ids
 from .policies import step_beam
+from .search import SearchResult
 
 # %% ../../nbs/tvm/11_bench.ipynb #864fb01b
-def random_pair(vocab: int = 512, hidden: int = 128, layers: int = 4, context: int = 512, seed: int = 0):
-    "A random Llama as generator, without an end-of-sequence token, and a random verifier of the same shape."
+def random_pair(
+    vocab: int = 512,   # tokens
+    hidden: int = 128,  # size of a hidden state
+    layers: int = 4,    # of each model
+    *,
+    context: int = 512, # most tokens of a text
+    seed: int = 0       # of the weights
+) -> tuple[lms.LM, TokenValueModel]:
+    """A random Llama as generator, without an end-of-sequence token, and a random verifier of the same shape.
+
+    >>> generator, verifier = random_pair(vocab=16, hidden=8, layers=1)
+    >>> verifier(torch.tensor([[1, 2]])).values.shape
+    torch.Size([1, 2])
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
-    config = LlamaConfig(vocab_size=vocab, hidden_size=hidden, intermediate_size=3*hidden, num_hidden_layers=layers,
-                         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=context,
-                         pad_token_id=0, bos_token_id=None, eos_token_id=None, tie_word_embeddings=True)
+    config = LlamaConfig(vocab_size=vocab, hidden_size=hidden, intermediate_size=3*hidden,
+                         num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=4,
+                         max_position_embeddings=context, pad_token_id=0, bos_token_id=None,
+                         eos_token_id=None, tie_word_embeddings=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).train(False)
     return lms.LM(model, None, "random"), TokenValueModel.from_causal_lm(model)
 
-def counted(results, which=("verifier",)) -> int:
-    "Tokens that the models read in a search."
+def counted(
+    results: Iterable[SearchResult],       # of a search
+    which: Iterable[str] = ("verifier",)   # models
+) -> int:
+    """Tokens that the models read in a search.
+
+    >>> counted([SearchResult("p", [1], [], [], dict(verifier=3))])
+    3
+    """
     return sum(r.counts[k] for r in results for k in which)
 
+# %% ../../nbs/tvm/11_bench.ipynb #42abc9d5
+def _peak_memory():
+    "The greatest memory of this process so far, in bytes; None where the system does not tell."
+    try: import resource
+    except ImportError: return None # Windows
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024*peak
+
 def label_all(
-    tokens: int,
-    paths: int | None = 100 # of a problem, 100 tokens each; None: all are of one
+    tokens: int,                   # of all samples
+    num_samples: int | None = 100  # of a problem, 100 tokens each; None: all are of one
 ) -> dict: # tokens, seconds, bytes: the process's greatest memory
-    "Time tries and labels of all kinds for paths whose beginnings are shared like those of samples."
+    """Time tries and labels of all kinds for samples whose beginnings are shared like those of real ones.
+
+    >>> label_all(1000)["tokens"]
+    1000
+    """
     count, rng = tokens//100, np.random.default_rng(0)
-    ids = np.concatenate([rng.integers(0, 8, (count, 15)), rng.integers(0, 30_000, (count, 85))], 1).astype(np.int32)
-    right, size = rng.integers(0, 2, count), paths or count
-    reasoning.trie_of([reasoning.Trajectory("p", [1], [1], [0.], None, False, True)])  # compiled before the clock starts
+    shared, own = rng.integers(0, 8, (count, 15)), rng.integers(0, 30_000, (count, 85))
+    ids = np.concatenate([shared, own], 1).astype(np.int32)
+    correct, size = rng.integers(0, 2, count), num_samples or count
+    reasoning.Trie([[1]], [0])                     # compiled before the clock starts
     start, labels = time.perf_counter(), []
     for at in range(0, count, size):
         some = ids[at:at + size]
-        trie = reasoning.Trie((some.ravel(), np.arange(0, some.size + 1, 100)), right[at:at + size])
+        trie = reasoning.Trie((some.ravel(), np.arange(0, some.size + 1, 100)), correct[at:at + size])
         labels.append([labels_flat(trie, kind, {3}) for kind in LABELS])
-    return dict(tokens=tokens, seconds=time.perf_counter() - start, bytes=1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return dict(tokens=tokens, seconds=time.perf_counter() - start, bytes=_peak_memory())
 
-def labels_scaling(tokens: int, paths: int | None = 100) -> dict: # as `label_all`
-    "`label_all` in a process of its own, on one core."
-    code = f"import json; from tokenstudy.tvm import bench; print(json.dumps(bench.label_all({tokens}, {paths})))"
+# %% ../../nbs/tvm/11_bench.ipynb #ac401bf8
+def labels_scaling(
+    tokens: int,                   # of all samples
+    num_samples: int | None = 100  # as for `label_all`
+) -> dict: # as `label_all`
+    """`label_all` in a process of its own, on one core. ValueError for fewer tokens than a sample has,
+    `core.TokenStudyError` if the process fails.
+
+    >>> labels_scaling(99)
+    Traceback (most recent call last):
+    ...
+    ValueError: tokens = 99: it must be at least 100
+    """
+    if tokens < 100: raise ValueError(f"tokens = {tokens}: it must be at least 100")
+    code = ("import json; from tokenstudy.tvm import bench; "
+            f"print(json.dumps(bench.label_all({tokens}, {num_samples})))")
     one = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=os.environ | one)
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True,
+                         env=os.environ | one)
     if ran.returncode: raise core.TokenStudyError(f"labels of {tokens} tokens: {ran.stderr.strip()[-300:]}")
     return json.loads(ran.stdout.splitlines()[-1])
 
+# %% ../../nbs/tvm/11_bench.ipynb #dec83658
 def rows(
-    questions: int = 24, K: int = 8, b: int = 2, steps: int = 10,
+    questions: int = 24, # of each search
+    K: int = 8,          # candidates of a round
+    b: int = 2,          # kept
+    *,
+    max_steps: int = 10, # rounds
     tokens: int = 10**7, # of the labels
-    runs: int = 3
-):
-    "Yield the rows of `tokenstudy bench tvm` (see `core.bench_row`)."
-    generator, verifier = random_pair()
-    rng = np.random.default_rng(0)
+    runs: int = 3        # of each timing
+) -> Iterator[dict]:
+    """Yield the rows of `tokenstudy bench tvm` (see `core.bench_row`).
+
+    >>> next(rows(questions=1, K=2, b=1, max_steps=1))["unit"]
+    'tokens'
+    """
+    yield from _search_rows(questions, K, b, max_steps, runs)
+    yield from _label_rows(tokens, runs)
+
+def _search_rows(questions, K, b, max_steps, runs):
+    "Searches with and without reused caches, together and one by one."
+    (generator, verifier), rng = random_pair(), np.random.default_rng(0)
     prompts = [rng.integers(1, 512, 16).tolist() for _ in range(questions)]
-    options = dict(block=8, max_steps=steps, max_new_tokens=8*steps, seed=0)
-    def beam(**more): return step_beam(generator, verifier, prompts, K, b, **options, **more)
-    ours, peer = counted(beam()), counted(beam(recompute=True))
-    yield core.bench_row("beam_vs_recompute", ours, peer, "the whole text in every step", "tokens", 3., 1)
-    ours, peer = core.race(beam, lambda: beam(recompute=True), runs, warmup=0)
-    yield core.bench_row("beam_seconds", ours, peer, "the whole text in every step", "s", None, runs)
-    ours, peer = core.race(beam, lambda: [step_beam(generator, verifier, [p], K, b, **options, streams=[i])
-                                          for i, p in enumerate(prompts)], runs, warmup=0)
-    yield core.bench_row("batched_search", ours, peer, "one question after the other", "s", None, runs)
+    options = dict(K=K, b=b, block=8, max_steps=max_steps, max_new_tokens=8*max_steps, seed=0)
+    whole = "the whole text in every step"
+    def beam(**more): return step_beam(generator, verifier, prompts, **options, **more)
+    def again(): return beam(recompute=True)
+    def alone(): return [step_beam(generator, verifier, [p], **options, streams=[i]) for i, p in enumerate(prompts)]
+    yield core.bench_row("beam_vs_recompute", counted(beam()), counted(again()), whole, "tokens", 3., 1)
+    yield core.bench_row("beam_seconds", *core.race(beam, again, runs, warmup=0), whole, "s", None, runs)
+    yield core.bench_row("batched_search", *core.race(beam, alone, runs, warmup=0),
+                         "one question after the other", "s", None, runs)
     generator = reasoning.load_generator("cpu")
     verifier = TokenValueModel.from_causal_lm(generator.model)
-    chains = reasoning.arithmetic(questions, "chain", steps, split="test")
+    chains = reasoning.arithmetic(questions, "chain", max_steps, split="test")
     ends = delimiter_ids(generator.tokenizer, ";")
-    found = [counted(step_beam(generator, verifier, chains, K, b, delimiter=ends, max_steps=steps, max_new_tokens=120, recompute=anew))
-             for anew in (False, True)]
-    yield core.bench_row("beam_vs_recompute_arithmetic", *found, "the whole text in every step", "tokens", 3., 1)
+    found = [counted(step_beam(generator, verifier, chains, K=K, b=b, delimiter=ends, max_steps=max_steps,
+                               max_new_tokens=120, recompute=anew)) for anew in (False, True)]
+    yield core.bench_row("beam_vs_recompute_arithmetic", *found, whole, "tokens", 3., 1)
+
+# %% ../../nbs/tvm/11_bench.ipynb #cf60a904
+def _label_rows(tokens, runs):
+    "Labels against the limits, and against themselves at another size."
     def nanoseconds(told): return told["seconds"]/told["tokens"]*1e9
-    large, whole = labels_scaling(tokens), labels_scaling(tokens, None)
+    large, one = labels_scaling(tokens), labels_scaling(tokens, None)
     small = min(nanoseconds(labels_scaling(tokens//100)) for _ in range(runs))
     name, limit = "labels_10m_tokens" if tokens == 10**7 else f"labels_{tokens}_tokens", 15*tokens/10**7
+    def memory(name, told): # no row where the system does not tell
+        return [core.bench_row(name, told["bytes"]/1e9, 2., "the limit", "GB", 1., 1)] if told["bytes"] else []
     yield core.bench_row(name, large["seconds"], limit, "the limit", "s", 1., 1)
-    yield core.bench_row("labels_memory", large["bytes"]/1e9, 2., "the limit", "GB", 1., 1)
-    yield core.bench_row("labels_linear", nanoseconds(large), small, "a hundredth of the tokens", "ns/token", None, 1)
-    yield core.bench_row("labels_one_problem", whole["seconds"], limit, "the limit", "s", 1., 1)
-    yield core.bench_row("labels_one_problem_memory", whole["bytes"]/1e9, 2., "the limit", "GB", 1., 1)
+    yield from memory("labels_memory", large)
+    yield core.bench_row("labels_linear", nanoseconds(large), small, "a hundredth of the tokens", "ns/token",
+                         None, 1)
+    yield core.bench_row("labels_one_problem", one["seconds"], limit, "the limit", "s", 1., 1)
+    yield from memory("labels_one_problem_memory", one)

@@ -6,82 +6,133 @@
 __all__ = ['NS', 'judged', 'search_result', 'plain_votes', 'accuracies']
 
 # %% ../../nbs/tvm/10_ordering.ipynb #8338dcd8
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 
 from .. import lm as lms, reasoning
-from .labels import value_data
-from .verifier import score_samples, value_quality
-from .training import train_verifier
-from .setups import Arena
-from .voting import accuracy_curves
 from . import policies
+from .labels import value_data
+from .search import SearchResult
+from .setups import Setup, arithmetic_setup
+from .training import train_verifier
+from .verifier import score_samples, value_quality
+from .voting import accuracy_curves
 
 # %% ../../nbs/tvm/10_ordering.ipynb #e9dbdaed
+#: numbers of samples at which accuracies are kept
 NS = (1, 2, 4, 8, 16, 32, 64)
 
 def judged(
-    arena: Arena,
-    kind: str,             # one of `values.LABELS`
-    seed: int = 0,
-    composition: str = "question", # of a training step: `values.COMPOSITIONS`
-    paths: int = 32,       # training samples of a question
+    setup: Setup,          # generator, problems, samples
+    kind: str,             # one of `LABELS`
+    seed: int = 0,         # of the training and of the searches
+    *,
+    composition: str = "question", # of a training step: one of `COMPOSITIONS`
+    num_samples: int = 32, # training samples of a question
     budget: int = 500_000, # tokens that the training reads, prompts included; it sets the number of epochs
-    searches=(("step_beam", 8, 2),), # name in `search`, K and, where it has one, b
-    max_steps: int = 8,
-    keep=None,             # a folder for the trained verifier
-    **training             # of `values.train_verifier`
+    searches: Iterable[tuple] = (("step_beam", 8, 2),), # name in `policies`, K and, where it has one, b
+    max_steps: int = 8,    # rounds of a search
+    keep: str | Path | None = None, # a folder for the trained verifier
+    **training: object     # of `train_verifier`
 ) -> dict: # plain values
     """Train one verifier and ask it: `quality` of its values; per question (three decimals) best-of-N by the
-    last and the least step value, weighted vote by the last; whether each search's answer is right, and its tokens."""
-    data = value_data(arena.lessons(paths), kind, arena.steps, lms.eos_ids(arena.generator))
+    last and the least step value, weighted vote by the last; whether each search's answer is correct, and
+    its tokens.
+
+    >>> setup = arithmetic_setup(1, 2, 1, num_test_samples=2)
+    >>> found = judged(setup, "tvm", num_samples=2, budget=1, searches=(), batch_size=2)
+    >>> found["epochs"], list(found["curves"]["best-of-N last"])
+    (1, ['1', '2'])
+    """
+    data = value_data(setup.lessons(num_samples), kind, setup.delimiter, eos_ids=lms.eos_ids(setup.generator))
     epochs = max(1, round(budget/sum(map(len, data.ids))))
-    run = train_verifier(arena.generator, data, kind, epochs=epochs, seed=seed, composition=composition, **training)
+    run = train_verifier(setup.generator, data, kind, epochs=epochs, seed=seed, composition=composition,
+                         **training)
     if keep is not None: run.model.save_pretrained(keep)
-    told = score_samples(run.model, arena.samples)
-    few = min(8, len(arena.samples[0]))
-    quality = value_quality([v for some in told for v in some[:few]], [t for some in arena.samples for t in some[:few]],
-                                   None if arena.truth is None else [v for some in arena.truth for v in some[:few]])
-    def least(v, t): return float(min([v[i] for i, token in enumerate(t.response_ids) if token in arena.steps] + [v[-1]]))
-    scores = {"last": [[float(v[-1]) if len(v) else 0. for v in some] for some in told],
-              "min": [[least(v, t) if len(v) else 0. for v, t in zip(some, ts)] for some, ts in zip(told, arena.samples)]}
-    curves = accuracy_curves(arena.samples, scores, NS, per_question=True)
-    kept = {f"{r['method']} {r['scores']}": {} for r in curves if r["scores"]}
-    for r in curves:
-        name = f"{r['method']} {r['scores']}"
-        if name in ("best-of-N last", "best-of-N min", "weighted vote (sum) last"):
-            kept[name][str(r["N"])] = [round(x, 3) for x in r["questions"]]
-    result = dict(quality=quality, epochs=epochs, tokens=run.tokens, seconds=run.seconds, curves={k: v for k, v in kept.items() if v},
+    told = score_samples(run.model, setup.samples)
+    result = dict(quality=_quality(setup, told), epochs=epochs, tokens=run.tokens, seconds=run.seconds,
+                  curves=_kept_curves(setup, told),
                   log=[{k: e[k] for k in ("step", "loss") if k in e} for e in run.log], searches={})
-    for name, *size in searches:
-        found = getattr(policies, name)(arena.generator, run.model, arena.problems, *size, delimiter=arena.steps,
-                                      max_steps=max_steps, max_new_tokens=arena.limit, seed=seed, **arena.sampling)
-        result["searches"][" ".join(map(str, (name, *size)))] = search_result(arena, found)
+    for name, *sizes in searches:
+        found = getattr(policies, name)(
+            setup.generator, run.model, setup.problems, **dict(zip(("K", "b"), sizes)), seed=seed,
+            delimiter=setup.delimiter, max_steps=max_steps, max_new_tokens=setup.max_new_tokens,
+            **setup.sampling)
+        result["searches"][" ".join(map(str, (name, *sizes)))] = search_result(setup, found)
     return result
 
-def search_result(arena: Arena, found: list) -> dict:
-    "What is kept of a search: right (0 or 1) for each question, the mean number of sampled tokens."
-    texts = [reasoning.text_of(arena.generator.tokenizer, r.response(r.best)) for r in found]
+# %% ../../nbs/tvm/10_ordering.ipynb #784c6ac8
+def _quality(setup, told):
+    "Quality of the values of the first samples of each test question."
+    def first(of): return [x for some in of for x in some[:8]]
+    return value_quality(first(told), first(setup.samples), None if setup.truth is None else first(setup.truth))
+
+def _least(values, t, delimiter):
+    "The least value at the end of a step."
+    ends = [values[i] for i, token in enumerate(t.response_ids) if token in delimiter]
+    return float(min(ends + [values[-1]]))
+
+def _kept_curves(setup, told):
+    "Accuracy of each question: {method: {N: [questions]}}."
+    last = [[float(v[-1]) if len(v) else 0. for v in some] for some in told]
+    least = [[_least(v, t, setup.delimiter) if len(v) else 0. for v, t in zip(some, ts)]
+             for some, ts in zip(told, setup.samples)]
+    kept = {}
+    for row in accuracy_curves(setup.samples, dict(last=last, min=least), NS, per_question=True):
+        name = f"{row['method']} {row['scores']}"
+        if name in ("best-of-N last", "best-of-N min", "weighted vote (sum) last"):
+            kept.setdefault(name, {})[str(row["N"])] = [round(x, 3) for x in row["questions"]]
+    return kept
+
+def search_result(
+    setup: Setup,             # with the answers
+    found: list[SearchResult] # of a search, in the order of the problems
+) -> dict: # `right` (0 or 1) for each question, `tokens`: mean number of sampled ones
+    """What is kept of a search.
+
+    >>> setup = arithmetic_setup(1, 1, 1, num_test_samples=1)
+    >>> found = policies.step_beam(setup.generator, None, setup.problems, K=1, b=1, block=8, max_steps=2)
+    >>> search_result(setup, found)["tokens"]
+    16.0
+    """
+    texts = [reasoning.text_of(setup.generator.tokenizer, r.response(r.best)) for r in found]
     done = [r.nodes[r.best].finished for r in found]
-    grades = arena.grade(texts, list(arena.problems["answer"]))
+    grades = setup.grade(texts, list(setup.problems["answer"]))
     return dict(right=[int(bool(g) and d) for g, d in zip(grades, done)],
                 tokens=float(np.mean([r.counts["tokens"] for r in found])))
 
-def plain_votes(arena: Arena) -> dict: # {method: {N: accuracy of each question}}, tokens of a question by N
-    "What needs no verifier: pass@N and majority."
-    rows = accuracy_curves(arena.samples, {}, NS, per_question=True)
-    return {m: {str(r["N"]): [round(x, 3) for x in r["questions"]] for r in rows if r["method"] == m} for m in ("pass@N", "majority")} | \
-        dict(tokens={str(r["N"]): r["tokens"] for r in rows})
+# %% ../../nbs/tvm/10_ordering.ipynb #834b1bd7
+def plain_votes(
+    setup: Setup # with the samples
+) -> dict: # {method: {N: accuracy of each question}}, tokens of a question by N
+    """What needs no verifier: pass@N and majority.
+
+    >>> list(plain_votes(arithmetic_setup(1, 1, 1, num_test_samples=2)))
+    ['pass@N', 'majority', 'tokens']
+    """
+    rows = accuracy_curves(setup.samples, {}, NS, per_question=True)
+    found = {m: {str(r["N"]): [round(x, 3) for x in r["questions"]] for r in rows if r["method"] == m}
+             for m in ("pass@N", "majority")}
+    return found | dict(tokens={str(r["N"]): r["tokens"] for r in rows})
 
 # %% ../../nbs/tvm/10_ordering.ipynb #cacd31ac
 def accuracies(
-    records: list,  # of `judged`: dicts with config and result
+    records: Iterable[dict], # of `judged`: dicts with config and result
     what: tuple,    # ("curves", name, N) or ("searches", name)
-    **config        # which units: entries of their config
+    **config: object # which units: entries of their config
 ) -> np.ndarray | None: # [S, questions]; None if there is no such unit
-    "Accuracy of each question in every fitting unit, ordered by seed."
-    rows = [(r["config"]["seed"], r["result"]) for r in records if all(r["config"].get(k) == v for k, v in config.items())]
+    """Accuracy of each question in every fitting unit, ordered by seed.
+
+    >>> unit = dict(config=dict(kind="tvm", seed=0), result=dict(searches={"s": dict(right=[1, 0])}))
+    >>> accuracies([unit], ("searches", "s"), kind="tvm")
+    array([[1., 0.]])
+    """
+    def fits(r): return all(r["config"].get(k) == v for k, v in config.items())
     def of(result):
         found = result.get(what[0], {}).get(what[1], {})
         return found.get("right") if what[0] == "searches" else found.get(str(what[2]))
-    found = [x for _, result in sorted(rows, key=lambda r: r[0]) if (x := of(result)) is not None]
+    rows = sorted((r for r in records if fits(r)), key=lambda r: r["config"]["seed"])
+    found = [x for r in rows if (x := of(r["result"])) is not None]
     return np.array(found, float) if found else None

@@ -1,0 +1,12 @@
+"The bench: labels in a process of their own."
+import pytest
+
+from tokenstudy import core
+from tokenstudy.tvm.bench import labels_scaling
+
+
+def test_values_labels_are_made_in_a_process_of_their_own():
+    told = labels_scaling(10_000)
+    assert told["tokens"] == 10_000 and told["seconds"] > 0 and told["bytes"] > 10**7
+    with pytest.raises(core.TokenStudyError, match="(?s)labels of 1000 tokens: .*NameError"): labels_scaling(1000, "nonsense")
+    with pytest.raises(ValueError, match="tokens = 99"): labels_scaling(99)

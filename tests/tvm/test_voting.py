@@ -1,0 +1,86 @@
+"Votes, closed forms and curves against brute force."
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from tokenstudy import core
+from tokenstudy.tvm.voting import ScoreError, VOTES, accuracy_curves, best_at_n, best_of_n, majority_vote, sample_score, weighted_vote
+from tvm.toys import sampled, samples
+
+
+def test_votes_by_hand():
+    answers, scores = ["5", "5", "7"], [.2, .2, .5]
+    assert majority_vote(answers) == "5" and weighted_vote(answers, scores) == "7" and best_of_n(answers, scores) == 2
+    assert [weighted_vote(["5", "5", "7"], [.1, .5, .35], how) for how in VOTES] == ["5", "7", "5"]
+    assert best_of_n(["a", "b", "c"], [1, 1, 1]) == 0 and majority_vote(["a", "b"]) == "a" and weighted_vote(["b", "a"], [.5, .5], "mean") == "b"
+    assert best_of_n([None, "b"], [9, .1]) == 1 and majority_vote([None, None, "b"]) == "b"
+    assert best_of_n([None], [1]) is majority_vote([None]) is weighted_vote([], []) is None
+    assert [sample_score([.4, .2, .5], how) for how in ("last", "min", "prod", "mean")] == pytest.approx([.5, .2, .04, 11 / 30])
+
+
+VOTERS = st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.integers(0, 4)), min_size=1, max_size=9)
+
+
+@given(VOTERS)
+def test_votes_against_counting(voters):
+    answers, scores = [a for a, _ in voters], [s / 4 for _, s in voters]
+    kinds = list(dict.fromkeys(a for a in answers if a is not None))
+    def winner(weight): return max(kinds, key=weight) if kinds else None         # the first of equals
+    of = lambda kind: [s for a, s in zip(answers, scores) if a == kind]
+    assert majority_vote(answers) == winner(lambda k: Counter(answers)[k])
+    assert weighted_vote(answers, scores) == winner(lambda k: sum(of(k)))
+    assert weighted_vote(answers, scores, "max") == winner(lambda k: max(of(k)))
+    assert weighted_vote(answers, scores, "mean") == winner(lambda k: sum(of(k)) / len(of(k)))
+    best = best_of_n(answers, scores)
+    assert best == next((i for i, (a, s) in enumerate(zip(answers, scores)) if a is not None and s == max(s for a, s in zip(answers, scores) if a)), None)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), min_size=1, max_size=8), st.data())
+def test_closed_forms_against_all_subsets(samples, data):
+    k, N, right = data.draw(st.integers(1, len(samples))), len(samples), [r for r, _ in samples]
+    subsets = list(itertools.combinations(range(N), k))
+    assert core.pass_at_k(N, sum(right), k) == pytest.approx(np.mean([any(right[i] for i in s) for s in subsets]))
+    assert best_at_n(right, [x for _, x in samples], k) == pytest.approx(np.mean([right[max(s, key=lambda i: samples[i][1])] for s in subsets]))
+    assert best_at_n(right, right, k) == pytest.approx(core.pass_at_k(N, sum(right), k))   # true values: the limit
+    assert best_at_n(right, [1.] * N, 1) == pytest.approx(np.mean(right))
+
+
+def test_pass_at_k_constant():
+    assert core.pass_at_k(10, 3, 2) == pytest.approx(.53333, abs=1e-5)
+    for bad in ((3, 4, 1), (3, 1, 0), (3, 1, 4)):
+        with pytest.raises(ValueError): core.pass_at_k(*bad)
+
+
+def test_accuracy_curves_against_single_votes():
+    rng, N, Ns = np.random.default_rng(0), 8, (1, 2, 4, 8)
+    samples = [[sampled(rng.choice(["a", "b", "c", None]), "a", 1 + i) for i in range(N)] for _ in range(12)]
+    scores = rng.integers(0, 5, (12, N)) / 4
+    rows = accuracy_curves(samples, dict(v=scores), (*Ns, 16), orders=1, per_question=True)
+    found = {(r["method"], r["N"]): r for r in rows}
+    assert {r["N"] for r in rows} == set(Ns) and all(r["low"] <= r["accuracy"] <= r["high"] for r in rows)
+    for n in Ns:
+        first = [([s.answer for s in some][:n], x[:n]) for some, x in zip(samples, scores)]
+        assert found["majority", n]["questions"] == [majority_vote(a) == "a" for a, _ in first]
+        for how in ("sum", "mean"): assert found[f"weighted vote ({how})", n]["questions"] == [weighted_vote(a, x, how) == "a" for a, x in first]
+        assert found["pass@N", n]["accuracy"] == pytest.approx(np.mean([core.pass_at_k(N, sum(s.correct for s in some), n) for some in samples]))
+        assert found["majority", n]["tokens"] == n * 4.5
+    whole = [best_of_n([s.answer for s in some], x) for some, x in zip(samples, scores)]
+    assert found["best-of-N", 8]["accuracy"] == pytest.approx(np.mean([i is not None and some[i].correct for i, some in zip(whole, samples)]))
+    more = {(r["method"], r["N"]): r for r in accuracy_curves(samples, dict(v=scores), Ns, orders=200)}
+    every = [np.mean([majority_vote([some[i].answer for i in p]) == "a" for p in itertools.combinations(range(N), 2)]) for some in samples[:3]]
+    few = accuracy_curves(samples[:3], {}, (2,), orders=400, per_question=True)
+    assert np.allclose(next(r for r in few if r["method"] == "majority")["questions"], every, atol=.25) and more["pass@N", 1]["accuracy"] == pytest.approx(found["pass@N", 1]["accuracy"])
+    with pytest.raises(ScoreError, match=r"scores\['v'\]\[0\]\[2\] is nan"): accuracy_curves(samples[:1], dict(v=[[0, 1, math.nan, *[0] * 5]]))
+    with pytest.raises(ValueError, match="the same number of samples"): accuracy_curves([samples[0], samples[1][:3]])
+    with pytest.raises(ValueError, match="8 numbers for each of 12"): accuracy_curves(samples, dict(v=scores[:, :4]))
+
+
+def test_votes_and_curves_break_ties_alike():
+    answers, scores = ["a", "b", "b", "b"], [.3, .1, .1, .1]
+    assert weighted_vote(answers, scores) == "a" == weighted_vote(answers, scores[:1] + [.1 + 1e-15] * 3)
+    assert weighted_vote(["b", "b", "b", "a"], [.1, .1, .1, .3]) == "b"
+    with pytest.raises(ValueError, match="as many scores"): best_at_n([True, False], [.1], 1)
