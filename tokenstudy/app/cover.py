@@ -16,7 +16,7 @@ from ..core import show
 
 # %% ../../nbs/app/05_cover.ipynb #97d767a6
 def committed_records(
-    study: str,
+    study: str, # such as multidraft/acceptance
     root: str | Path | None = None # the project folder; `core.project_root()` if None
 ) -> list: # records at laptop scale; empty if there are none
     """What `core.published` reads, without its warning of records that other code made: the page of
