@@ -1,7 +1,8 @@
-"""Four papers about single tokens, derived, typed, tested, run and compared.
+"""Four papers about single tokens, reimplemented, tested and measured again.
 
-`multidraft`, `brat`, `cdpo` and `tvm` hold one paper each; `core`, `lm` and `reasoning` what they share; `app` the
-command line. A package is imported when it is asked for: `from tokenstudy.multidraft import Optimal`."""
+`multidraft`, `brat`, `cdpo` and `tvm` hold one paper each; `core`, `lm` and `reasoning` what they
+share; `app` the command line. A package is imported when it is asked for:
+`from tokenstudy.multidraft import Optimal`."""
 import sys
 
 import lazy_loader
@@ -27,15 +28,18 @@ def __getattr__(name: str):
 
 
 class _Explaining:
-    "The last finder: where an import of ours fails, the error names the extra that brings the package."
+    "The last finder: where an import of ours fails, the error names the extra that it needs."
     @staticmethod
     def find_spec(name, path=None, target=None):
-        frame, machinery = sys._getframe(1), ("importlib._bootstrap", "_frozen_importlib", "importlib")
+        frame = sys._getframe(1)
+        machinery = "importlib._bootstrap", "_frozen_importlib", "importlib"
         while frame and frame.f_globals.get("__name__") in machinery: frame = frame.f_back
-        module = frame.f_globals.get("__name__", "") if frame else ""    # "importlib.util" where it only looks
+        # "importlib.util" where somebody only looks whether a package is there
+        module = frame.f_globals.get("__name__", "") if frame else ""
         if path is None and module.startswith(f"{__name__}."):
             from .core.scales import missing_package
             if error := missing_package(name, module): raise error
 
 
-if not any(type(finder).__name__ == "_Explaining" for finder in sys.meta_path): sys.meta_path.append(_Explaining())
+if not any(type(finder).__name__ == "_Explaining" for finder in sys.meta_path):
+    sys.meta_path.append(_Explaining())

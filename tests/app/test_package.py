@@ -153,6 +153,26 @@ def test_one_version(settings, project, metadata, base):
     assert [file.name for file in written if f'"{settings["version"]}"' in file.read_text(encoding="utf-8")] == []
 
 
+def told(settings, citation: dict, readme: str, doc: str) -> list:
+    "Which of the places that say what this is do not say it as the first sentence of README does."
+    sentence = re.search(r"^> (.+)$", readme, re.MULTILINE)[1]
+    short = sentence.split(", in ")[0]                       # without where it runs
+    entry = re.search(r"@software{.*?title = {([^}]*)}", readme, re.DOTALL)[1]
+    said = {"settings.ini": settings["description"] + "." == sentence, "abstract": citation["abstract"] == sentence,
+            "title": citation["title"] == f"tokenstudy: {short[0].lower()}{short[1:]}", "README's entry": entry == citation["title"],
+            "tokenstudy.__doc__": doc.splitlines()[0] == f"{short}."}
+    return [place for place, same in said.items() if not same]
+
+
+def test_one_sentence_says_what_this_is(settings, metadata):
+    import tokenstudy
+    citation = yaml.safe_load((ROOT/"CITATION.cff").read_text(encoding="utf-8"))
+    readme = (ROOT/"README.md").read_text(encoding="utf-8")
+    assert told(settings, citation, readme, tokenstudy.__doc__) == [] and metadata["Summary"] == settings["description"]
+    assert told(settings, citation, readme.replace("Four papers", "Five papers"), tokenstudy.__doc__) == \
+           ["settings.ini", "abstract", "title", "tokenstudy.__doc__"]
+
+
 def test_every_requirement_is_pinned_and_installable_without_gpu_wheels(settings):
     lines = (ROOT/"constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = dict(re.fullmatch(r"([\w.-]+)==([\w.!+]+)", line).groups() for line in lines if line and not line.startswith("#"))
@@ -194,6 +214,7 @@ def test_an_extra_that_includes_itself_is_refused(toy):
 
 
 PARTS = {"multidraft": "lm", "app": None, "core": None}      # folders whose extra has another name; None: the base alone
+LEARNING = {"core/checkpoints.py", "core/training.py"}       # modules of core that only trainings need: they have the extra lm
 NAMES = {"PIL": "pillow", "yaml": "pyyaml"}                  # import name -> distribution, where they differ
 
 
@@ -214,6 +235,7 @@ def not_required(root: Path, settings, metadata) -> list:
     for file in sorted((root/"tokenstudy").rglob("*.py")):
         part = file.relative_to(root/"tokenstudy").parts[0].removesuffix(".py")
         extra = PARTS.get(part, part if part in metadata.get_all("Provides-Extra") else "all")
+        if file.relative_to(root/"tokenstudy").as_posix() in LEARNING: extra = "lm"
         at_once, ever = base | (of_extra(metadata, extra) if extra else set()), base | of_extra(metadata, "dev") | transitive
         found += [(file.name, name) for name in sorted((imported(file, False) - at_once) | (imported(file, True) - ever))]
     return found
@@ -309,6 +331,7 @@ def test_base_has_its_command(base):
 @pytest.mark.parametrize("code, module, package, extra", [
     ("from tokenstudy.multidraft import Multidraft", "tokenstudy.multidraft", "torch", "lm"),
     ("import tokenstudy.brat.inversion", "tokenstudy.brat", "torch", "brat"),
+    ("from tokenstudy.core import train", "tokenstudy.core", "torch", "lm"),
     ("import tokenstudy.tvm.verifier", "tokenstudy.tvm", "torch", "tvm"),
     ("import tokenstudy.cdpo.trainer", "tokenstudy.cdpo", "torch", "cdpo"),
     ("from tokenstudy.core import show; show.finish(None)", "tokenstudy.core.show", "matplotlib", "plots")])

@@ -39,6 +39,7 @@ def known_patch(text: str, known: set) -> bool:
     "Whether a complaint is only about a method that a patch adds."
     if m := re.match(r'"(?:type\[)?"?(?:[\w.]+\.)?(\w+)\]?"?(?:\[.*?\])?" has no attribute "(\w+)"', text): return m.groups() in known
     if m := re.match(r'(?:Item "(?:[\w.]+\.)?(\w+)" of ".*?") has no attribute "(\w+)"', text): return m.groups() in known
+    if m := re.match(r'"(\w+)" not callable', text): return (m[1], "__call__") in known
     if m := re.match(r'Name "(\w+)" already defined', text): return m[1] in {name for _, name in known}
     return False
 

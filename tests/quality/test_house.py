@@ -257,10 +257,12 @@ def test_an_injected_type_error_is_found(tmp_path):
     (tmp_path/"toy/__init__.py").write_text(
         "from fastcore.basics import patch\n\nclass C:\n    size: int = 1\n\n@patch\ndef double(self: C) -> int: return 2 * self.size\n\n"
         "def fine(c: C) -> int: return c.double() + c.size\n\ndef wrong(c: C) -> str: return c.size\n\n"
-        "def missing(c: C) -> int: return c.triple()\n\ndef free(x): return x + ''\n")
+        "def missing(c: C) -> int: return c.triple()\n\ndef free(x): return x + ''\n\n"
+        "@patch\ndef __call__(self: C) -> int: return self.size\n\ndef called(c: C) -> int: return c()\n\nclass D: size: int = 1\n\n"
+        "def wrong_call(d: D) -> int: return d()\n")
     module = house.Module("toy/__init__.py", (tmp_path/"toy/__init__.py").read_text())
     found = check_types.findings(check_types.run_mypy(tmp_path, "toy"), Sources((), (module,)))
-    assert [(f.where, f.name) for f in found] == [("line 11", "return-value"), ("line 13", "attr-defined")]
+    assert [(f.where, f.name) for f in found] == [("line 11", "return-value"), ("line 13", "attr-defined"), ("line 24", "operator")]
 
 
 def test_a_package_that_mypy_cannot_read_is_no_success(tmp_path):

@@ -11,9 +11,13 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["notebooks", "report", "study", "commands", "cover", "claims",
-                "charts", "speed"],
+                "charts", "speed", "cover_record"],
     submod_attrs={
         "notebooks": ["PAPERS", "checkout", "find_studies", "execute", "CellFailed"],
         "report": ["write_report"],
         "study": ["run_study", "save_outputs", "keep_records"],
-        "commands": ["BENCHES", "main", "run_bench", "run_models"]})
+        "commands": ["BENCHES", "main", "run_bench", "run_models"],
+        "cover": ["Cover", "cover_records"],
+        "claims": ["Verdicts", "headlines", "all_claims"],
+        "charts": ["Chart"],
+        "speed": ["Speed"]})

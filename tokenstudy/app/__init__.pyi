@@ -12,3 +12,10 @@ from .commands import BENCHES as BENCHES
 from .commands import main as main
 from .commands import run_bench as run_bench
 from .commands import run_models as run_models
+from .cover import Cover as Cover
+from .cover import cover_records as cover_records
+from .claims import Verdicts as Verdicts
+from .claims import headlines as headlines
+from .claims import all_claims as all_claims
+from .charts import Chart as Chart
+from .speed import Speed as Speed

@@ -8,12 +8,14 @@ __all__ = ['TINTS', 'WIDE', 'LABELS', 'CHARTS', 'accuracy', 'forest', 'Chart', '
 # %% ../../nbs/app/07_charts.ipynb #90c0222b
 import html
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import core
 from .claims import (
-    BEAM, BEST_OF_8, Found, acceptance, acceptance_gain, concept_mean, concept_scores, records_of, trained, verifier_accuracy)
+    BEAM, BEST_OF_8, Found, acceptance, acceptance_gain, concept_mean, concept_scores, records_of,
+    trained, verifier_accuracy)
 from .cover import INKS, KEPT, LOST, SANS, cover_files, tag, words
 
 # %% ../../nbs/app/07_charts.ipynb #e6153b07
@@ -25,7 +27,11 @@ def accuracy(
     >>> accuracy(np.ones((2, 3)))
     Found(mean=100.0, low=100.0, high=100.0)
     """
-    return Found(*(100*x for x in core.two_way_interval(values)))
+    return _percent(core.two_way_interval(values))
+
+def _percent(found):
+    "A number and the ends of its interval, times 100."
+    return Found(*(100*x for x in found))
 
 def _multidraft_rows(
     root: str | Path | None = None # the project folder
@@ -33,43 +39,59 @@ def _multidraft_rows(
     "Acceptance lost against the optimum, in points."
     names = {"SpecInfer": "SpecInfer", "SpecTr": "SpecTr", "TruncatedLP": "the paper's scheme"}
     found = acceptance(root)
-    def lost(schemes, name): return Found(*(100*x for x in acceptance_gain(schemes, "Optimal", name)))
-    return [(f"temperature {temperature:g}, K = {K}", {text: lost(found["hotter", temperature, K], name) for name, text in names.items()})
+    def lost(temperature, K):
+        schemes = found["hotter", temperature, K]
+        return {text: _percent(acceptance_gain(schemes, "Optimal", name))
+                for name, text in names.items()}
+    return [(f"temperature {temperature:g}, K = {K}", lost(temperature, K))
             for temperature in (1.2, 1.4, 2.) for K in (2, 4, 8)]
 
 def _brat_rows(
     root: str | Path | None = None # the project folder
 ) -> list: # (label, series -> Found)
     "Share of a creature's attributes that its learned tokens carry, in percent."
-    names = {"untouched": "no learned token", "default": "one token", "two, λ=0": "two tokens, λ = 0",
-             "bonus, λ=.01": "orthogonal bonus, λ = .01", "bonus, λ=1": "orthogonal bonus, λ = 1", "words": "described in words"}
-    def share(base, way): return Found(*(100*x for x in concept_mean(concept_scores(base, way, "fidelity", root=root))))
-    return [(text, {"UNet": share("unet", way), "transformer": share("transformer", way)}) for way, text in names.items()]
+    names = {"untouched": "no learned token", "default": "one token",
+             "two, λ=0": "two tokens, λ = 0",
+             "bonus, λ=.01": "orthogonal bonus, λ = .01", "bonus, λ=1": "orthogonal bonus, λ = 1",
+             "words": "described in words"}
+    def share(base, way):
+        return _percent(concept_mean(concept_scores(base, way, "fidelity", root=root)))
+    return [(text, {"UNet": share("unet", way), "transformer": share("transformer", way)})
+            for way, text in names.items()]
 
 # %% ../../nbs/app/07_charts.ipynb #ea08cc24
 def _cdpo_rows(
     root: str | Path | None = None # the project folder
 ) -> list: # (label, series -> Found)
     "Accuracy of each training method, in percent."
-    names = {"none": "before training", "DPO": "DPO", "RPO": "RPO", "critical": "critical tokens (the paper)",
-             "oracle: first mistake": "the true first mistake", "control: shuffled": "the weights, shuffled",
+    names = {"none": "before training", "DPO": "DPO", "RPO": "RPO",
+             "critical": "critical tokens (the paper)",
+             "oracle: first mistake": "the true first mistake",
+             "control: shuffled": "the weights, shuffled",
              "control: same mass": "equal weights, same sum", "SFT": "fine-tuning on chosen"}
     found = trained(root)
-    return [(text, {m: accuracy(found[name][m]) for m in ("sampled", "greedy")}) for name, text in names.items() if name in found]
+    return [(text, {m: accuracy(found[name][m]) for m in ("sampled", "greedy")})
+            for name, text in names.items() if name in found]
 
 def _tvm_rows(
     root: str | Path | None = None # the project folder
 ) -> list: # (label, series -> Found)
     "Accuracy of each kind of verifier, in percent."
-    names = dict(orm="ORM, last token only", ovm="OVM, outcome on every token", prm_hard="PRM, yes or no per step",
-                 prm_soft="PRM, value per step", tvm="TVM, value per token")
-    votes = next(r["result"]["majority"]["8"] for r in records_of("tvm/ordering", root) if r["config"].get("votes"))
+    names = dict(orm="ORM, last token only", ovm="OVM, outcome on every token",
+                 prm_hard="PRM, yes or no per step", prm_soft="PRM, value per step",
+                 tvm="TVM, value per token")
+    votes = next(r["result"]["majority"]["8"] for r in records_of("tvm/ordering", root)
+                 if r["config"].get("votes"))
     ways = {"best of 8": BEST_OF_8, "step beam": BEAM}
-    return [("no verifier, majority of 8", {"best of 8": accuracy(np.array([votes]))})] + [
-        (text, {way: accuracy(verifier_accuracy(kind, *what, root=root)) for way, what in ways.items()}) for kind, text in names.items()]
+    def judged(kind):
+        return {way: accuracy(verifier_accuracy(kind, *what, root=root))
+                for way, what in ways.items()}
+    none = "no verifier, majority of 8", {"best of 8": accuracy(np.array([votes]))}
+    return [none] + [(text, judged(kind)) for kind, text in names.items()]
 
 # %% ../../nbs/app/07_charts.ipynb #e4ca12db
-TINTS, WIDE, LABELS = (KEPT, LOST, "#2b9a66"), 568, 226 # colours of series; pixels of a chart and of its labels
+TINTS = KEPT, LOST, "#2b9a66" # of the series
+WIDE, LABELS = 568, 226        # pixels of a chart and of its labels
 
 def _mark(
     series: int,        # which series: round, square, diamond
@@ -95,10 +117,12 @@ def _grid(
     label: str # of the axis
 ) -> str:
     "Lines for the ticks, their numbers and the axis label."
-    lines = [tag("line", x1=place(t), x2=place(t), y1=36, y2=bottom, stroke="currentColor", stroke_opacity=.16) for t in ticks]
-    numbers = [words(place(t), bottom + 19, f"{t:g}", 14.5, text_anchor="middle", fill_opacity=.8) for t in ticks]
+    look: dict[str, Any] = dict(text_anchor="middle", fill_opacity=.8)
+    lines = [tag("line", x1=place(t), x2=place(t), y1=36, y2=bottom, stroke="currentColor",
+                 stroke_opacity=.16) for t in ticks]
+    numbers = [words(place(t), bottom + 19, f"{t:g}", 14.5, **look) for t in ticks]
     middle = (place(ticks[0]) + place(ticks[-1]))/2
-    return "".join(lines + numbers) + words(middle, bottom + 41, label, 14.5, text_anchor="middle", fill_opacity=.8)
+    return "".join(lines + numbers) + words(middle, bottom + 41, label, 14.5, **look)
 
 # %% ../../nbs/app/07_charts.ipynb #8b387d0d
 def forest(
@@ -121,28 +145,39 @@ def forest(
         top = 40 + pitch*i
         parts.append(words(LABELS, top + pitch/2 + 5, text, 15, text_anchor="end"))
         for name, found in series.items():
-            if not low <= found.low <= found.high <= high: raise ValueError(f"{text}, {name}: {found} lies off the axis from {low} to {high}")
+            if not low <= found.low <= found.high <= high:
+                raise ValueError(f"{text}, {name}: {found} lies off the axis from {low} to {high}")
             j = names.index(name)
             y = top + 12 + 12*j
-            parts += [tag("line", x1=place(found.low), x2=place(found.high), y1=y, y2=y, stroke=TINTS[j], stroke_width=2.5, stroke_linecap="round"),
+            parts += [tag("line", x1=place(found.low), x2=place(found.high), y1=y, y2=y,
+                          stroke=TINTS[j], stroke_width=2.5, stroke_linecap="round"),
                       _mark(j, place(found.mean), y)]
     bottom = 44 + pitch*len(rows)
     look = dict(color=ink) if ink else {}
-    return tag("svg", tag("title", html.escape(title)), _grid(ticks, place, bottom, label), _key(names), *parts,
-               xmlns="http://www.w3.org/2000/svg", role="img", viewBox=f"0 0 {WIDE} {bottom + 52}", width=WIDE, height=bottom + 52,
+    return tag("svg", tag("title", html.escape(title)), _grid(ticks, place, bottom, label),
+               _key(names), *parts, xmlns="http://www.w3.org/2000/svg", role="img",
+               viewBox=f"0 0 {WIDE} {bottom + 52}", width=WIDE, height=bottom + 52,
                font_family=SANS, **look)
 
 # %% ../../nbs/app/07_charts.ipynb #60b5661f
 #: paper -> rows, ticks, axis label, what is to be seen
 CHARTS = {
-    "multidraft": (_multidraft_rows, [0, 2, 4, 6, 8, 10], "acceptance lost against the optimum, points",
-        "Acceptance lost against the optimum: the paper's scheme loses least for weak drafts (temperature 2), most for good ones once there are four drafts or more."),
-    "brat": (_brat_rows, [0, 25, 50, 75, 100], "attributes of the creature that are drawn, %",
-        "Attributes drawn: two tokens carry more than one on both bases, with or without orthogonality; strong orthogonality carries none."),
-    "cdpo": (_cdpo_rows, [20, 40, 60, 80, 100], "problems solved, %",
-        "Problems solved: weights on critical tokens are level with DPO and RPO, below the same weights shuffled and below fine-tuning."),
-    "tvm": (_tvm_rows, [40, 60, 80, 100], "problems solved, %",
-        "Problems solved: all verifiers but the ORM guide a beam equally well, and all choose equally well among eight samples.")}
+    "multidraft": (
+        _multidraft_rows, [0, 2, 4, 6, 8, 10], "acceptance lost against the optimum, points",
+        "Acceptance lost against the optimum: the paper's scheme loses least for weak drafts "
+        "(temperature 2), most for good ones once there are four drafts or more."),
+    "brat": (
+        _brat_rows, [0, 25, 50, 75, 100], "attributes of the creature that are drawn, %",
+        "Attributes drawn: two tokens carry more than one on both bases, with or without "
+        "orthogonality; strong orthogonality carries none."),
+    "cdpo": (
+        _cdpo_rows, [20, 40, 60, 80, 100], "problems solved, %",
+        "Problems solved: weights on critical tokens are level with DPO and RPO, below the same "
+        "weights shuffled and below fine-tuning."),
+    "tvm": (
+        _tvm_rows, [40, 60, 80, 100], "problems solved, %",
+        "Problems solved: all verifiers but the ORM guide a beam equally well, and all choose "
+        "equally well among eight samples.")}
 
 class Chart:
     """The chart of a paper in a notebook, on the site and in README.
@@ -154,7 +189,8 @@ class Chart:
         paper: str,                     # a key of `CHARTS`
         root: str | Path | None = None, # the project folder
     ):
-        if paper not in CHARTS: raise ValueError(f"paper = {paper!r}: there are charts of {', '.join(CHARTS)}")
+        if paper not in CHARTS:
+            raise ValueError(f"paper = {paper!r}: there are charts of {', '.join(CHARTS)}")
         self.paper, (rows, self.ticks, self.label, self.title) = paper, CHARTS[paper]
         self.rows = rows(root)
     def svg(self,
@@ -163,12 +199,17 @@ class Chart:
         "The drawing."
         return forest(self.rows, self.ticks, self.label, title=self.title, ink=ink)
     def __repr__(self): return self.title
-    def _repr_html_(self): return self.svg().replace("<svg ", f'<svg style="width:100%;height:auto;max-width:{WIDE}px" ', 1)
+    def _repr_html_(self):
+        size = f'<svg style="width:100%;height:auto;max-width:{WIDE}px" '
+        return self.svg().replace("<svg ", size, 1)
     def _repr_markdown_(self):
-        image, dark = f"images/{self.paper}-{{}}.svg", "(prefers-color-scheme: dark)"
-        return "\n".join(["<p>", "<picture>", f'  <source media="{dark}" srcset="{image.format("dark")}">',
-                          f'  <img alt="{self.title}" src="{image.format("light")}" width="{WIDE}">', "</picture>", "</p>"])
+        dark, light = (f"images/{self.paper}-{theme}.svg" for theme in ("dark", "light"))
+        return "\n".join([
+            "<p>", "<picture>",
+            f'  <source media="(prefers-color-scheme: dark)" srcset="{dark}">',
+            f'  <img alt="{self.title}" src="{light}" width="{WIDE}">', "</picture>", "</p>"])
 
+# %% ../../nbs/app/07_charts.ipynb #60b56620
 def picture_files(
     root: str | Path | None = None # the project folder
 ) -> dict: # name in the project -> content, bytes
@@ -178,5 +219,6 @@ def picture_files(
     12
     """
     charts = {paper: Chart(paper, root) for paper in CHARTS}
-    return cover_files(root) | {f"nbs/images/{paper}-{theme}.svg": (chart.svg(ink) + "\n").encode()
-                                for paper, chart in charts.items() for theme, ink in INKS.items()}
+    drawn = {f"nbs/images/{paper}-{theme}.svg": (chart.svg(ink) + "\n").encode()
+             for paper, chart in charts.items() for theme, ink in INKS.items()}
+    return cover_files(root) | drawn

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import core
+from .cover import committed_records
 from ..core import show
 
 # %% ../../nbs/app/06_claims.ipynb #fa9ac40a
@@ -25,9 +26,11 @@ ARTICLES = {
     "brat": dict(arxiv="2408.04785", authors="J. Baker", title=(
         "BRAT: Bonus oRthogonAl Token for Architecture Agnostic Textual Inversion")),
     "cdpo": dict(arxiv="2411.19943", authors="Z. Lin et al.", title=(
-        "Critical Tokens Matter: Token-Level Contrastive Estimation Enhances LLM's Reasoning Capability")),
+        "Critical Tokens Matter: Token-Level Contrastive Estimation Enhances LLM's Reasoning "
+        "Capability")),
     "tvm": dict(arxiv="2407.12863", authors="J. H. Lee et al.", title=(
-        "Token-Supervised Value Models for Enhancing Mathematical Problem-Solving Capabilities of Large Language Models"))}
+        "Token-Supervised Value Models for Enhancing Mathematical Problem-Solving Capabilities of "
+        "Large Language Models"))}
 
 class Found(NamedTuple):
     """A number with its 95 % interval.
@@ -102,11 +105,16 @@ def records_of(
     >>> len(records_of("multidraft/decoding_bench"))
     1
     """
-    found = core.published(study, "laptop", root)
+    found = committed_records(study, root)
     if not found: raise ValueError(f"results/{study}/laptop.jsonl holds no record")
     return found
 
 # %% ../../nbs/app/06_claims.ipynb #ceaa71db
+def _shown(config):
+    "Whether the table of acceptances shows a unit: at top-p .95, and the draft is not the target."
+    if config["experiment"] != "acceptance" or config["top_p"] == 1: return False
+    return (config["draft"], config["temperature"]) != ("hotter", 1.)
+
 def acceptance(
     root: str | Path | None = None # the project folder
 ) -> dict: # (draft, temperature, K) -> scheme -> mean acceptance of each text, float [texts]
@@ -115,16 +123,17 @@ def acceptance(
     >>> len(acceptance())
     21
     """
-    found = {}
+    found: dict[tuple, dict] = {}
     for r in records_of("multidraft/acceptance", root):
         c = r["config"]
-        if c["experiment"] != "acceptance" or c["top_p"] == 1 or (c["draft"], c["temperature"]) == ("hotter", 1.): continue
+        if not _shown(c): continue
         for K in c["Ks"]:
             place = found.setdefault((c["draft"], c["temperature"], K), {})
             for name, values in r["result"]["acceptance"].items():
                 scheme, k = name.split()
                 if int(k) == K: place.setdefault(scheme, []).extend(values)
-    return {setting: {name: np.array(v) for name, v in place.items()} for setting, place in sorted(found.items())}
+    return {setting: {name: np.array(v) for name, v in place.items()}
+            for setting, place in sorted(found.items())}
 
 def acceptance_gain(
     schemes: dict, # of one setting of `acceptance`
@@ -133,7 +142,8 @@ def acceptance_gain(
 ) -> Found:
     """How much more often one scheme accepts than another, paired by text.
 
-    >>> acceptance_gain(dict(a=np.array([.5, .7]), b=np.array([.25, .45])), "a", "b").mean.__round__(3)
+    >>> schemes = dict(a=np.array([.5, .7]), b=np.array([.25, .45]))
+    >>> round(acceptance_gain(schemes, "a", "b").mean, 3)
     0.25
     """
     return Found(*core.bootstrap_interval(schemes[first] - schemes[second]))
@@ -147,33 +157,45 @@ def multidraft_claims(
     >>> len(multidraft_claims())
     6
     """
-    found, out = acceptance(root), []
-    for rival, theirs in (("SpecTr", .6348 - .6246), ("SpecInfer", .6348 - .6202)):
-        gains = {s: acceptance_gain(v, "TruncatedLP", rival) for s, v in found.items()}
-        ahead, behind = sum(g.low > 0 for g in gains.values()), sum(g.high < 0 for g in gains.values())
-        out.append(Claim("multidraft", f"its truncated scheme accepts more often than {rival}",
-            f"{theirs:+.3f} (Table 3, K = 2)", f"ahead in {ahead}, behind in {behind} of {len(gains)} settings; "
-            f"early exit, K = 2: {signed(gains['early', 1.2, 2])}", verdict(*gains.values()), "multidraft/05_acceptance"))
-    gaps = {s: acceptance_gain(v, "Optimal", "TruncatedLP") for s, v in found.items()}
-    for K, theirs in ((2, .0036), (4, .0040), (8, .0043)):
-        mine = [g for (_, _, k), g in gaps.items() if k == K]
-        near = [Found(.01 - g.mean, .01 - g.high, .01 - g.low) for g in mine]
-        out.append(Claim("multidraft", f"with {K} drafts its scheme is within .01 of the optimum", f"{theirs:.4f} (Table 3)",
-            f"{min(mine).mean:.3f} to {max(mine).mean:.3f} in {len(mine)} settings", verdict(*near), "multidraft/05_acceptance"))
-    return out + [_blocks_claim(root)]
+    found = acceptance(root)
+    rivals = (("SpecTr", .6348 - .6246), ("SpecInfer", .6348 - .6202)) # Table 3, K = 2
+    gaps = (2, .0036), (4, .0040), (8, .0043)                          # Table 3
+    return ([_rival_claim(found, rival, theirs) for rival, theirs in rivals] +
+            [_optimum_claim(found, K, theirs) for K, theirs in gaps] + [_blocks_claim(root)])
 
-def _blocks_claim(
-    root: str | Path | None = None # the project folder
-) -> Claim:
+def _rival_claim(found, rival, theirs):
+    "The paper's scheme against an earlier one."
+    gains = {s: acceptance_gain(v, "TruncatedLP", rival) for s, v in found.items()}
+    ahead = sum(g.low > 0 for g in gains.values())
+    behind = sum(g.high < 0 for g in gains.values())
+    ours = (f"ahead in {ahead}, behind in {behind} of {len(gains)} settings; "
+            f"early exit, K = 2: {signed(gains['early', 1.2, 2])}")
+    return Claim("multidraft", f"its truncated scheme accepts more often than {rival}",
+                 f"{theirs:+.3f} (Table 3, K = 2)", ours, verdict(*gains.values()),
+                 "multidraft/05_acceptance")
+
+def _optimum_claim(found, K, theirs):
+    "The paper's scheme against the optimum."
+    mine = [acceptance_gain(v, "Optimal", "TruncatedLP") for (_, _, k), v in found.items()
+            if k == K]
+    near = [Found(.01 - g.mean, .01 - g.high, .01 - g.low) for g in mine]
+    return Claim("multidraft", f"with {K} drafts its scheme is within .01 of the optimum",
+                 f"{theirs:.4f} (Table 3)",
+                 f"{min(mine).mean:.3f} to {max(mine).mean:.3f} in {len(mine)} settings",
+                 verdict(*near), "multidraft/05_acceptance")
+
+def _blocks_claim(root):
     "Tokens per call of the target with the distilled draft: the paper's Table 1."
     gains = []
     for r in records_of("multidraft/blocks", root):
         if r["config"]["group"] != "table 1": continue
         ours, rival = (r["result"][f"{name} 2 5"] for name in ("TruncatedLP", "SpecTr"))
-        gains += [a/b - c/d for a, b, c, d in zip(ours["tokens"], ours["calls"], rival["tokens"], rival["calls"])]
+        gains += [a/b - c/d for a, b, c, d in
+                  zip(ours["tokens"], ours["calls"], rival["tokens"], rival["calls"])]
     found = Found(*core.bootstrap_interval(gains))
-    return Claim("multidraft", "and gives more tokens per call than SpecTr, K = 2", f"{2.13 - 1.77:+.2f} (Table 1)",
-                 signed(found, 2), verdict(found), "multidraft/11_rates")
+    return Claim("multidraft", "and gives more tokens per call than SpecTr, K = 2",
+                 f"{2.13 - 1.77:+.2f} (Table 1)", signed(found, 2), verdict(found),
+                 "multidraft/11_rates")
 
 # %% ../../nbs/app/06_claims.ipynb #41877832
 def concept_scores(
@@ -188,7 +210,8 @@ def concept_scores(
     >>> len(concept_scores("unet", "default", "fidelity"))
     18
     """
-    return {(c["concept"], c["seed"]): r["result"][score] for r in records_of("brat/fidelity", root)
+    return {(c["concept"], c["seed"]): r["result"][score]
+            for r in records_of("brat/fidelity", root)
             if (c := r["config"])["base"] == base and c["strategy"] == strategy}
 
 def concept_mean(
@@ -199,17 +222,18 @@ def concept_mean(
     >>> concept_mean({(0, 0): .5, (0, 1): .7, (1, 0): .6}).mean.__round__(3)
     0.6
     """
-    concepts = {}
-    for (concept, _), value in sorted(scores.items()): concepts.setdefault(concept, []).append(value)
+    concepts: dict[int, list] = {}
+    for (concept, _), value in sorted(scores.items()):
+        concepts.setdefault(concept, []).append(value)
     return Found(*core.bootstrap_interval([np.mean(v) for v in concepts.values()]))
 
 def _concept_gain(
-    first: tuple, second: tuple, # (base, strategy)
+    first: tuple[str, str], second: tuple[str, str], # (base, strategy)
     score: str = "fidelity",
     root: str | Path | None = None # the project folder
 ) -> Found:
     "How much better the first way is than the second."
-    a, b = concept_scores(*first, score, root=root), concept_scores(*second, score, root=root)
+    a, b = (concept_scores(base, way, score, root=root) for base, way in (first, second))
     return concept_mean({key: a[key] - b[key] for key in a.keys() & b.keys()})
 
 # %% ../../nbs/app/06_claims.ipynb #04fc8110
@@ -221,17 +245,20 @@ def brat_claims(
     >>> len(brat_claims())
     8
     """
-    out, bases = [], ("unet", "transformer")
-    for base in bases:
+    out = []
+    def claim(text, gain): out.append(
+        Claim("brat", text, "–", signed(gain), verdict(gain), "brat/13_fidelity"))
+    for base in ("unet", "transformer"):
         for text, first, second in (
                 ("a bonus token makes pictures more faithful", "bonus, λ=.01", "default"),
                 ("the control: a second token without orthogonality does", "two, λ=0", "default"),
                 ("orthogonality adds to that", "bonus, λ=.01", "two, λ=0")):
             gain = _concept_gain((base, first), (base, second), "fidelity", root)
-            out.append(Claim("brat", f"{text} ({base})", "–", signed(gain), verdict(gain), "brat/11_fidelity"))
-    for text, way in (("with a bonus token", "bonus, λ=.01"), ("without a learned token", "untouched")):
+            claim(f"{text} ({base})", gain)
+    for text, way in (("with a bonus token", "bonus, λ=.01"),
+                      ("without a learned token", "untouched")):
         gain = _concept_gain(("transformer", way), ("unet", way), "adherence", root)
-        out.append(Claim("brat", f"a transformer follows prompts better than a UNet, {text}", "–", signed(gain), verdict(gain), "brat/11_fidelity"))
+        claim(f"a transformer follows prompts better than a UNet, {text}", gain)
     return out
 
 # %% ../../nbs/app/06_claims.ipynb #e33cb0c7
@@ -267,6 +294,25 @@ def _accuracy_gain(
     return Found(*core.two_way_interval(first, second))
 
 # %% ../../nbs/app/06_claims.ipynb #ae601eea
+def _percent(
+    found: Found # a share
+) -> str:
+    "A share with its interval, in percent."
+    return f"{100*found.mean:.0f} % [{100*found.low:.0f}, {100*found.high:.0f}]"
+
+def _search_claims(units):
+    "What the rollouts say: whether there is a critical token, and what another in its place does."
+    there = [u for u in units if u["full"]["index"] is not None]
+    share = Found(*core.bootstrap_interval([u["full"]["index"] is not None for u in units]))
+    free = Found(*core.bootstrap_interval([u["without"]/64 for u in there]))
+    half = Found(share.mean - .5, share.low - .5, share.high - .5)
+    return [Claim("cdpo", "most incorrect solutions have a critical token",
+                  "99 % (GSM8K), 100 % (MATH)", _percent(share), verdict(half),
+                  "cdpo/01_critical"),
+            Claim("cdpo", "another token in its place rescues solutions",
+                  "30 % of continuations (Figure 2)", _percent(free), verdict(free),
+                  "cdpo/01_critical")]
+
 def cdpo_claims(
     root: str | Path | None = None # the project folder
 ) -> list: # of `Claim`
@@ -275,22 +321,18 @@ def cdpo_claims(
     >>> len(cdpo_claims())
     7
     """
-    units, methods = rollout_results(root), trained(root)
-    there = [u for u in units if u["full"]["index"] is not None]
-    share = Found(*core.bootstrap_interval([u["full"]["index"] is not None for u in units]))
-    free = Found(*core.bootstrap_interval([u["without"]/64 for u in there]))
-    half = Found(share.mean - .5, share.low - .5, share.high - .5)
-    out = [Claim("cdpo", "most incorrect solutions have a critical token", "99 % (GSM8K), 100 % (MATH)",
-                 f"{100*share.mean:.0f} % [{100*share.low:.0f}, {100*share.high:.0f}]", verdict(half), "cdpo/01_critical"),
-           Claim("cdpo", "another token in its place rescues solutions", "30 % of continuations (Figure 2)",
-                 f"{100*free.mean:.0f} % [{100*free.low:.0f}, {100*free.high:.0f}]", verdict(free), "cdpo/01_critical")]
+    methods, out = trained(root), _search_claims(rollout_results(root))
     names = {"DPO": "DPO", "RPO": "RPO", "SFT": "fine-tuning on the chosen answers",
-             "control: shuffled": "the same weights, shuffled (control)", "control: same mass": "equal weights of the same sum (control)"}
-    theirs = {"DPO": "+8.3", "RPO": "+0.4", "SFT": "+6.7"} # Table 3, Llama-3-8B on GSM8K, greedy
+             "control: shuffled": "the same weights, shuffled (control)",
+             "control: same mass": "equal weights of the same sum (control)"}
+    # Table 3, Llama-3-8B on GSM8K, greedy
+    theirs = {"DPO": "+8.3", "RPO": "+0.4", "SFT": "+6.7"}
+    measures = "sampled", "greedy"
     for name, text in names.items():
-        gains = [_accuracy_gain(methods["critical"][m], methods[name][m]) for m in ("sampled", "greedy")]
-        ours = ", ".join(f"{signed(g, 1, 100)} {m}" for g, m in zip(gains, ("sampled", "greedy")))
-        out.append(Claim("cdpo", f"weights on critical tokens beat {text}", theirs.get(name, "–"), ours, verdict(*gains), "cdpo/08_comparison"))
+        gains = [_accuracy_gain(methods["critical"][m], methods[name][m]) for m in measures]
+        ours = ", ".join(f"{signed(g, 1, 100)} {m}" for g, m in zip(gains, measures))
+        out.append(Claim("cdpo", f"weights on critical tokens beat {text}", theirs.get(name, "–"),
+                         ours, verdict(*gains), "cdpo/08_comparison"))
     return out
 
 # %% ../../nbs/app/06_claims.ipynb #32fe59f0
@@ -299,14 +341,23 @@ def verifier_accuracy(
     *what: object, # "curves", name, N; or "searches", name
     root: str | Path | None = None # the project folder
 ) -> np.ndarray: # [seeds, questions]
-    """Recorded accuracies of one kind of verifier.
+    """Recorded accuracies of one kind of verifier. ValueError if there are none.
 
     >>> verifier_accuracy("tvm", *BEAM).shape
     (3, 400)
     """
-    from tokenstudy.tvm.ordering import accuracies
-    units = [r for r in records_of("tvm/ordering", root) if "kind" in r["config"]]
-    return accuracies(units, what, kind=kind, composition="question", paths=32)
+    wanted = dict(kind=kind, composition="question", paths=32)
+    fitting = [r for r in records_of("tvm/ordering", root)
+               if all(r["config"].get(name) == value for name, value in wanted.items())]
+    def of(result):
+        found = result.get(what[0], {}).get(what[1], {})
+        return found.get("right") if what[0] == "searches" else found.get(str(what[2]))
+    rows = [of(r["result"]) for r in sorted(fitting, key=lambda r: r["config"]["seed"])]
+    found = [row for row in rows if row is not None]
+    if not found: raise ValueError(f"results/tvm/ordering holds no {what} of a verifier {kind!r}")
+    return np.array(found, float)
+
+BEAM, BEST_OF_8 = ("searches", "step_beam 8 2"), ("curves", "best-of-N last", 8)
 
 def _verifier_gain(
     first: str, second: str, # kinds
@@ -317,8 +368,7 @@ def _verifier_gain(
     a, b = (verifier_accuracy(kind, *what, root=root) for kind in (first, second))
     return Found(*core.two_way_interval(a - b))
 
-BEAM, BEST_OF_8 = ("searches", "step_beam 8 2"), ("curves", "best-of-N last", 8)
-
+# %% ../../nbs/app/06_claims.ipynb #32fe59f1
 def tvm_claims(
     root: str | Path | None = None # the project folder
 ) -> list: # of `Claim`
@@ -327,14 +377,17 @@ def tvm_claims(
     >>> len(tvm_claims())
     7
     """
-    names = dict(tvm="TVM", ovm="OVM", orm="ORM (last token)", prm_soft="PRM (values)", prm_hard="PRM (yes or no)")
+    names = dict(tvm="TVM", ovm="OVM", orm="ORM (last token)", prm_soft="PRM (values)",
+                 prm_hard="PRM (yes or no)")
+    pairs = (("tvm", "prm_soft", BEAM), ("tvm", "prm_hard", BEAM), ("tvm", "ovm", BEAM),
+             ("tvm", "orm", BEAM), ("prm_soft", "orm", BEAM), ("tvm", "prm_soft", BEST_OF_8),
+             ("tvm", "orm", BEST_OF_8))
     out = []
-    for first, second, how in (("tvm", "prm_soft", BEAM), ("tvm", "prm_hard", BEAM), ("tvm", "ovm", BEAM), ("tvm", "orm", BEAM),
-                               ("prm_soft", "orm", BEAM), ("tvm", "prm_soft", BEST_OF_8), ("tvm", "orm", BEST_OF_8)):
+    for first, second, how in pairs:
         gain = _verifier_gain(first, second, *how, root=root)
         way = "step beam" if how == BEAM else "best of 8"
-        out.append(Claim("tvm", f"{names[first]} solves more than {names[second]}, {way}", "–", f"{signed(gain, 1, 100)} points",
-                         verdict(gain), "tvm/09_searching"))
+        out.append(Claim("tvm", f"{names[first]} solves more than {names[second]}, {way}", "–",
+                         f"{signed(gain, 1, 100)} points", verdict(gain), "tvm/09_searching"))
     return out
 
 # %% ../../nbs/app/06_claims.ipynb #5ae7e48c
@@ -348,6 +401,46 @@ def all_claims(
     """
     return [*multidraft_claims(root), *brat_claims(root), *cdpo_claims(root), *tvm_claims(root)]
 
+def _multidraft_headline(root):
+    schemes = acceptance(root)
+    gains = [acceptance_gain(v, "TruncatedLP", "SpecTr") for v in schemes.values()]
+    rule = acceptance_gain(schemes["hotter", 1.4, 4], "Optimal", "TruncatedLP")
+    claim = ("Choosing among several drafts by importance weights is accepted more often than "
+             "earlier schemes.")
+    ours = (f"Ahead of SpecTr in {sum(g.low > 0 for g in gains)} of {len(gains)} settings, "
+            f"behind in {sum(g.high < 0 for g in gains)}. "
+            f"The exact optimum, with four drafts at temperature 1.4: {signed(rule)}.")
+    return Claim("multidraft", claim, "–", ours, verdict(*gains), "multidraft/05_acceptance")
+
+def _brat_headline(root):
+    best, control = ("unet", "bonus, λ=.01"), ("unet", "two, λ=0")
+    bonus = _concept_gain(best, ("unet", "default"), "fidelity", root)
+    apart = _concept_gain(best, control, "fidelity", root)
+    ours = f"The second token: {signed(bonus, 2)}. Its orthogonality: {signed(apart, 2)}."
+    return Claim("brat", "A second, orthogonal token makes a learned concept more faithful.", "–",
+                 ours, verdict(bonus, apart), "brat/13_fidelity")
+
+# %% ../../nbs/app/06_claims.ipynb #5ae7e48d
+def _cdpo_headline(root):
+    units, methods = rollout_results(root), trained(root)
+    there = [u for u in units if u["full"]["index"] is not None]
+    free = Found(*core.bootstrap_interval([u["without"]/64 for u in there]))
+    place = _accuracy_gain(methods["critical"]["sampled"], methods["control: shuffled"]["sampled"])
+    claim = "Single tokens doom a solution, and weights on them improve preference training."
+    ours = (f"Without the token {_percent(free)} of continuations are correct, with it none by "
+            "definition. Weights there, against the same weights shuffled: "
+            f"{signed(place, 1, 100)} points.")
+    return Claim("cdpo", claim, "–", ours, verdict(free, place), "cdpo/08_comparison")
+
+def _tvm_headline(root):
+    step, outcome = (_verifier_gain("tvm", kind, *BEAM, root=root) for kind in ("prm_soft", "ovm"))
+    same = "none: the same verifier, answer for answer."
+    more = f"{signed(outcome, 1, 100)} points."
+    ours = (f"Against steps {signed(step, 1, 100)} points, against outcomes "
+            f"{same if outcome == (0, 0, 0) else more}")
+    return Claim("tvm", "Values on tokens guide a search better than values on steps or outcomes.",
+                 "–", ours, verdict(step, outcome), "tvm/09_searching")
+
 def headlines(
     root: str | Path | None = None # the project folder
 ) -> list: # four of `Claim`
@@ -356,27 +449,8 @@ def headlines(
     >>> [claim.paper for claim in headlines()]
     ['multidraft', 'brat', 'cdpo', 'tvm']
     """
-    schemes = acceptance(root)
-    gains = [acceptance_gain(v, "TruncatedLP", "SpecTr") for v in schemes.values()]
-    rule = acceptance_gain(schemes["hotter", 1.4, 4], "Optimal", "TruncatedLP")
-    bonus = _concept_gain(("unet", "bonus, λ=.01"), ("unet", "default"), "fidelity", root)
-    apart = _concept_gain(("unet", "bonus, λ=.01"), ("unet", "two, λ=0"), "fidelity", root)
-    units, methods = rollout_results(root), trained(root)
-    free = Found(*core.bootstrap_interval([u["without"]/64 for u in units if u["full"]["index"] is not None]))
-    place = _accuracy_gain(methods["critical"]["sampled"], methods["control: shuffled"]["sampled"])
-    step, outcome = (_verifier_gain("tvm", kind, *BEAM, root=root) for kind in ("prm_soft", "ovm"))
-    return [
-        Claim("multidraft", "Choosing among several drafts by importance weights is accepted more often than earlier schemes.", "–",
-              f"Ahead of SpecTr in {sum(g.low > 0 for g in gains)} of {len(gains)} settings, behind in {sum(g.high < 0 for g in gains)}. "
-              f"The exact optimum, with four drafts at temperature 1.4: {signed(rule)}.", verdict(*gains), "multidraft/05_acceptance"),
-        Claim("brat", "A second, orthogonal token makes a learned concept more faithful.", "–",
-              f"The second token: {signed(bonus, 2)}. Its orthogonality: {signed(apart, 2)}.", verdict(bonus, apart), "brat/11_fidelity"),
-        Claim("cdpo", "Single tokens doom a solution, and weights on them improve preference training.", "–",
-              f"Without the token {100*free.mean:.0f} % [{100*free.low:.0f}, {100*free.high:.0f}] of continuations are correct, with it none by definition. "
-              f"Weights there, against the same weights shuffled: {signed(place, 1, 100)} points.", verdict(free, place), "cdpo/08_comparison"),
-        Claim("tvm", "Values on tokens guide a search better than values on steps or outcomes.", "–",
-              f"Against steps {signed(step, 1, 100)} points, against outcomes " +
-              ("none: the same verifier, answer for answer." if outcome == (0, 0, 0) else f"{signed(outcome, 1, 100)} points."), verdict(step, outcome), "tvm/09_searching")]
+    return [_multidraft_headline(root), _brat_headline(root), _cdpo_headline(root),
+            _tvm_headline(root)]
 
 # %% ../../nbs/app/06_claims.ipynb #10e5f06f
 class Verdicts:
@@ -392,10 +466,14 @@ class Verdicts:
         self.claims, self.papers = list(claims), papers
 
     def __repr__(self):
-        return repr(show.table([dict(paper=c.paper, claim=c.claim, paper_says=c.theirs, we_find=c.ours, verdict=c.verdict) for c in self.claims]))
+        rows = [dict(paper=c.paper, claim=c.claim, paper_says=c.theirs, we_find=c.ours,
+                     verdict=c.verdict) for c in self.claims]
+        return repr(show.table(rows))
 
     def _repr_markdown_(self):
-        def paper(c): return f"[{ARTICLES[c.paper]['title']}](https://arxiv.org/abs/{ARTICLES[c.paper]['arxiv']})"
+        def paper(c):
+            about = ARTICLES[c.paper]
+            return f"[{about['title']}](https://arxiv.org/abs/{about['arxiv']})"
         def notebook(c): return f"[{c.notebook.split('/')[1]}]({c.notebook}.ipynb)"
         def judged(c): return f"**{c.verdict}**<br>{notebook(c)}"
         if self.papers:
@@ -404,4 +482,5 @@ class Verdicts:
         else:
             head = "claim", "paper", "ours", "verdict, notebook"
             rows = [(c.claim, c.theirs, c.ours, judged(c)) for c in self.claims]
-        return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"]*len(head), *rows))
+        lines = head, ["---"]*len(head), *rows
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -67,8 +67,9 @@ class Speed(Table):
         shown = [{"temperature": r["temperature"], "first machine, recorded": r["first machine"],
                   "second machine, a report without a record": r["second machine"]}
                  for r in rows if r["against"] == "generate"]
-        note = (f"Packed weights alone bring {' and '.join(shares)} of the first machine's gain. With one token at "
-                f"a time they are {one['first machine']} times as fast as the model as loaded there, and "
-                f"{one['second machine']} times on the second machine. "
+        note = (f"Packed weights alone bring {' and '.join(shares)} of the first machine's gain. "
+                f"With one token at a time they are {one['first machine']} times as fast as the "
+                f"model as loaded there, and {one['second machine']} times on the second machine. "
                 "No speed-up is claimed until it holds on every machine tried.")
-        super().__init__(shown, "Tokens per second against plain generate, above 1 is faster", note=note)
+        caption = "Tokens per second against plain generate, above 1 is faster"
+        super().__init__(shown, caption, note=note)
