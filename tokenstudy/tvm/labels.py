@@ -12,6 +12,7 @@ import numbers
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +128,7 @@ def review(
         if stop is not None:
             last = next((i for i, token in enumerate(ids) if token in stop), None)
             finished = last is not None
-            if finished and last + 1 < len(ids):
+            if last is not None and last + 1 < len(ids):
                 counts["behind_eos"] += 1
                 ids = ids[:last + 1]
         counts["empty"] += not ids
@@ -229,7 +230,7 @@ def prm_labels_by_rollout(
     num_samples: int = 8, # rollouts from each step's end
     hard: bool = False,   # 1 where any rollout is correct, instead of the share
     max_total: int = 256, # the sampler's limit on a response, in tokens
-    **options: object     # of `lm.rollouts_many`
+    **options: Any        # of `lm.rollouts_many`
 ) -> list[np.ndarray]: # for each trajectory float32 [T], NaN where no step ends
     """Process labels by rollouts. A rollout is correct if it ended by itself and its grader says so.
     ValueError for a trajectory that is longer than `max_total`. Source: arXiv 2312.08935.
@@ -302,7 +303,7 @@ def by_problem(
     >>> by_problem([made("p"), made("q"), made("p")])
     [[0, 2], [1]]
     """
-    groups = {}
+    groups: dict[str, list[int]] = {}
     for i, t in enumerate(trajectories): groups.setdefault(t.problem, []).append(i)
     return list(groups.values())
 
@@ -329,7 +330,9 @@ def value_data(
     else: given = _given_labels(kind, trajectories)
     if prior is not None and (given is not None or kind in ("ovm", "orm")):
         raise ValueError("prior: only labels that are shares of samples (tvm, prm_soft, prm_hard) have counts")
-    rows, total, inner = [], {}, 0
+    rows: list[tuple] = []
+    total: dict[str, int] = {}
+    inner = 0
     for number, group in enumerate(by_problem(trajectories)):
         trie, counts = problem_trie([trajectories[i] for i in group], eos_ids)
         total = {k: total.get(k, 0) + v for k, v in counts.items()}
@@ -343,7 +346,7 @@ def value_data(
     _warn_of(total)
     ids, lead, labels, confidence, weights, problem = map(list, zip(*rows))
     return ValueData(ids, np.array(lead), labels, confidence, np.array(weights), np.array(problem), total,
-                     "given" if given is not None else kind)
+                     kind if isinstance(kind, str) else "given")
 
 # %% ../../nbs/tvm/01_labels.ipynb #80b8d8d8
 def _problem_rows(trie, flat, prompt, number, unique, prior):

@@ -8,6 +8,7 @@ __all__ = ['NS', 'judged', 'search_result', 'plain_votes', 'accuracies']
 # %% ../../nbs/tvm/10_ordering.ipynb #8338dcd8
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def judged(
     searches: Iterable[tuple] = (("step_beam", 8, 2),), # name in `policies`, K and, where it has one, b
     max_steps: int = 8,    # rounds of a search
     keep: str | Path | None = None, # a folder for the trained verifier
-    **training: object     # of `train_verifier`
+    **training: Any        # of `train_verifier`
 ) -> dict: # plain values
     """Train one verifier and ask it: `quality` of its values; per question (three decimals) best-of-N by the
     last and the least step value, weighted vote by the last; whether each search's answer is correct, and

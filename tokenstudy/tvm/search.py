@@ -106,7 +106,7 @@ def of(cls: SearchResult,
     record: dict # of `plain`
 ) -> SearchResult:
     "The result that a record holds."
-    return cls(**{**record, "nodes": [Candidate(*n) for n in record["nodes"]]})
+    return SearchResult(**{**record, "nodes": [Candidate(*n) for n in record["nodes"]]})
 
 # %% ../../nbs/tvm/07_search.ipynb #2098ffe0
 class _Question:
@@ -175,22 +175,24 @@ def write(self: _Writer, jobs, greedy=None):
     device = self.lm.model.device
     rows, logits, place, owners = self._start([(q, parent) for q, parent, *_ in jobs])
     u, limit = self._numbers(jobs, greedy)
-    u, tokens, where = u.to(device), [[] for _ in jobs], [None] * len(jobs)
+    u, where = u.to(device), [None] * len(jobs)
+    tokens: list[list[int]] = [[] for _ in jobs]
     who, row, at = np.arange(len(jobs)), torch.tensor(place, device=device), 0
     warping = dict(temperature=0.) if greedy else self.warping
     while True:
         log_probs = warp(logits, **warping, log=True)
         new, _ = lms.draw_tokens(log_probs, row, u[torch.from_numpy(who).to(device), at])
         at += 1
-        on, over = [], []
+        on: list[int] = []
+        over: list[int] = []
         for i, (c, token) in enumerate(zip(who.tolist(), new.tolist())):
             tokens[c].append(token)
             ended = token in self.eos or len(tokens[c]) >= limit[c]
             (over if ended or not greedy and self.ends(tokens[c]) else on).append(i)
         if over and not greedy and not self.recompute: self._park(rows, row, over, who, where)
         if not on: return tokens, where
-        who, on = who[on], torch.tensor(on, device=device)
-        logits, row, owners = self._read(rows, row[on], new[on], owners)
+        who, left = who[on], torch.tensor(on, device=device)
+        logits, row, owners = self._read(rows, row[left], new[left], owners)
 
 @patch
 def _numbers(self: _Writer, jobs, greedy):
@@ -275,7 +277,8 @@ class _Scorer:
 @patch
 def _score_cached(self: _Scorer, jobs, texts):
     "Each different text reads the tokens of its step behind its parent's cache."
-    first, parents, known, seat, bank = {}, {}, {}, {}, {}
+    first, known, seat, bank = {}, {}, {}, {}
+    parents: dict[tuple, int] = {}
     for (q, node, ahead), text in zip(jobs, texts):
         if text in first: continue
         above = parents.setdefault((q.number, q.nodes[node].parent), len(parents))
@@ -489,7 +492,8 @@ def tree_search(
     _check_verifier(generator, verifier, recompute)
     ends, questions = StepEnds(generator, delimiter, block), _questions(generator, problems, chat, streams, K)
     _check_lengths(generator, verifier, questions, max_new_tokens)
-    found, configs, warping = {}, None, dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    found, warping = {}, dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    configs: list[dict] = []
     if runs is not None:
         configs = _configs(generator, verifier, policy, questions, config, ends=ends.plain, K=K, seed=seed,
                            max_steps=max_steps, step_tokens=step_tokens, max_new_tokens=max_new_tokens,

@@ -11,9 +11,10 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,13 +156,13 @@ class VerifierRun:
 @dataclass
 class _Steps:
     "The optimiser steps of a training, as `core.train` asks for them."
-    accelerator: object
+    accelerator: Any
     model: torch.nn.Module # prepared by accelerate
     data: ValueData
     plan: list             # (epoch, rows) of each step
     settings: dict
-    rate: object           # step -> learning rate
-    judge: object          # model -> dict for the log, after each epoch; None: nothing
+    rate: Callable[[int], float] # step -> learning rate
+    judge: Callable | None # model -> dict for the log, after each epoch; None: nothing
     lengths: np.ndarray    # of the samples, in tokens
     log: list = field(default_factory=list)
     totals: dict = field(default_factory=lambda: dict(value=0., language=0., steps=0, tokens=0, seconds=0.))
@@ -216,7 +217,7 @@ def note(self: _Steps, step: int, loss: float) -> None:
             model.train()
         self.log.append(entry)
         totals |= dict(value=0., language=0., steps=0)
-    totals["seconds"] = time.monotonic() - self.started
+    if self.started is not None: totals["seconds"] = time.monotonic() - self.started
 
 # %% ../../nbs/tvm/03_training.ipynb #6b2637fd
 def _base_fingerprint(source):

@@ -11,6 +11,7 @@ import copy
 import inspect
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,8 @@ class TokenValueConfig(PreTrainedConfig):
 
     def get_text_config(self, *args: object, **kwargs: object) -> PreTrainedConfig:
         "The base's text config, as transformers asks for it."
-        return self.base.get_text_config(*args, **kwargs)
+        base: Any = self.base
+        return base.get_text_config(*args, **kwargs)
 
     def __getattr__(self, name):
         "What generators' configs are asked for is answered by the base's."
