@@ -109,8 +109,7 @@ def labels_scaling(
             f"print(json.dumps(bench.label_all({tokens}, {num_samples})))")
     one = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
     ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True,
-                         text=True,
-                         env=os.environ | one)
+                         text=True, env=os.environ | one)
     if ran.returncode:
         raise core.TokenStudyError(f"labels of {tokens} tokens: {ran.stderr.strip()[-300:]}")
     return json.loads(ran.stdout.splitlines()[-1])
@@ -142,8 +141,8 @@ def _search_rows(questions, K, b, max_steps, runs):
     def beam(**more): return step_beam(generator, verifier, prompts, **options, **more)
     def again(): return beam(recompute=True)
     def alone():
-        return [step_beam(generator, verifier, [p], **options, streams=[i]) for i,
-                p in enumerate(prompts)]
+        return [step_beam(generator, verifier, [p], **options, streams=[i])
+                for i, p in enumerate(prompts)]
     yield core.bench_row("beam_vs_recompute", counted(beam()), counted(again()), whole, "tokens",
                          3., 1)
     yield core.bench_row("beam_seconds", *core.race(beam, again, runs, warmup=0), whole, "s", None,
@@ -168,12 +167,11 @@ def _label_rows(tokens, runs):
     name = "labels_10m_tokens" if tokens == 10**7 else f"labels_{tokens}_tokens"
     limit = 15*tokens/10**7
     def memory(name, told): # no row where the system does not tell
-        return [core.bench_row(name, told["bytes"]/1e9, 2., "the limit", "GB", 1.,
-                               1)] if told["bytes"] else []
+        if not told["bytes"]: return []
+        return [core.bench_row(name, told["bytes"]/1e9, 2., "the limit", "GB", 1., 1)]
     yield core.bench_row(name, large["seconds"], limit, "the limit", "s", 1., 1)
     yield from memory("labels_memory", large)
     yield core.bench_row("labels_linear", nanoseconds(large), small, "a hundredth of the tokens",
-                         "ns/token",
-                         None, 1)
+                         "ns/token", None, 1)
     yield core.bench_row("labels_one_problem", one["seconds"], limit, "the limit", "s", 1., 1)
     yield from memory("labels_one_problem_memory", one)

@@ -110,8 +110,7 @@ def _outcomes(trie, kind):
 
 # %% ../../nbs/tvm/01_labels.ipynb #07cfd609
 COUNTS = ("samples", "correct", "tokens", "empty", "truncated", "called_correct", "behind_eos",
-          "no_answer",
-          "repeated", "mixed")
+          "no_answer", "repeated", "mixed")
 
 def review(
     trajectories: Iterable[reasoning.Trajectory], # of one problem
@@ -149,11 +148,9 @@ def review(
 # %% ../../nbs/tvm/01_labels.ipynb #4e357d91
 _DOUBTS = dict(
     called_correct="are called correct but have no end-of-sequence token; they were cut off and "
-                   "count as "
-                   "incorrect",
+                   "count as incorrect",
     behind_eos="continue behind an end-of-sequence token and are cut there; their outcome is kept, "
-               "though "
-               "it may have been read behind it",
+               "though it may have been read behind it",
     mixed="have the very tokens of another sample with the other label; their label is the mean")
 
 def _warn_of(counts):
@@ -258,8 +255,7 @@ def prm_labels_by_rollout(
         raise ValueError(f"{len(long)} trajectories, the first of them {long[0]}, are longer than "
                          "max_total = "
                          f"{max_total}, which leaves no room for rollouts; raise it to the "
-                         "sampler's limit, "
-                         "or leave them out")
+                         "sampler's limit, or leave them out")
     out = [np.full(len(t.response_ids), np.nan, np.float32) for t in trajectories]
     full = [i for i, x in enumerate(out) if len(x)]
     places = [1 + np.flatnonzero(_step_ends(reasoning.Trie([trajectories[i].response_ids]), steps))
@@ -364,8 +360,7 @@ def value_data(
     _warn_of(total)
     ids, lead, labels, confidence, weights, problem = map(list, zip(*rows))
     return ValueData(ids, np.array(lead), labels, confidence, np.array(weights), np.array(problem),
-                     total,
-                     kind if isinstance(kind, str) else "given")
+                     total, kind if isinstance(kind, str) else "given")
 
 # %% ../../nbs/tvm/01_labels.ipynb #80b8d8d8
 def _problem_rows(trie, flat, prompt, number, unique, prior):

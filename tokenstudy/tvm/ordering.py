@@ -53,13 +53,11 @@ def judged(
                       eos_ids=lms.eos_ids(setup.generator))
     epochs = max(1, round(budget/sum(map(len, data.ids))))
     run = train_verifier(setup.generator, data, kind, epochs=epochs, seed=seed,
-                         composition=composition,
-                         **training)
+                         composition=composition, **training)
     if keep is not None: run.model.save_pretrained(keep)
     told = score_samples(run.model, setup.samples)
     result = dict(quality=_quality(setup, told), epochs=epochs, tokens=run.tokens,
-                  seconds=run.seconds,
-                  curves=_kept_curves(setup, told),
+                  seconds=run.seconds, curves=_kept_curves(setup, told),
                   log=[{k: e[k] for k in ("step", "loss") if k in e} for e in run.log], searches={})
     for name, *sizes in searches:
         found = getattr(policies, name)(

@@ -166,8 +166,8 @@ def search_text(
     def below(parent, depth):
         for i, node in enumerate(result.nodes):
             if node.parent != parent: continue
-            mark = ("*" if i in best else "+" if node.kept else "·") + ("■" if node.finished
-                                                                        else " ")
+            kept = "*" if i in best else "+" if node.kept else "·"
+            mark = kept + ("■" if node.finished else " ")
             text = _step_text(result, i, tokenizer, 60)
             lines.append(f"{'   ' * depth}{mark} {node.value:.3f}  {text}")
             below(i, depth + 1)
@@ -192,8 +192,8 @@ def draw_search(
     fig, ax = show.figure(width=1.95 * rounds + .6, height=max(2.2, .36 * tallest + .7))
     for i, node in enumerate(result.nodes):
         (x0, y0), (x, y) = place[node.parent], place[i]
-        colour, wide = ("#D55E00", 2.) if i in best else ("#0072B2",
-                                                          1.2) if node.kept else ("#B8B8B8", .7)
+        if i in best: colour, wide = "#D55E00", 2.
+        else: colour, wide = ("#0072B2", 1.2) if node.kept else ("#B8B8B8", .7)
         ax.plot([x0 + .25 * (node.parent >= 0), x - .25], [y0, y], color=colour, lw=wide,
                 ls="-" if node.kept else "--", zorder=1)
         # opaque: it hides the lines below

@@ -99,8 +99,7 @@ def answer(self: SearchResult) -> str | None:
 def plain(self: SearchResult) -> dict:
     "All but the answers, for a record."
     return dict(problem=self.problem, prompt_ids=self.prompt_ids, final=self.final,
-                counts=self.counts,
-                nodes=[dataclasses.astuple(n) for n in self.nodes])
+                counts=self.counts, nodes=[dataclasses.astuple(n) for n in self.nodes])
 
 @patch(cls_method=True)
 def of(cls: SearchResult,
@@ -338,14 +337,12 @@ def _check_verifier(generator, verifier, recompute):
         raise ValueError(f"verifier: a model, a function or None, not {type(verifier).__name__}")
     if not recompute and not takes_positions(verifier):
         raise ValueError(f"{type(verifier).__name__} takes no position_ids, which reused caches "
-                         "need; "
-                         "search with recompute=True")
+                         "need; search with recompute=True")
     own = getattr(getattr(verifier, "get_input_embeddings", lambda: None)(), "num_embeddings", None)
     V = generator.model.get_input_embeddings().num_embeddings
     if own is not None and own != V:
         raise ValueError(f"the verifier reads a vocabulary of {own} tokens, the generator "
-                         f"{generator.name} "
-                         f"writes one of {V}: they must share a tokenizer")
+                         f"{generator.name} writes one of {V}: they must share a tokenizer")
 
 # %% ../../nbs/tvm/07_search.ipynb #860f0fda
 def _check_lengths(generator, verifier, questions, max_new_tokens):
@@ -363,20 +360,18 @@ def _key_of(thing, what, config):
     name = getattr(thing, "name", None) or getattr(thing, "__name__", None)
     if name in (None, "<lambda>") and not config:
         raise ValueError(f"runs: nothing tells this {what} from another one in a record; give "
-                         "`config`, a "
-                         "dict with what it depends on, or search without runs")
+                         "`config`, a dict with what it depends on, or search without runs")
     return name
 
 def _read_answers(generator, results, answer):
     "Answers of the final solutions that ended by themselves."
     if generator.tokenizer is None:
         raise ValueError(f"{generator.name} has no tokenizer, so there is no text to read an "
-                         "answer from; "
-                         "search without `answer`")
+                         "answer from; search without `answer`")
     for r in results:
         texts = [reasoning.text_of(generator.tokenizer, r.response(i)) for i in r.final]
-        r.answers = [answer(text) if r.nodes[i].finished else None for i,
-                     text in zip(r.final, texts)]
+        r.answers = [answer(text) if r.nodes[i].finished else None
+                     for i, text in zip(r.final, texts)]
 
 # %% ../../nbs/tvm/07_search.ipynb #3a26ddd5
 def _configs(generator, verifier, policy, questions, config, **options):
@@ -425,8 +420,7 @@ def _value(made, writer, scorer, step, lookahead):
     for (q, node), value in zip(made, values):
         if not math.isfinite(value):
             raise ScoreError(f"question {q.problem}, step {step}: the verifier gave {value} for "
-                             "the "
-                             f"response {q.responses[node]}; its values must be finite numbers")
+                             f"the response {q.responses[node]}; its values must be finite numbers")
         q.nodes[node].value = value
 
 # %% ../../nbs/tvm/07_search.ipynb #a51bac19
@@ -504,21 +498,20 @@ def tree_search(
     _check_numbers(seed, K=K, max_steps=max_steps, step_tokens=step_tokens, lookahead=lookahead,
                    max_new_tokens=max_new_tokens, batch_size=batch_size)
     _check_verifier(generator, verifier, recompute)
-    ends, questions = StepEnds(generator, delimiter, block), _questions(generator, problems, chat,
-                                                                        streams, K)
+    ends = StepEnds(generator, delimiter, block)
+    questions = _questions(generator, problems, chat, streams, K)
     _check_lengths(generator, verifier, questions, max_new_tokens)
     found, warping = {}, dict(temperature=temperature, top_k=top_k, top_p=top_p)
     configs: list[dict] = []
     if runs is not None:
         configs = _configs(generator, verifier, policy, questions, config, ends=ends.plain, K=K,
-                           seed=seed,
-                           max_steps=max_steps, step_tokens=step_tokens,
+                           seed=seed, max_steps=max_steps, step_tokens=step_tokens,
                            max_new_tokens=max_new_tokens,
                            lookahead=lookahead, recompute=recompute, **warping)
-        found = {i: SearchResult.of(r) for i,
-                 c in enumerate(configs) if (r := runs.get(c, fn=tree_search)) is not None}
-    todo, on_gpu = [q for q in questions
-                    if q.number not in found], generator.model.device.type == "cuda"
+        found = {i: SearchResult.of(r)
+                 for i, c in enumerate(configs) if (r := runs.get(c, fn=tree_search)) is not None}
+    todo = [q for q in questions if q.number not in found]
+    on_gpu = generator.model.device.type == "cuda"
     rows = lms.wave_rows(generator, max(len(q.prompt_ids) for q in questions) + max_new_tokens)
     size = batch_size or max(1, min(rows, 4096 if on_gpu else 512) // K)
     with core.progress(total=len(todo), desc="search",

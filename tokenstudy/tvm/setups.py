@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -20,7 +21,7 @@ from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune
 
 # %% ../../nbs/tvm/04_setups.ipynb #682393f6
 def delimiter_ids(
-    tokenizer: object, # of transformers
+    tokenizer: Any, # of transformers
     text: str = "\n" # what ends a step
 ) -> set[int]:
     """Ids of all tokens whose text holds a delimiter; ValueError if no token does.
@@ -34,8 +35,7 @@ def delimiter_ids(
     found = {i for i, token in enumerate(tokens) if text in token}
     if not found:
         raise ValueError(f"no token of this tokenizer holds {text!r}; choose another delimiter, or "
-                         "steps "
-                         "of a number of tokens")
+                         "steps of a number of tokens")
     return found
 
 # %% ../../nbs/tvm/04_setups.ipynb #f737491c
@@ -53,7 +53,8 @@ class StepEnds:
         delimiter: "str | int | Iterable[int] | None" = None, # what ends a step
         block: int | None = None # or how many tokens a step has
     ):
-        self.block, self.ids, self.text, self._texts = block, None, None, {}
+        self.block, self.ids, self.text = block, None, ""
+        self._texts: dict[tuple[int, ...], bool] = {}
         if block is not None:
             if delimiter is not None:
                 raise ValueError("give a delimiter or a block of tokens, not both")
@@ -77,8 +78,7 @@ class StepEnds:
         self.reach = len(text.encode())       # in how many tokens it may stand: one for each byte
         if not text or not self(made):
             raise ValueError(f"delimiter {text!r}: the tokenizer of {generator.name} cannot write "
-                             "it, "
-                             "so no step would end; give another one, or token ids, or a block")
+                             "it, so no step would end; give another one, or token ids, or a block")
 
     def __call__(self, tokens: list[int]) -> bool:
         "Whether a step with these `tokens` is over."
@@ -159,8 +159,8 @@ def arithmetic_setup(
     train = sampled(draw(num_train, "train"), num_samples, "train")
     test = draw(num_test, "test")
     found = sampled(test, num_test_samples, "test")
-    prompts, words = dict(zip(test["id"],
-                              test["prompt"])), generator.tokenizer.convert_ids_to_tokens
+    prompts = dict(zip(test["id"], test["prompt"]))
+    words = generator.tokenizer.convert_ids_to_tokens
     def values(i, t): return reasoning.true_values(prompts[i], words(t.response_ids))[1:]
     truth = [[np.array(values(i, t), np.float32) for t in some] for i, some in found.items()]
     name = f"arithmetic {core.manifest()[reasoning.GENERATOR]['sha256'][:12]}"

@@ -296,12 +296,11 @@ def _start(source, data, loss, seed):
     if isinstance(source, TokenValueModel): model = copy.deepcopy(source).requires_grad_(True)
     else: model = TokenValueModel.from_causal_lm(source, loss, seed)
     model.config.value_loss = loss
-    lengths, most = [len(x) for x in data.ids], getattr(model.config, "max_position_embeddings",
-                                                        None)
+    lengths = [len(x) for x in data.ids]
+    most = getattr(model.config, "max_position_embeddings", None)
     if most and (long := sum(n > most for n in lengths)):
         raise ValueDataError(f"{long} of {len(data)} samples are longer than the model's context "
-                             f"of {most} "
-                             "tokens; leave them out or sample shorter ones")
+                             f"of {most} tokens; leave them out or sample shorter ones")
     check_vocabulary(model, (int(x.max()) for x in data.ids))
     return model
 

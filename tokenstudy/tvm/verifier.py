@@ -137,8 +137,7 @@ def from_causal_lm(cls: TokenValueModel,
     model = model.model if isinstance(model, lms.LM) else model
     if not isinstance(model, PreTrainedModel):
         raise ValueError(f"base is of type {type(model).__name__}: it must be an LM or a "
-                         "transformers "
-                         "model (see `lm.load_lm`)")
+                         "transformers model (see `lm.load_lm`)")
     with torch.device("meta"):
         made = cls(TokenValueConfig(base=copy.deepcopy(model.config), value_loss=value_loss))
     made.lm = copy.deepcopy(model)
@@ -172,8 +171,7 @@ def forward(self: TokenValueModel,
     if position_ids is not None and "position_ids" in inspect.signature(self.lm.forward).parameters:
         kwargs["position_ids"] = position_ids
     kwargs |= dict(input_ids=input_ids, attention_mask=attention_mask,
-                   past_key_values=past_key_values,
-                   use_cache=bool(use_cache))
+                   past_key_values=past_key_values, use_cache=bool(use_cache))
     if lm_logits:
         out = self.lm(**kwargs, output_hidden_states=True)
         hidden = out.hidden_states[-1]
@@ -320,8 +318,7 @@ def value_quality(
     given = isinstance(model, (list, tuple))
     values = model if given else score_responses(model, trajectories, batch_size)
     v, p, y = _judged_tokens(values, _trie_values(trajectories, eos_ids) if truth is None
-                             else truth,
-                             trajectories)
+                             else truth, trajectories)
     a, b, n = calibration(v, p)
     varied = v.std() > 1e-12 and p.std() > 1e-12
     return dict(correlation=float(np.corrcoef(v, p)[0, 1]) if varied else None,
@@ -345,8 +342,7 @@ def _judged_tokens(values, truth, trajectories):
     for i, (x, t, one) in enumerate(zip(values, truth, trajectories)):
         if not len(t) <= len(x) <= len(one.response_ids):
             raise ValueDataError(f"sample {i} of {len(one.response_ids)} tokens has {len(x)} "
-                                 "values and "
-                                 f"{len(t)} true ones")
+                                 f"values and {len(t)} true ones")
     v = np.concatenate([x[:len(t)] for x, t in zip(values, truth)]).astype(float)
     p = np.concatenate([np.asarray(x, float) for x in truth])
     y = np.repeat([float(t.correct) for t in trajectories], [len(x) for x in truth])

@@ -10,7 +10,8 @@ __all__ = ['AGGREGATES', 'VOTES', 'ScoreError', 'sample_score', 'best_of_n', 'we
 import functools
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ def _finite(scores, name="scores"):
     return x
 
 #: ways to make one score of the values of a sample
-AGGREGATES = dict(last=lambda x: x[-1], min=np.min, prod=np.prod, mean=np.mean)
+AGGREGATES: dict[str, Callable] = dict(last=lambda x: x[-1], min=np.min, prod=np.prod,
+                                       mean=np.mean)
 
 def sample_score(
     values: Sequence[float] | np.ndarray, # of the tokens or of the steps of one sample, in order
@@ -83,7 +85,7 @@ def weighted_vote(
     """
     if how not in VOTES: raise ValueError(f"how = {how!r}: it must be one of {', '.join(VOTES)}")
     there, x = _asked(answers, scores)
-    of = {}
+    of: dict[str, list[float]] = {}
     for i in there: of.setdefault(answers[i], []).append(x[i])
     total = {a: getattr(np, how)(x) for a, x in of.items()}
     best = max(total.values(), default=0.) - 1e-12
@@ -180,7 +182,8 @@ def accuracy_curves(
     samples, scores = [list(some) for some in samples], dict(scores or {})
     if not samples or len({len(some) for some in samples}) != 1 or not samples[0]:
         raise ValueError("samples: every question needs the same number of samples, at least one")
-    N, found = len(samples[0]), {}
+    N = len(samples[0])
+    found: dict[tuple, list] = {}
     Ns = [n for n in Ns if 1 <= n <= N]
     if orders < 1 or not Ns:
         raise ValueError(f"orders = {orders}, Ns = {Ns}: both must hold at least one")
@@ -194,8 +197,8 @@ def accuracy_curves(
             found.setdefault(key, []).append(values)
     lengths = np.mean([[len(s.response_ids) for s in some] for some in samples])
     return [_curve_row(method, name, n, of, float(n*lengths), seed, per_question)
-            for (method, name), values in found.items() for n,
-            of in zip(Ns, np.array(values, float).T)]
+            for (method, name), values in found.items()
+            for n, of in zip(Ns, np.array(values, float).T)]
 
 # %% ../../nbs/tvm/06_voting.ipynb #d21af9bf
 def _curve_row(method, name, n, of, tokens, seed, per_question):
@@ -210,7 +213,7 @@ def draw_accuracy(
     against: str = "N",    # or "tokens"
     points: Iterable[dict] = (), # with label, accuracy, low, high and N or tokens: searches
     *,
-    ax: object = None      # axes of matplotlib; a new figure if None
+    ax: Any = None         # axes of matplotlib; a new figure if None
 ) -> object: # the axes
     """Accuracy against samples or tokens, with intervals; searches as single points.
 
@@ -221,7 +224,8 @@ def draw_accuracy(
     if against not in ("N", "tokens"):
         raise ValueError(f"against = {against!r}: it is 'N' or 'tokens'")
     if ax is None: _, ax = show.figure(height=3.4)
-    rows, curves = list(rows), {}
+    rows = list(rows)
+    curves: dict[tuple, list[dict]] = {}
     for r in rows: curves.setdefault((r["method"], r.get("scores")), []).append(r)
     for (method, scores), of in curves.items():
         style = dict(color="black") if method == "pass@N" else {}
@@ -229,8 +233,7 @@ def draw_accuracy(
         line, = ax.plot(x, [100 * r["accuracy"] for r in of], ":" if style else "o-", label=name,
                         **style)
         ax.fill_between(x, [100 * r["low"] for r in of], [100 * r["high"] for r in of], alpha=.12,
-                        lw=0,
-                        color=line.get_color())
+                        lw=0, color=line.get_color())
     for p, mark in zip(points, itertools.cycle("sD^vPX*")):
         y = 100 * p["accuracy"]
         ax.errorbar(p[against], y, [[y - 100 * p["low"]], [100 * p["high"] - y]], fmt=mark, ms=7,
