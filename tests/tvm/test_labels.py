@@ -171,7 +171,7 @@ def test_values_from_a_poisoned_file(tmp_path):
     path.write_bytes(whole)
     text = file.file.get("q")
     for bad, name in ((text.replace("0.0", "NaN", 1), "must be a finite number"),
-                      (text.replace('"3"', "7"), "answer must be text"), (text[:50], "problem 'q'")):
+                      (text.replace('"7"', "7"), "answer must be text"), (text[:50], "problem 'q'")):
         assert bad != text
         file.file.put(dict(q=bad))
         with pytest.raises(core.CorruptFileError, match=name):
