@@ -249,7 +249,8 @@ def _finished(folder, settings, name):
                                        f"{way_out}")
     found = core.load_checkpoint(folder/"run")
     if found is None: return None
-    core.check_identity(found.identity, settings, f"the verifier {folder/'model'}", way_out)
+    core.check_identity(found.identity, settings, f"the verifier {folder/'model'}",
+                        way_out=way_out)
     for file, digest in found.state["files"].items():
         path = folder/"model"/file
         damaged = path.is_file() and core.sha256(path) != digest
