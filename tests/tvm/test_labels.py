@@ -92,7 +92,7 @@ def test_values_identities_on_random_tries(pairs, random):
     for u in range(len(trie)):
         below = trie.children(u)
         ending = trie.leaf == u
-        assert np.isclose(trie.right[u], (trie.count*trie.value)[below].sum() + trie.labels[ending].sum())
+        assert np.isclose(trie.correct[u], (trie.count*trie.value)[below].sum() + trie.labels[ending].sum())
     order = list(range(len(paths)))
     random.shuffle(order)
     for kind in LABELS:
@@ -155,19 +155,27 @@ def test_values_bad_kinds_and_data_are_named():
 
 
 def test_values_from_a_poisoned_file(tmp_path):
-    file = reasoning.TrajectoryFile(tmp_path/"t.jsonl")
+    path = tmp_path/"t.sqlite"
+    file = reasoning.TrajectoryFile(path)
     file.append([made("abz", 1), made("acz", 0, answer=None)], [made("az", 1, problem="q")])
-    whole = (tmp_path/"t.jsonl").read_bytes()
-    before = value_data(file, "tvm")
-    (tmp_path/"t.jsonl").write_bytes(whole + whole[-40:-20])
-    with pytest.warns(UserWarning, match="half-written"): again = value_data(reasoning.TrajectoryFile(tmp_path/"t.jsonl"), "tvm")
-    assert len(before) == 3 and all((a == b).all() for a, b in zip(before.labels, again.labels)) and before.counts["no_answer"] == 1
-    lines = whole.split(b"\n")
-    for bad, name in ((lines[1].replace(b"0.0", b"NaN", 1), "NaN is not a number"), (lines[1].replace(b"null", b"7"), "answer must be text"),
-                      (lines[1][:50], "damaged")):
-        (tmp_path/"t.jsonl").write_bytes(b"\n".join([lines[0], bad, *lines[2:]]))
-        with pytest.raises(core.CorruptFileError, match=f"line 2: .*{name}" if name != "damaged" else "line 2: damaged"):
-            value_data(reasoning.TrajectoryFile(tmp_path/"t.jsonl"), "tvm")
+    found = value_data(file, "tvm")
+    assert len(found) == 3 and found.counts["no_answer"] == 1
+    again = value_data(reasoning.TrajectoryFile(path), "tvm")
+    assert all((a == b).all() for a, b in zip(found.labels, again.labels))
+    file.file.close()
+    whole = path.read_bytes()
+    assert b"null" in whole
+    path.write_bytes(whole.replace(b"null", b"nuul"))
+    with pytest.raises(core.CorruptFileError, match="t.sqlite is damaged"):
+        value_data(reasoning.TrajectoryFile(path), "tvm")
+    path.write_bytes(whole)
+    text = file.file.get("q")
+    for bad, name in ((text.replace("0.0", "NaN", 1), "must be a finite number"),
+                      (text.replace('"7"', "7"), "answer must be text"), (text[:50], "problem 'q'")):
+        assert bad != text
+        file.file.put(dict(q=bad))
+        with pytest.raises(core.CorruptFileError, match=name):
+            value_data(reasoning.TrajectoryFile(path), "tvm")
 
 
 def test_values_beta_posterior_is_scipys():
@@ -181,7 +189,7 @@ def test_values_rollout_labels_are_plain_rollouts(toy, paths):
     t = max(paths, key=lambda t: len(t.response_ids))
     told = prm_labels_by_rollout(toy, [t], lambda ids: 3 not in ids, block=2, num_samples=8, max_total=5, temperature=1.5)[0]
     places = [k for k in range(1, len(t.response_ids) + 1) if k % 2 == 0 or k == len(t.response_ids)]
-    r = lm.rollouts(toy, t.prompt_ids, t.response_ids, 8, places, max_total=5, temperature=1.5)
+    r = lm.rollouts(toy, t.prompt_ids, t.response_ids, num_samples=8, positions=places, max_total=5, temperature=1.5)
     for a, place in enumerate(places):
         share = np.mean([bool(end) and 3 not in list(ids) for end, ids in zip(r.finished[a], r.responses(a))])
         assert told[place - 1] == pytest.approx(share)

@@ -23,7 +23,7 @@ def test_tvm_setup_is_what_was_sampled(setup, tmp_path):
             assert at is None or not v[at:].any()
     kept = arithmetic_setup(2, 3, 2, num_test_samples=2, folder=tmp_path)
     again = arithmetic_setup(2, 3, 2, num_test_samples=2, folder=tmp_path)
-    assert kept.samples == again.samples and sorted(p.suffix for p in tmp_path.glob("*.jsonl")) == [".jsonl"]*2
+    assert kept.samples == again.samples and sorted(p.suffix for p in tmp_path.glob("*.sqlite")) == [".sqlite"]*2
 
 
 def test_tvm_lessons_are_the_first_samples(setup):

@@ -10,9 +10,8 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["labels", "verifier", "training", "setups", "voting", "search", "policies", "ordering",
-                "bench"],
-    submod_attrs={
+    submodules=["labels", "verifier", "training", "setups", "voting", "search", "policies",
+                "ordering", "bench"], submod_attrs={
         "labels": ["label_samples", "prm_labels_by_rollout", "value_data"],
         "verifier": ["TokenValueModel", "score_responses", "score_samples", "value_quality"],
         "training": ["train_verifier"],

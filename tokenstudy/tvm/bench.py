@@ -32,7 +32,8 @@ def random_pair(
     context: int = 512, # most tokens of a text
     seed: int = 0       # of the weights
 ) -> tuple[lms.LM, TokenValueModel]:
-    """A random Llama as generator, without an end-of-sequence token, and a random verifier of the same shape.
+    """A random Llama as generator, without an end-of-sequence token, and a random verifier of the
+    same shape.
 
     >>> generator, verifier = random_pair(vocab=16, hidden=8, layers=1)
     >>> verifier(torch.tensor([[1, 2]])).values.shape
@@ -71,7 +72,8 @@ def label_all(
     tokens: int,                   # of all samples
     num_samples: int | None = 100  # of a problem, 100 tokens each; None: all are of one
 ) -> dict: # tokens, seconds, bytes: the process's greatest memory
-    """Time tries and labels of all kinds for samples whose beginnings are shared like those of real ones.
+    """Time tries and labels of all kinds for samples whose beginnings are shared like those of real
+    ones.
 
     >>> label_all(1000)["tokens"]
     1000
@@ -84,7 +86,8 @@ def label_all(
     start, labels = time.perf_counter(), []
     for at in range(0, count, size):
         some = ids[at:at + size]
-        trie = reasoning.Trie((some.ravel(), np.arange(0, some.size + 1, 100)), correct[at:at + size])
+        trie = reasoning.Trie((some.ravel(), np.arange(0, some.size + 1, 100)),
+                              correct[at:at + size])
         labels.append([labels_flat(trie, kind, {3}) for kind in LABELS])
     return dict(tokens=tokens, seconds=time.perf_counter() - start, bytes=_peak_memory())
 
@@ -93,8 +96,8 @@ def labels_scaling(
     tokens: int,                   # of all samples
     num_samples: int | None = 100  # as for `label_all`
 ) -> dict: # as `label_all`
-    """`label_all` in a process of its own, on one core. ValueError for fewer tokens than a sample has,
-    `core.TokenStudyError` if the process fails.
+    """`label_all` in a process of its own, on one core. ValueError for fewer tokens than a sample
+    has, `core.TokenStudyError` if the process fails.
 
     >>> labels_scaling(99)
     Traceback (most recent call last):
@@ -105,9 +108,10 @@ def labels_scaling(
     code = ("import json; from tokenstudy.tvm import bench; "
             f"print(json.dumps(bench.label_all({tokens}, {num_samples})))")
     one = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True,
-                         env=os.environ | one)
-    if ran.returncode: raise core.TokenStudyError(f"labels of {tokens} tokens: {ran.stderr.strip()[-300:]}")
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True,
+                         text=True, env=os.environ | one)
+    if ran.returncode:
+        raise core.TokenStudyError(f"labels of {tokens} tokens: {ran.stderr.strip()[-300:]}")
     return json.loads(ran.stdout.splitlines()[-1])
 
 # %% ../../nbs/tvm/11_bench.ipynb #dec83658
@@ -136,16 +140,21 @@ def _search_rows(questions, K, b, max_steps, runs):
     whole = "the whole text in every step"
     def beam(**more): return step_beam(generator, verifier, prompts, **options, **more)
     def again(): return beam(recompute=True)
-    def alone(): return [step_beam(generator, verifier, [p], **options, streams=[i]) for i, p in enumerate(prompts)]
-    yield core.bench_row("beam_vs_recompute", counted(beam()), counted(again()), whole, "tokens", 3., 1)
-    yield core.bench_row("beam_seconds", *core.race(beam, again, runs, warmup=0), whole, "s", None, runs)
+    def alone():
+        return [step_beam(generator, verifier, [p], **options, streams=[i])
+                for i, p in enumerate(prompts)]
+    yield core.bench_row("beam_vs_recompute", counted(beam()), counted(again()), whole, "tokens",
+                         3., 1)
+    yield core.bench_row("beam_seconds", *core.race(beam, again, runs, warmup=0), whole, "s", None,
+                         runs)
     yield core.bench_row("batched_search", *core.race(beam, alone, runs, warmup=0),
                          "one question after the other", "s", None, runs)
     generator = reasoning.load_generator("cpu")
     verifier = TokenValueModel.from_causal_lm(generator.model)
     chains = reasoning.arithmetic(questions, "chain", max_steps, split="test")
     ends = delimiter_ids(generator.tokenizer, ";")
-    found = [counted(step_beam(generator, verifier, chains, K=K, b=b, delimiter=ends, max_steps=max_steps,
+    found = [counted(step_beam(generator, verifier, chains, K=K, b=b, delimiter=ends,
+                               max_steps=max_steps,
                                max_new_tokens=120, recompute=anew)) for anew in (False, True)]
     yield core.bench_row("beam_vs_recompute_arithmetic", *found, whole, "tokens", 3., 1)
 
@@ -155,12 +164,14 @@ def _label_rows(tokens, runs):
     def nanoseconds(told): return told["seconds"]/told["tokens"]*1e9
     large, one = labels_scaling(tokens), labels_scaling(tokens, None)
     small = min(nanoseconds(labels_scaling(tokens//100)) for _ in range(runs))
-    name, limit = "labels_10m_tokens" if tokens == 10**7 else f"labels_{tokens}_tokens", 15*tokens/10**7
+    name = "labels_10m_tokens" if tokens == 10**7 else f"labels_{tokens}_tokens"
+    limit = 15*tokens/10**7
     def memory(name, told): # no row where the system does not tell
-        return [core.bench_row(name, told["bytes"]/1e9, 2., "the limit", "GB", 1., 1)] if told["bytes"] else []
+        if not told["bytes"]: return []
+        return [core.bench_row(name, told["bytes"]/1e9, 2., "the limit", "GB", 1., 1)]
     yield core.bench_row(name, large["seconds"], limit, "the limit", "s", 1., 1)
     yield from memory("labels_memory", large)
-    yield core.bench_row("labels_linear", nanoseconds(large), small, "a hundredth of the tokens", "ns/token",
-                         None, 1)
+    yield core.bench_row("labels_linear", nanoseconds(large), small, "a hundredth of the tokens",
+                         "ns/token", None, 1)
     yield core.bench_row("labels_one_problem", one["seconds"], limit, "the limit", "s", 1., 1)
     yield from memory("labels_one_problem_memory", one)

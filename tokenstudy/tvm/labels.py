@@ -12,6 +12,7 @@ import numbers
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ class ValueDataError(ValueError):
 def _steps(delimiter, block):
     "What ends a step, checked: a number of tokens, or a frozenset of token ids."
     if block is not None:
-        if delimiter is not None: raise ValueError("give a delimiter or a block of tokens, not both")
+        if delimiter is not None:
+            raise ValueError("give a delimiter or a block of tokens, not both")
         if isinstance(block, bool) or not isinstance(block, numbers.Integral):
             raise ValueError(f"block = {block!r}: it must be a whole number of tokens")
         if block < 1: raise ValueError(f"block = {block}: it must be ≥ 1")
@@ -44,7 +46,8 @@ def _check_kind(kind, delimiter, block):
     if kind not in LABELS: raise ValueError(f"kind {kind!r}: it must be one of {', '.join(LABELS)}")
     if not kind.startswith("prm"): return None
     if delimiter is None and block is None:
-        raise ValueError(f"{kind} has labels where steps end: give `delimiter`, the token ids that end a "
+        raise ValueError(f"{kind} has labels where steps end: give `delimiter`, the token ids that "
+                         "end a "
                          "step (see `delimiter_ids`), or `block`, the number of tokens in a step")
     return _steps(delimiter, block)
 
@@ -73,13 +76,14 @@ def _step_ends(trie, steps):
 def labels_flat(
     trie: reasoning.Trie, # with labels
     kind: str,            # one of `LABELS`
-    delimiter: Collection[int] | None = None, # for process labels: ids of the tokens that end a step,
+    # for process labels: ids of the tokens that end a step,
+    delimiter: Collection[int] | None = None,
     *,
     block: int | None = None # or the number of tokens in a step
 ) -> np.ndarray: # float32 [all tokens], in the order of `trie.node_of`
-    """Labels of all tokens of one problem's samples, in linear time. Samples of the same tokens get the
-    mean of their outcomes. ValueError for an unknown kind, and for a process label without steps.
-    Source: arXiv 2407.12863 (tvm), 2311.09724 (ovm), 2312.08935 (prm).
+    """Labels of all tokens of one problem's samples, in linear time. Samples of the same tokens get
+    the mean of their outcomes. ValueError for an unknown kind, and for a process label without
+    steps. Source: arXiv 2407.12863 (tvm), 2311.09724 (ovm), 2312.08935 (prm).
 
     >>> labels_flat(reasoning.Trie([[1, 2], [1, 3]], [1, 0]), "tvm").tolist()
     [0.5, 1.0, 0.5, 0.0]
@@ -91,7 +95,8 @@ def _labels(trie, kind, steps):
     if kind in ("ovm", "orm"): return _outcomes(trie, kind)
     value = trie.value if kind in ("tvm", "prm_soft") else trie.correct > 0
     labels = value.astype(np.float32)[trie.node_of]
-    return labels if kind == "tvm" else np.where(_step_ends(trie, steps), labels, np.float32(np.nan))
+    if kind == "tvm": return labels
+    return np.where(_step_ends(trie, steps), labels, np.float32(np.nan))
 
 def _outcomes(trie, kind):
     "The outcome of each sample, at all of its tokens or at the last."
@@ -104,16 +109,16 @@ def _outcomes(trie, kind):
     return labels
 
 # %% ../../nbs/tvm/01_labels.ipynb #07cfd609
-COUNTS = ("samples", "correct", "tokens", "empty", "truncated", "called_correct", "behind_eos", "no_answer",
-          "repeated", "mixed")
+COUNTS = ("samples", "correct", "tokens", "empty", "truncated", "called_correct", "behind_eos",
+          "no_answer", "repeated", "mixed")
 
 def review(
     trajectories: Iterable[reasoning.Trajectory], # of one problem
     eos_ids: Collection[int] | None = None # end-of-sequence tokens; None: `finished` is believed
 ) -> tuple[list[reasoning.Trajectory], dict]: # the trajectories, mended; counts of what was found
-    """Look at the trajectories of a problem. A sample without end-of-sequence token was cut off and is
-    incorrect; what stands behind one is dropped. Counted besides: empty and answerless samples, repeated
-    ones, and those whose very tokens are labelled correct and incorrect.
+    """Look at the trajectories of a problem. A sample without end-of-sequence token was cut off and
+    is incorrect; what stands behind one is dropped. Counted besides: empty and answerless samples,
+    repeated ones, and those whose very tokens are labelled correct and incorrect.
 
     >>> cut = reasoning.Trajectory("p", [1], [2, 3], [0., 0.], "7", correct=True, finished=True)
     >>> mended, counts = review([cut], eos_ids={9})
@@ -127,7 +132,7 @@ def review(
         if stop is not None:
             last = next((i for i, token in enumerate(ids) if token in stop), None)
             finished = last is not None
-            if finished and last + 1 < len(ids):
+            if last is not None and last + 1 < len(ids):
                 counts["behind_eos"] += 1
                 ids = ids[:last + 1]
         counts["empty"] += not ids
@@ -142,10 +147,10 @@ def review(
 
 # %% ../../nbs/tvm/01_labels.ipynb #4e357d91
 _DOUBTS = dict(
-    called_correct="are called correct but have no end-of-sequence token; they were cut off and count as "
-                   "incorrect",
-    behind_eos="continue behind an end-of-sequence token and are cut there; their outcome is kept, though "
-               "it may have been read behind it",
+    called_correct="are called correct but have no end-of-sequence token; they were cut off and "
+                   "count as incorrect",
+    behind_eos="continue behind an end-of-sequence token and are cut there; their outcome is kept, "
+               "though it may have been read behind it",
     mixed="have the very tokens of another sample with the other label; their label is the mean")
 
 def _warn_of(counts):
@@ -156,7 +161,8 @@ def problem_trie(
     trajectories: Iterable[reasoning.Trajectory], # of one problem
     eos_ids: Collection[int] | None = None        # as for `review`
 ) -> tuple[reasoning.Trie, dict]: # the trie, counts
-    """The trie of a problem's samples after `review`. `ValueDataError` if they are of several problems.
+    """The trie of a problem's samples after `review`. `ValueDataError` if they are of several
+    problems.
 
     >>> t = reasoning.Trajectory("p", [1], [2, 3], [0., 0.], "7", correct=True, finished=True)
     >>> trie, counts = problem_trie([t, t])
@@ -200,8 +206,8 @@ def beta_posterior(
     *,
     level: float = .95                     # probability that the interval holds
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: # mean, low, high, weight
-    """What r correct of n samples say about a value; the weight n/(n + a + b) is the data's share of the
-    mean. ValueError for numbers out of range.
+    """What r correct of n samples say about a value; the weight n/(n + a + b) is the data's share
+    of the mean. ValueError for numbers out of range.
 
     >>> mean, low, high, weight = beta_posterior([2], [2])
     >>> mean, weight
@@ -222,17 +228,18 @@ def beta_posterior(
 def prm_labels_by_rollout(
     generator: lms.LM,                            # writes the rollouts
     trajectories: Iterable[reasoning.Trajectory], # as sampled
-    graders: Callable | Sequence[Callable], # for each trajectory: response ids -> bool; or one for all
+    # for each trajectory: response ids -> bool; or one for all
+    graders: Callable | Sequence[Callable],
     *,
     delimiter: Collection[int] | None = None,     # ids of the tokens that end a step,
     block: int | None = None,                     # or the number of tokens in a step
     num_samples: int = 8, # rollouts from each step's end
     hard: bool = False,   # 1 where any rollout is correct, instead of the share
     max_total: int = 256, # the sampler's limit on a response, in tokens
-    **options: object     # of `lm.rollouts_many`
+    **options: Any        # of `lm.rollouts_many`
 ) -> list[np.ndarray]: # for each trajectory float32 [T], NaN where no step ends
-    """Process labels by rollouts. A rollout is correct if it ended by itself and its grader says so.
-    ValueError for a trajectory that is longer than `max_total`. Source: arXiv 2312.08935.
+    """Process labels by rollouts. A rollout is correct if it ended by itself and its grader says
+    so. ValueError for a trajectory that is longer than `max_total`. Source: arXiv 2312.08935.
 
     >>> t = reasoning.Trajectory("p", [1], [2, 7], [0., 0.], "7", correct=True, finished=True)
     >>> toy = lms.tiny_lm("llama", vocab=8)
@@ -245,16 +252,18 @@ def prm_labels_by_rollout(
         raise ValueError(f"{len(graders)} graders for {len(trajectories)} trajectories")
     steps = _check_kind("prm_hard", delimiter, block)
     if long := [i for i, t in enumerate(trajectories) if len(t.response_ids) > max_total]:
-        raise ValueError(f"{len(long)} trajectories, the first of them {long[0]}, are longer than max_total = "
-                         f"{max_total}, which leaves no room for rollouts; raise it to the sampler's limit, "
-                         "or leave them out")
+        raise ValueError(f"{len(long)} trajectories, the first of them {long[0]}, are longer than "
+                         "max_total = "
+                         f"{max_total}, which leaves no room for rollouts; raise it to the "
+                         "sampler's limit, or leave them out")
     out = [np.full(len(t.response_ids), np.nan, np.float32) for t in trajectories]
     full = [i for i, x in enumerate(out) if len(x)]
     places = [1 + np.flatnonzero(_step_ends(reasoning.Trie([trajectories[i].response_ids]), steps))
               for i in full]
     if not full: return out
     pairs = [(trajectories[i].prompt_ids, trajectories[i].response_ids) for i in full]
-    rolled = lms.rollouts_many(generator, pairs, num_samples=num_samples, positions=[p.tolist() for p in places],
+    rolled = lms.rollouts_many(generator, pairs, num_samples=num_samples,
+                               positions=[p.tolist() for p in places],
                                max_total=max_total, **options)
     for i, where, found in zip(full, places, rolled):
         counts = _correct_rollouts(found, graders[i])
@@ -302,23 +311,25 @@ def by_problem(
     >>> by_problem([made("p"), made("q"), made("p")])
     [[0, 2], [1]]
     """
-    groups = {}
+    groups: dict[str, list[int]] = {}
     for i, t in enumerate(trajectories): groups.setdefault(t.problem, []).append(i)
     return list(groups.values())
 
 # %% ../../nbs/tvm/01_labels.ipynb #f3fac868
 def value_data(
     trajectories: Iterable[reasoning.Trajectory], # of any number of problems
-    kind: str | Sequence,  # one of `LABELS`, or a float array [T] for each trajectory (NaN: no label)
+    # one of `LABELS`, or a float array [T] for each trajectory (NaN: no label)
+    kind: str | Sequence,
     delimiter: Collection[int] | None = None,     # as for `label_samples`
     *,
     block: int | None = None,              # as for `label_samples`
     eos_ids: Collection[int] | None = None, # as for `label_samples`
     unique: bool = True, # copies of a sample are one, with a weight
-    prior: tuple[float, float] | None = None # weigh labels by `beta_posterior`; for labels that are shares
+    # weigh labels by `beta_posterior`; for labels that are shares
+    prior: tuple[float, float] | None = None
 ) -> ValueData:
-    """Labelled samples for training. `ValueDataError` if nothing is left, if no step ends at any of the
-    given delimiters, or if given labels do not fit.
+    """Labelled samples for training. `ValueDataError` if nothing is left, if no step ends at any of
+    the given delimiters, or if given labels do not fit.
 
     >>> t = reasoning.Trajectory("p", [1], [2, 3], [0., 0.], "7", correct=True, finished=True)
     >>> value_data([t], "ovm").labels
@@ -328,22 +339,28 @@ def value_data(
     if isinstance(kind, str): steps = _check_kind(kind, delimiter, block)
     else: given = _given_labels(kind, trajectories)
     if prior is not None and (given is not None or kind in ("ovm", "orm")):
-        raise ValueError("prior: only labels that are shares of samples (tvm, prm_soft, prm_hard) have counts")
-    rows, total, inner = [], {}, 0
+        raise ValueError("prior: only labels that are shares of samples (tvm, prm_soft, prm_hard) "
+                         "have counts")
+    rows: list[tuple] = []
+    total: dict[str, int] = {}
+    inner = 0
     for number, group in enumerate(by_problem(trajectories)):
         trie, counts = problem_trie([trajectories[i] for i in group], eos_ids)
         total = {k: total.get(k, 0) + v for k, v in counts.items()}
-        flat = _labels(trie, kind, steps) if given is None else _copies_mean(trie, [given[i] for i in group])
+        if given is None: flat = _labels(trie, kind, steps)
+        else: flat = _copies_mean(trie, [given[i] for i in group])
         if isinstance(steps, frozenset): inner += int(np.isin(trie.token, list(steps)).sum())
         rows += _problem_rows(trie, flat, trajectories[group[0]].prompt_ids, number, unique, prior)
     if isinstance(steps, frozenset) and rows and not inner:
-        raise ValueDataError(f"no step ends at the token ids {sorted(steps)[:8]} in any of {total['samples']} "
-                             "samples; the delimiter tokenises differently here (see `delimiter_ids`)")
+        raise ValueDataError(f"no step ends at the token ids {sorted(steps)[:8]} in any of "
+                             f"{total['samples']} "
+                             "samples; the delimiter tokenises differently here (see "
+                             "`delimiter_ids`)")
     _check_rows(rows)
     _warn_of(total)
     ids, lead, labels, confidence, weights, problem = map(list, zip(*rows))
-    return ValueData(ids, np.array(lead), labels, confidence, np.array(weights), np.array(problem), total,
-                     "given" if given is not None else kind)
+    return ValueData(ids, np.array(lead), labels, confidence, np.array(weights), np.array(problem),
+                     total, kind if isinstance(kind, str) else "given")
 
 # %% ../../nbs/tvm/01_labels.ipynb #80b8d8d8
 def _problem_rows(trie, flat, prompt, number, unique, prior):
@@ -360,7 +377,9 @@ def _problem_rows(trie, flat, prompt, number, unique, prior):
     return rows
 
 def _check_rows(rows):
-    if not rows: raise ValueDataError("there are no tokens to learn from: no trajectories, or only empty ones")
+    if not rows:
+        raise ValueDataError("there are no tokens to learn from: no trajectories, or only empty "
+                             "ones")
     if not any(np.isfinite(labels).any() for _, _, labels, *_ in rows):
         raise ValueDataError("no token has a label")
 
@@ -372,16 +391,19 @@ def _given_labels(arrays, trajectories):
         raise ValueDataError(f"labels of {len(arrays)} samples were given for {len(trajectories)}")
     for i, (x, t) in enumerate(zip(arrays, trajectories)):
         if x.shape != (len(t.response_ids),):
-            raise ValueDataError(f"labels[{i}] has shape {x.shape}; sample {i} has {len(t.response_ids)} tokens")
+            raise ValueDataError(f"labels[{i}] has shape {x.shape}; sample {i} has "
+                                 f"{len(t.response_ids)} tokens")
         if not (np.isnan(x) | ((x >= 0) & (x <= 1))).all():
-            raise ValueDataError(f"labels[{i}] holds a number outside [0, 1]; NaN means that there is none")
+            raise ValueDataError(f"labels[{i}] holds a number outside [0, 1]; NaN means that there "
+                                 "is none")
     return arrays
 
 def _copies_mean(trie, arrays):
     "Given labels, averaged over copies of a sample (those of them that have one)."
     flat = np.concatenate([x[:n] for x, n in zip(arrays, np.diff(trie.starts))])
     leaf = np.repeat(trie.leaf.astype(np.int64), np.diff(trie.starts))
-    _, where = np.unique(leaf*(int(trie.depth.max()) + 1) + trie.depth[trie.node_of], return_inverse=True)
+    _, where = np.unique(leaf*(int(trie.depth.max()) + 1) + trie.depth[trie.node_of],
+                         return_inverse=True)
     there = np.isfinite(flat)
     n, s = np.bincount(where, there), np.bincount(where, np.where(there, flat, 0))
     return np.where(n > 0, s/np.maximum(n, 1), np.nan).astype(np.float32)[where]

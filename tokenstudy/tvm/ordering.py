@@ -8,6 +8,7 @@ __all__ = ['NS', 'judged', 'search_result', 'plain_votes', 'accuracies']
 # %% ../../nbs/tvm/10_ordering.ipynb #8338dcd8
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,29 +32,32 @@ def judged(
     *,
     composition: str = "question", # of a training step: one of `COMPOSITIONS`
     num_samples: int = 32, # training samples of a question
-    budget: int = 500_000, # tokens that the training reads, prompts included; it sets the number of epochs
-    searches: Iterable[tuple] = (("step_beam", 8, 2),), # name in `policies`, K and, where it has one, b
+    # tokens that the training reads, prompts included; it sets the number of epochs
+    budget: int = 500_000,
+    # name in `policies`, K and, where it has one, b
+    searches: Iterable[tuple] = (("step_beam", 8, 2),),
     max_steps: int = 8,    # rounds of a search
     keep: str | Path | None = None, # a folder for the trained verifier
-    **training: object     # of `train_verifier`
+    **training: Any        # of `train_verifier`
 ) -> dict: # plain values
-    """Train one verifier and ask it: `quality` of its values; per question (three decimals) best-of-N by the
-    last and the least step value, weighted vote by the last; whether each search's answer is correct, and
-    its tokens.
+    """Train one verifier and ask it: `quality` of its values; per question (three decimals)
+    best-of-N by the last and the least step value, weighted vote by the last; whether each search's
+    answer is correct, and its tokens.
 
     >>> setup = arithmetic_setup(1, 2, 1, num_test_samples=2)
     >>> found = judged(setup, "tvm", num_samples=2, budget=1, searches=(), batch_size=2)
     >>> found["epochs"], list(found["curves"]["best-of-N last"])
     (1, ['1', '2'])
     """
-    data = value_data(setup.lessons(num_samples), kind, setup.delimiter, eos_ids=lms.eos_ids(setup.generator))
+    data = value_data(setup.lessons(num_samples), kind, setup.delimiter,
+                      eos_ids=lms.eos_ids(setup.generator))
     epochs = max(1, round(budget/sum(map(len, data.ids))))
-    run = train_verifier(setup.generator, data, kind, epochs=epochs, seed=seed, composition=composition,
-                         **training)
+    run = train_verifier(setup.generator, data, kind, epochs=epochs, seed=seed,
+                         composition=composition, **training)
     if keep is not None: run.model.save_pretrained(keep)
     told = score_samples(run.model, setup.samples)
-    result = dict(quality=_quality(setup, told), epochs=epochs, tokens=run.tokens, seconds=run.seconds,
-                  curves=_kept_curves(setup, told),
+    result = dict(quality=_quality(setup, told), epochs=epochs, tokens=run.tokens,
+                  seconds=run.seconds, curves=_kept_curves(setup, told),
                   log=[{k: e[k] for k in ("step", "loss") if k in e} for e in run.log], searches={})
     for name, *sizes in searches:
         found = getattr(policies, name)(
@@ -67,7 +71,8 @@ def judged(
 def _quality(setup, told):
     "Quality of the values of the first samples of each test question."
     def first(of): return [x for some in of for x in some[:8]]
-    return value_quality(first(told), first(setup.samples), None if setup.truth is None else first(setup.truth))
+    return value_quality(first(told), first(setup.samples),
+                         None if setup.truth is None else first(setup.truth))
 
 def _least(values, t, delimiter):
     "The least value at the end of a step."
@@ -93,7 +98,8 @@ def search_result(
     """What is kept of a search.
 
     >>> setup = arithmetic_setup(1, 1, 1, num_test_samples=1)
-    >>> found = policies.step_beam(setup.generator, None, setup.problems, K=1, b=1, block=8, max_steps=2)
+    >>> found = policies.step_beam(setup.generator, None, setup.problems, K=1, b=1, block=8,
+    ...                            max_steps=2)
     >>> search_result(setup, found)["tokens"]
     16.0
     """
@@ -113,7 +119,8 @@ def plain_votes(
     ['pass@N', 'majority', 'tokens']
     """
     rows = accuracy_curves(setup.samples, {}, NS, per_question=True)
-    found = {m: {str(r["N"]): [round(x, 3) for x in r["questions"]] for r in rows if r["method"] == m}
+    found = {m: {str(r["N"]): [round(x, 3) for x in r["questions"]] for r in rows
+                 if r["method"] == m}
              for m in ("pass@N", "majority")}
     return found | dict(tokens={str(r["N"]): r["tokens"] for r in rows})
 
@@ -125,7 +132,8 @@ def accuracies(
 ) -> np.ndarray | None: # [S, questions]; None if there is no such unit
     """Accuracy of each question in every fitting unit, ordered by seed.
 
-    >>> unit = dict(config=dict(kind="tvm", seed=0), result=dict(searches={"s": dict(right=[1, 0])}))
+    >>> unit = dict(config=dict(kind="tvm", seed=0),
+    ...             result=dict(searches={"s": dict(right=[1, 0])}))
     >>> accuracies([unit], ("searches", "s"), kind="tvm")
     array([[1., 0.]])
     """

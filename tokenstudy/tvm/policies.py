@@ -27,8 +27,8 @@ def beam_policy(
     K: int, # candidates of a round
     b: int  # kept
 ) -> Callable: # as `tree_search` takes it
-    """Keep the b best of all; each gets K/b children. A finished one stays in the beam as it is. ValueError
-    if b does not divide K.
+    """Keep the b best of all; each gets K/b children. A finished one stays in the beam as it is.
+    ValueError if b does not divide K.
 
     >>> nodes = [Candidate(0, -1, [5], value) for value in (.1, .9, .5)]
     >>> beam_policy(4, 2)(nodes, [0, 1, 2], [])
@@ -44,8 +44,8 @@ def dvts_policy(
     K: int, # candidates of a round
     b: int  # subtrees
 ) -> Callable: # as `tree_search` takes it
-    """b subtrees, each with K/b candidates of its own of which it keeps the best. ValueError if b does not
-    divide K.
+    """b subtrees, each with K/b candidates of its own of which it keeps the best. ValueError if b
+    does not divide K.
 
     >>> nodes = [Candidate(0, -1, [5], value) for value in (.8, .9, .5, .1)]
     >>> dvts_policy(4, 2)(nodes, [0, 1, 2, 3], [])
@@ -98,8 +98,8 @@ def step_beam(
     b: int = 2, # kept
     **options: object # of `tree_search`
 ) -> list[SearchResult]:
-    """Step-by-step beam search: K candidates, the best b are kept. ValueError if b does not divide K.
-    Source: arXiv 2311.09724.
+    """Step-by-step beam search: K candidates, the best b are kept. ValueError if b does not divide
+    K. Source: arXiv 2311.09724.
 
     >>> toy = lms.tiny_lm("llama", vocab=8)
     >>> len(step_beam(toy, None, [[1, 2]], K=4, b=2, block=2, max_new_tokens=4)[0].final)
@@ -116,8 +116,8 @@ def dvts(
     b: int = 2, # subtrees
     **options: object # of `tree_search`
 ) -> list[SearchResult]:
-    """Diverse verifier tree search: b independent subtrees of K/b candidates, each greedy. ValueError if b
-    does not divide K.
+    """Diverse verifier tree search: b independent subtrees of K/b candidates, each greedy.
+    ValueError if b does not divide K.
 
     >>> toy = lms.tiny_lm("llama", vocab=8)
     >>> len(dvts(toy, None, [[1, 2]], K=4, b=2, block=2, max_new_tokens=4)[0].final)
@@ -135,14 +135,15 @@ def rebase(
     softmax_temperature: float = .2, # of `rebase_policy`
     **options: object # of `tree_search`
 ) -> list[SearchResult]:
-    """Reward-balanced search: the budget of K follows the softmax of the values, nothing is ranked. Source:
-    arXiv 2408.00724.
+    """Reward-balanced search: the budget of K follows the softmax of the values, nothing is ranked.
+    Source: arXiv 2408.00724.
 
     >>> toy = lms.tiny_lm("llama", vocab=8)
     >>> len(rebase(toy, None, [[1, 2]], K=4, block=2, max_new_tokens=4)[0].final)
     4
     """
-    return tree_search(generator, verifier, problems, K, rebase_policy(K, softmax_temperature), **options)
+    return tree_search(generator, verifier, problems, K, rebase_policy(K, softmax_temperature),
+                       **options)
 
 # %% ../../nbs/tvm/08_policies.ipynb #6da86434
 def _step_text(result, node, tokenizer, most=26):
@@ -165,7 +166,8 @@ def search_text(
     def below(parent, depth):
         for i, node in enumerate(result.nodes):
             if node.parent != parent: continue
-            mark = ("*" if i in best else "+" if node.kept else "·") + ("■" if node.finished else " ")
+            kept = "*" if i in best else "+" if node.kept else "·"
+            mark = kept + ("■" if node.finished else " ")
             text = _step_text(result, i, tokenizer, 60)
             lines.append(f"{'   ' * depth}{mark} {node.value:.3f}  {text}")
             below(i, depth + 1)
@@ -178,7 +180,8 @@ def draw_search(
     tokenizer: object = None, # of the generator; ids are shown if None
     title: str = ""           # of the picture
 ) -> object: # a figure of matplotlib
-    """A search tree: a column for each round, candidates with their values, what was pruned in grey.
+    """A search tree: a column for each round, candidates with their values, what was pruned in
+    grey.
 
     >>> nodes = [Candidate(0, -1, [5], .4, kept=True), Candidate(0, -1, [8], .3)]
     >>> [t.get_text() for t in draw_search(SearchResult("q", [1], nodes, [0], {})).axes[0].texts]
@@ -189,10 +192,12 @@ def draw_search(
     fig, ax = show.figure(width=1.95 * rounds + .6, height=max(2.2, .36 * tallest + .7))
     for i, node in enumerate(result.nodes):
         (x0, y0), (x, y) = place[node.parent], place[i]
-        colour, wide = ("#D55E00", 2.) if i in best else ("#0072B2", 1.2) if node.kept else ("#B8B8B8", .7)
+        if i in best: colour, wide = "#D55E00", 2.
+        else: colour, wide = ("#0072B2", 1.2) if node.kept else ("#B8B8B8", .7)
         ax.plot([x0 + .25 * (node.parent >= 0), x - .25], [y0, y], color=colour, lw=wide,
                 ls="-" if node.kept else "--", zorder=1)
-        deep = (.06 + .5 * min(1., max(0., node.value))) * node.kept    # opaque: it hides the lines below
+        # opaque: it hides the lines below
+        deep = (.06 + .5 * min(1., max(0., node.value))) * node.kept
         shade = tuple(1 - deep * (1 - c) for c in (0, .45, .70)) if node.kept else "#F6F6F6"
         text = f"{node.value:.2f}  {_step_text(result, i, tokenizer, 22)}".replace("$", r"\$")
         ax.text(x, y, text, ha="center", va="center", fontsize=7, zorder=2,

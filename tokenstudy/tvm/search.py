@@ -51,8 +51,8 @@ class SearchResult:
     problem: str          # its id, or its place in the list
     prompt_ids: list      # what was asked
     nodes: list           # of `Candidate`, parents before children
-    final: list           # numbers of the candidates that end the final solutions, in the policy's order
-    counts: dict          # tokens (sampled), lookahead, generator, verifier: tokens read by the models
+    final: list # numbers of the candidates that end the final solutions, in the policy's order
+    counts: dict # tokens (sampled), lookahead, generator, verifier: tokens read by the models
     answers: list | None = None # of the final solutions; None for those that did not end
 
 # %% ../../nbs/tvm/07_search.ipynb #78d0350c
@@ -85,7 +85,7 @@ def scores(self: SearchResult,
 # %% ../../nbs/tvm/07_search.ipynb #6c302564
 @patch(as_prop=True)
 def best(self: SearchResult) -> int:
-    "The final candidate with the highest value, a finished one if there is one; the first of equals."
+    "The final candidate of highest value, finished if one is; the first of equals."
     return max(self.final, key=lambda i: (self.nodes[i].finished, self.nodes[i].value))
 
 @patch(as_prop=True)
@@ -98,15 +98,15 @@ def answer(self: SearchResult) -> str | None:
 @patch
 def plain(self: SearchResult) -> dict:
     "All but the answers, for a record."
-    return dict(problem=self.problem, prompt_ids=self.prompt_ids, final=self.final, counts=self.counts,
-                nodes=[dataclasses.astuple(n) for n in self.nodes])
+    return dict(problem=self.problem, prompt_ids=self.prompt_ids, final=self.final,
+                counts=self.counts, nodes=[dataclasses.astuple(n) for n in self.nodes])
 
 @patch(cls_method=True)
 def of(cls: SearchResult,
     record: dict # of `plain`
 ) -> SearchResult:
     "The result that a record holds."
-    return cls(**{**record, "nodes": [Candidate(*n) for n in record["nodes"]]})
+    return SearchResult(**{**record, "nodes": [Candidate(*n) for n in record["nodes"]]})
 
 # %% ../../nbs/tvm/07_search.ipynb #2098ffe0
 class _Question:
@@ -145,8 +145,8 @@ class _Writer:
         self.eos, self.bank = lms.eos_ids(generator), {}
 
     def _start(self, jobs):
-        """Rows that have read the texts of (question, node) pairs; their logits, each pair's row, and each
-        row's question."""
+        """Rows that have read the texts of (question, node) pairs; their logits, each pair's row,
+        and each row's question."""
         texts = [q.prompt_ids + q.responses[node] for q, node in jobs]
         if self.recompute:
             rows, out = CachedRows.of(self.lm.model, texts, logits_to_keep=1)
@@ -175,22 +175,24 @@ def write(self: _Writer, jobs, greedy=None):
     device = self.lm.model.device
     rows, logits, place, owners = self._start([(q, parent) for q, parent, *_ in jobs])
     u, limit = self._numbers(jobs, greedy)
-    u, tokens, where = u.to(device), [[] for _ in jobs], [None] * len(jobs)
+    u, where = u.to(device), [None] * len(jobs)
+    tokens: list[list[int]] = [[] for _ in jobs]
     who, row, at = np.arange(len(jobs)), torch.tensor(place, device=device), 0
     warping = dict(temperature=0.) if greedy else self.warping
     while True:
         log_probs = warp(logits, **warping, log=True)
         new, _ = lms.draw_tokens(log_probs, row, u[torch.from_numpy(who).to(device), at])
         at += 1
-        on, over = [], []
+        on: list[int] = []
+        over: list[int] = []
         for i, (c, token) in enumerate(zip(who.tolist(), new.tolist())):
             tokens[c].append(token)
             ended = token in self.eos or len(tokens[c]) >= limit[c]
             (over if ended or not greedy and self.ends(tokens[c]) else on).append(i)
         if over and not greedy and not self.recompute: self._park(rows, row, over, who, where)
         if not on: return tokens, where
-        who, on = who[on], torch.tensor(on, device=device)
-        logits, row, owners = self._read(rows, row[on], new[on], owners)
+        who, left = who[on], torch.tensor(on, device=device)
+        logits, row, owners = self._read(rows, row[left], new[left], owners)
 
 @patch
 def _numbers(self: _Writer, jobs, greedy):
@@ -212,7 +214,7 @@ def _park(self: _Writer, rows, row, over, who, where):
 
 @patch
 def _read(self: _Writer, rows, row, new, owners):
-    "Read a token behind each row, equal ones once; logits, each candidate's row, each row's question."
+    "Read a token behind each row, equal ones once; logits, candidates' rows, rows' questions."
     V = self.lm.model.get_input_embeddings().num_embeddings
     wanted, which = (row * V + new).unique(return_inverse=True)
     places = rows.go_on(wanted // V)
@@ -275,7 +277,8 @@ class _Scorer:
 @patch
 def _score_cached(self: _Scorer, jobs, texts):
     "Each different text reads the tokens of its step behind its parent's cache."
-    first, parents, known, seat, bank = {}, {}, {}, {}, {}
+    first, known, seat, bank = {}, {}, {}, {}
+    parents: dict[tuple, int] = {}
     for (q, node, ahead), text in zip(jobs, texts):
         if text in first: continue
         above = parents.setdefault((q.number, q.nodes[node].parent), len(parents))
@@ -298,7 +301,8 @@ def _score_cached(self: _Scorer, jobs, texts):
 def _questions(generator, problems, chat, streams, K):
     "`_Question`s out of a data set, or a list of prompts (texts or ids)."
     if isinstance(problems, str):
-        raise ValueError("problems is one text: give a list of them, or a data set with id and prompt")
+        raise ValueError("problems is one text: give a list of them, or a data set with id and "
+                         "prompt")
     if hasattr(problems, "column_names"):
         names, prompts = [str(i) for i in problems["id"]], list(problems["prompt"])
         if len(set(names)) < len(names): raise ValueError("problems: two of them share an id")
@@ -332,13 +336,13 @@ def _check_verifier(generator, verifier, recompute):
         if verifier is None or callable(verifier): return
         raise ValueError(f"verifier: a model, a function or None, not {type(verifier).__name__}")
     if not recompute and not takes_positions(verifier):
-        raise ValueError(f"{type(verifier).__name__} takes no position_ids, which reused caches need; "
-                         "search with recompute=True")
+        raise ValueError(f"{type(verifier).__name__} takes no position_ids, which reused caches "
+                         "need; search with recompute=True")
     own = getattr(getattr(verifier, "get_input_embeddings", lambda: None)(), "num_embeddings", None)
     V = generator.model.get_input_embeddings().num_embeddings
     if own is not None and own != V:
-        raise ValueError(f"the verifier reads a vocabulary of {own} tokens, the generator {generator.name} "
-                         f"writes one of {V}: they must share a tokenizer")
+        raise ValueError(f"the verifier reads a vocabulary of {own} tokens, the generator "
+                         f"{generator.name} writes one of {V}: they must share a tokenizer")
 
 # %% ../../nbs/tvm/07_search.ipynb #860f0fda
 def _check_lengths(generator, verifier, questions, max_new_tokens):
@@ -355,26 +359,29 @@ def _key_of(thing, what, config):
     if hasattr(thing, "state_dict"): return core.fingerprint(thing)
     name = getattr(thing, "name", None) or getattr(thing, "__name__", None)
     if name in (None, "<lambda>") and not config:
-        raise ValueError(f"runs: nothing tells this {what} from another one in a record; give `config`, a "
-                         "dict with what it depends on, or search without runs")
+        raise ValueError(f"runs: nothing tells this {what} from another one in a record; give "
+                         "`config`, a dict with what it depends on, or search without runs")
     return name
 
 def _read_answers(generator, results, answer):
     "Answers of the final solutions that ended by themselves."
     if generator.tokenizer is None:
-        raise ValueError(f"{generator.name} has no tokenizer, so there is no text to read an answer from; "
-                         "search without `answer`")
+        raise ValueError(f"{generator.name} has no tokenizer, so there is no text to read an "
+                         "answer from; search without `answer`")
     for r in results:
         texts = [reasoning.text_of(generator.tokenizer, r.response(i)) for i in r.final]
-        r.answers = [answer(text) if r.nodes[i].finished else None for i, text in zip(r.final, texts)]
+        r.answers = [answer(text) if r.nodes[i].finished else None
+                     for i, text in zip(r.final, texts)]
 
 # %% ../../nbs/tvm/07_search.ipynb #3a26ddd5
 def _configs(generator, verifier, policy, questions, config, **options):
     "What each question's search depends on, as a record can hold it."
     common = dict(options, policy=_key_of(policy, "policy", config), config=config or {},
-                  verifier=_key_of(verifier, "verifier", config), model=core.fingerprint(generator.model),
+                  verifier=_key_of(verifier, "verifier", config),
+                  model=core.fingerprint(generator.model),
                   stops=sorted(lms.eos_ids(generator)))
-    return [dict(common, problem=q.problem, prompt=q.prompt_ids, streams=[q.first, q.key]) for q in questions]
+    return [dict(common, problem=q.problem, prompt=q.prompt_ids, streams=[q.first, q.key])
+            for q in questions]
 
 def _record(runs, pairs, seconds, seed):
     "Add finished searches, (config, result) pairs, to the records."
@@ -412,8 +419,8 @@ def _value(made, writer, scorer, step, lookahead):
     values = scorer.score([(q, node, more) for (q, node), more in zip(made, ahead)])
     for (q, node), value in zip(made, values):
         if not math.isfinite(value):
-            raise ScoreError(f"question {q.problem}, step {step}: the verifier gave {value} for the "
-                             f"response {q.responses[node]}; its values must be finite numbers")
+            raise ScoreError(f"question {q.problem}, step {step}: the verifier gave {value} for "
+                             f"the response {q.responses[node]}; its values must be finite numbers")
         q.nodes[node].value = value
 
 # %% ../../nbs/tvm/07_search.ipynb #a51bac19
@@ -437,7 +444,8 @@ def _look(writer, made, lookahead):
     "Tokens written greedily behind each candidate; none behind one that is over."
     texts = {}
     for q, node in made:
-        if not q.over(node, writer.most): texts.setdefault((q.number, *q.responses[node]), (q, node))
+        if not q.over(node, writer.most):
+            texts.setdefault((q.number, *q.responses[node]), (q, node))
     jobs = [(q, node, None) for q, node in texts.values()]
     ahead = dict(zip(texts, writer.write(jobs, lookahead)[0] if jobs else []))
     for text, (q, _) in texts.items(): q.counts["lookahead"] += len(ahead[text])
@@ -461,20 +469,23 @@ def tree_search(
     temperature: float = 1.,   # of sampling
     top_k: int = 0,            # sample from so many tokens only; 0: all
     top_p: float = 1.,         # sample from the most probable tokens that hold this mass
-    lookahead: int = 0,        # tokens that are written greedily behind a candidate before it is scored
+    lookahead: int = 0, # tokens that are written greedily behind a candidate before it is scored
     seed: int = 0,             # 0 ≤ seed < 2**32
-    streams: Sequence[int] | None = None, # numbers of the random streams; None: by id, or by place in a list
-    recompute: bool = False,   # read all texts anew in every step, as public code does; the same result
+    # numbers of the random streams; None: by id, or by place in a list
+    streams: Sequence[int] | None = None,
+    # read all texts anew in every step, as public code does; the same result
+    recompute: bool = False,
     batch_size: int | None = None, # questions searched together; as memory allows if None
     chat: bool = False,        # wrap prompts in the model's chat template
-    answer: Callable[[str], str | None] | None = None, # text -> answer or None, for finished solutions
+    # text -> answer or None, for finished solutions
+    answer: Callable[[str], str | None] | None = None,
     runs: "core.Runs | None" = None, # questions that it holds are not searched again, others added
     config: dict | None = None # with runs: what else the records depend on (a policy or a verifier
                                # that is a function, say)
 ) -> list[SearchResult]:       # in the order of the problems
-    """Search by steps under a policy. The result does not depend on `batch_size` or `recompute` (up to
-    the models' rounding). ValueError for settings out of range, a prompt that does not fit or a verifier
-    with another vocabulary; `ScoreError` if a value is not finite.
+    """Search by steps under a policy. The result does not depend on `batch_size` or `recompute` (up
+    to the models' rounding). ValueError for settings out of range, a prompt that does not fit or a
+    verifier with another vocabulary; `ScoreError` if a value is not finite.
 
     >>> def keep_all(nodes, open, done): return [(i, 1) for i in open] + [(i, 0) for i in done]
     >>> toy = lms.tiny_lm("llama", vocab=8)
@@ -487,18 +498,24 @@ def tree_search(
     _check_numbers(seed, K=K, max_steps=max_steps, step_tokens=step_tokens, lookahead=lookahead,
                    max_new_tokens=max_new_tokens, batch_size=batch_size)
     _check_verifier(generator, verifier, recompute)
-    ends, questions = StepEnds(generator, delimiter, block), _questions(generator, problems, chat, streams, K)
+    ends = StepEnds(generator, delimiter, block)
+    questions = _questions(generator, problems, chat, streams, K)
     _check_lengths(generator, verifier, questions, max_new_tokens)
-    found, configs, warping = {}, None, dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    found, warping = {}, dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    configs: list[dict] = []
     if runs is not None:
-        configs = _configs(generator, verifier, policy, questions, config, ends=ends.plain, K=K, seed=seed,
-                           max_steps=max_steps, step_tokens=step_tokens, max_new_tokens=max_new_tokens,
+        configs = _configs(generator, verifier, policy, questions, config, ends=ends.plain, K=K,
+                           seed=seed, max_steps=max_steps, step_tokens=step_tokens,
+                           max_new_tokens=max_new_tokens,
                            lookahead=lookahead, recompute=recompute, **warping)
-        found = {i: SearchResult.of(r) for i, c in enumerate(configs) if (r := runs.get(c, fn=tree_search)) is not None}
-    todo, on_gpu = [q for q in questions if q.number not in found], generator.model.device.type == "cuda"
+        found = {i: SearchResult.of(r)
+                 for i, c in enumerate(configs) if (r := runs.get(c, fn=tree_search)) is not None}
+    todo = [q for q in questions if q.number not in found]
+    on_gpu = generator.model.device.type == "cuda"
     rows = lms.wave_rows(generator, max(len(q.prompt_ids) for q in questions) + max_new_tokens)
     size = batch_size or max(1, min(rows, 4096 if on_gpu else 512) // K)
-    with core.progress(total=len(todo), desc="search", unit="question") as bar, lms.resting(verifier):
+    with core.progress(total=len(todo), desc="search",
+                       unit="question") as bar, lms.resting(verifier):
         for wave in (todo[part:part + size] for part in range(0, len(todo), size)):
             start = time.perf_counter()
             writer = _Writer(generator, ends, warping, max_new_tokens, step_tokens, recompute)

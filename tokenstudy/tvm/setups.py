@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -20,7 +21,7 @@ from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune
 
 # %% ../../nbs/tvm/04_setups.ipynb #682393f6
 def delimiter_ids(
-    tokenizer: object, # of transformers
+    tokenizer: Any, # of transformers
     text: str = "\n" # what ends a step
 ) -> set[int]:
     """Ids of all tokens whose text holds a delimiter; ValueError if no token does.
@@ -33,15 +34,15 @@ def delimiter_ids(
     tokens = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
     found = {i for i, token in enumerate(tokens) if text in token}
     if not found:
-        raise ValueError(f"no token of this tokenizer holds {text!r}; choose another delimiter, or steps "
-                         "of a number of tokens")
+        raise ValueError(f"no token of this tokenizer holds {text!r}; choose another delimiter, or "
+                         "steps of a number of tokens")
     return found
 
 # %% ../../nbs/tvm/04_setups.ipynb #f737491c
 class StepEnds:
-    """Says whether a step is over. `delimiter`: text that a step ends with (a newline unless a block is
-    given), or a token id, or several; `block`: a number of tokens instead. ValueError for a delimiter
-    that the model cannot write.
+    """Says whether a step is over. `delimiter`: text that a step ends with (a newline unless a
+    block is given), or a token id, or several; `block`: a number of tokens instead. ValueError for
+    a delimiter that the model cannot write.
 
     >>> ends = StepEnds(lms.tiny_lm("llama", vocab=8), [3])
     >>> ends([5, 3]), ends([3, 5])
@@ -52,14 +53,17 @@ class StepEnds:
         delimiter: "str | int | Iterable[int] | None" = None, # what ends a step
         block: int | None = None # or how many tokens a step has
     ):
-        self.block, self.ids, self.text, self._texts = block, None, None, {}
+        self.block, self.ids, self.text = block, None, ""
+        self._texts: dict[tuple[int, ...], bool] = {}
         if block is not None:
-            if delimiter is not None: raise ValueError("give a delimiter or a block of tokens, not both")
+            if delimiter is not None:
+                raise ValueError("give a delimiter or a block of tokens, not both")
             if block < 1: raise ValueError(f"block = {block}: it must be ≥ 1")
         elif isinstance(delimiter, str) or delimiter is None:
             self._read_text(generator, "\n" if delimiter is None else delimiter)
         else:
-            self.ids = {int(i) for i in (delimiter if hasattr(delimiter, "__iter__") else [delimiter])}
+            self.ids = {int(i) for i in (delimiter if hasattr(delimiter, "__iter__")
+                                         else [delimiter])}
             most = generator.model.get_input_embeddings().num_embeddings
             if not self.ids or not all(0 <= i < most for i in self.ids):
                 raise ValueError(f"delimiter {sorted(self.ids)}: token ids must lie below {most}")
@@ -68,19 +72,21 @@ class StepEnds:
         "Prepare for a delimiter of text."
         self.text, self.tokenizer = text, generator.tokenizer
         if self.tokenizer is None:
-            raise ValueError(f"{generator.name} has no tokenizer: give the delimiter as token ids, or a block")
+            raise ValueError(f"{generator.name} has no tokenizer: give the delimiter as token ids, "
+                             "or a block")
         made = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
         self.reach = len(text.encode())       # in how many tokens it may stand: one for each byte
         if not text or not self(made):
-            raise ValueError(f"delimiter {text!r}: the tokenizer of {generator.name} cannot write it, "
-                             "so no step would end; give another one, or token ids, or a block")
+            raise ValueError(f"delimiter {text!r}: the tokenizer of {generator.name} cannot write "
+                             "it, so no step would end; give another one, or token ids, or a block")
 
     def __call__(self, tokens: list[int]) -> bool:
         "Whether a step with these `tokens` is over."
         if self.block: return len(tokens) >= self.block
         if self.ids is not None: return tokens[-1] in self.ids
         tail = tuple(tokens[-self.reach:])
-        if tail not in self._texts: self._texts[tail] = self.text in self.tokenizer.decode(list(tail))
+        if tail not in self._texts:
+            self._texts[tail] = self.text in self.tokenizer.decode(list(tail))
         return self._texts[tail]
 
     @property
@@ -110,10 +116,11 @@ class Setup:
     name: str          # of the problems and the generator
 
     def lessons(self, num_samples: int) -> list[reasoning.Trajectory]:
-        "The first `num_samples` trajectories of each training problem. ValueError if there are fewer."
+        "The first `num_samples` trajectories of each training problem, or ValueError."
         there = min(map(len, self.train.values()))
         if not 1 <= num_samples <= there:
-            raise ValueError(f"num_samples = {num_samples}: there are {there} samples of a training problem")
+            raise ValueError(f"num_samples = {num_samples}: there are {there} samples of a "
+                             "training problem")
         return [t for group in self.train.values() for t in group[:num_samples]]
 
 def _grouped(generator, problems, num_samples, path, grade, max_new_tokens, seed, sampling):
@@ -136,14 +143,15 @@ def arithmetic_setup(
     seed: int = 0,                    # of problems and samples
     folder: str | Path | None = None  # where samples are kept; in memory if None
 ) -> Setup:
-    """Chains of digits with the embedded generator, whose mistakes are single visible tokens. Training and
-    test problems have no chain in common.
+    """Chains of digits with the embedded generator, whose mistakes are single visible tokens.
+    Training and test problems have no chain in common.
 
     >>> arithmetic_setup(1, 2, 1, num_test_samples=2).problems.column_names[:3]
     ['id', 'prompt', 'answer']
     """
     generator, grade = reasoning.load_generator(), reasoning.grade_arithmetic
-    def draw(n, split): return reasoning.arithmetic(n, "chain", num_operations, split=split, seed=seed)
+    def draw(n, split):
+        return reasoning.arithmetic(n, "chain", num_operations, split=split, seed=seed)
     def sampled(problems, n, split):
         name = f"{split}-{num_operations}-{len(problems)}-{n}-{seed}.sqlite"
         path = None if folder is None else Path(folder)/name
@@ -151,11 +159,13 @@ def arithmetic_setup(
     train = sampled(draw(num_train, "train"), num_samples, "train")
     test = draw(num_test, "test")
     found = sampled(test, num_test_samples, "test")
-    prompts, words = dict(zip(test["id"], test["prompt"])), generator.tokenizer.convert_ids_to_tokens
+    prompts = dict(zip(test["id"], test["prompt"]))
+    words = generator.tokenizer.convert_ids_to_tokens
     def values(i, t): return reasoning.true_values(prompts[i], words(t.response_ids))[1:]
     truth = [[np.array(values(i, t), np.float32) for t in some] for i, some in found.items()]
     name = f"arithmetic {core.manifest()[reasoning.GENERATOR]['sha256'][:12]}"
-    return Setup(generator, train, test, list(found.values()), delimiter_ids(generator.tokenizer, ";"),
+    return Setup(generator, train, test, list(found.values()),
+                 delimiter_ids(generator.tokenizer, ";"),
                  grade, truth, 80, {}, name)
 
 # %% ../../nbs/tvm/04_setups.ipynb #7354c922
@@ -163,7 +173,7 @@ def text_setup(
     model: str = "smollm2",  # embedded name, hub name or folder
     task: str = "gsm8k",     # or math: learned on MATH, asked on MATH-500
     *,
-    teach: int = 3,          # epochs of fine-tuning on solutions of other training problems; 0: none
+    teach: int = 3, # epochs of fine-tuning on solutions of other training problems; 0: none
     shots: int = 0,          # solved problems before each question
     num_train: int = 500,    # training problems
     num_samples: int = 100,  # of each training problem
@@ -176,8 +186,8 @@ def text_setup(
     source: str | Path | None = None, # of the problems: a folder; the hub if None
     **sampling: object       # of `reasoning.sample_trajectories`: temperature, top_k, top_p
 ) -> Setup:
-    """Problems in words with a language model. A step is a line. ValueError for a task that it does not
-    know, `core.MissingModelError` for what is not there.
+    """Problems in words with a language model. A step is a line. ValueError for a task that it does
+    not know, `core.MissingModelError` for what is not there.
 
     >>> text_setup(task="aime")
     Traceback (most recent call last):
@@ -194,15 +204,18 @@ def text_setup(
     if shots: generator = ending_at_empty_line(generator)
     if teach:
         rest = few_shot(solved.select(range(num_train, len(solved) - shots)))
-        generator = fine_tune(generator, finetuning.lessons(generator, rest), teach, lr=5e-5, batch_size=16)
+        generator = fine_tune(generator, finetuning.lessons(generator, rest), teach, lr=5e-5,
+                              batch_size=16)
     parts = [("train", solved, num_train, num_samples), ("test", test, num_test, num_test_samples)]
     problems = [few_shot(p.select(range(min(n, len(p)))), shown) for _, p, n, _ in parts]
     stem = "-".join(re.sub(r"\W+", "-", str(x))
                     for x in (task, model, teach, shots, num_train, num_test, seed))
     def place(name, n): return None if folder is None else Path(folder)/f"{name}-{n}-{stem}.sqlite"
-    train, found = (_grouped(generator, p, n, place(name, n), reasoning.grade, max_new_tokens, seed, sampling)
+    train, found = (_grouped(generator, p, n, place(name, n), reasoning.grade, max_new_tokens,
+                             seed, sampling)
                     for p, (name, *_, n) in zip(problems, parts))
-    return Setup(generator, train, problems[1], list(found.values()), delimiter_ids(generator.tokenizer),
+    return Setup(generator, train, problems[1], list(found.values()),
+                 delimiter_ids(generator.tokenizer),
                  reasoning.grade, None, max_new_tokens, sampling,
                  f"{'MATH' if task == 'math' else 'GSM8K'}, {model}")
 
@@ -213,5 +226,7 @@ def _solved_and_test(task, source, enough):
     solved = load("train", source)
     test = reasoning.load_math500(source) if task == "math" else load("test", source)
     if len(solved) < enough:
-        raise ValueError(f"{len(solved)} problems are fewer than the {enough} to learn from and to show")
-    return (solved.shuffle(seed=0) if task == "math" else solved), test # MATH stands there by subject
+        raise ValueError(f"{len(solved)} problems are fewer than the {enough} to learn from and to "
+                         "show")
+    # MATH stands there by subject
+    return (solved.shuffle(seed=0) if task == "math" else solved), test

@@ -11,9 +11,10 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,8 @@ def tensors(
     pad_id: int = 0,      # stands behind shorter samples
     *,
     device: torch.device | str | None = None # where the tensors go
-) -> dict[str, torch.Tensor]: # input_ids [B, T], labels [B, T] (NaN: none), weights [B, T], responses [B, T]
+# input_ids [B, T], labels [B, T] (NaN: none), weights [B, T], responses [B, T]
+) -> dict[str, torch.Tensor]:
     """Rows as a batch, padded on the right. Prompts and padding have no labels; `responses` holds a
     sample's weight at its response tokens, 0 elsewhere.
 
@@ -146,32 +148,34 @@ class VerifierRun:
     """
     model: TokenValueModel # the verifier, in the base's type of numbers
     kind: str              # of its labels
-    log: list              # a dict for each epoch: step, loss, lm_loss, lr; eval_… if there is eval_data
+    log: list # a dict for each epoch: step, loss, lm_loss, lr; eval_… if there is eval_data
     counts: dict           # of the training data, as `review` counts
-    settings: dict         # all that decides the training; with output_dir, fingerprints of base and data
+    settings: dict # all that decides the training; with output_dir, fingerprints of base and data
     tokens: int            # forwarded in training
     seconds: float         # of training, all attempts
 
 @dataclass
 class _Steps:
     "The optimiser steps of a training, as `core.train` asks for them."
-    accelerator: object
+    accelerator: Any
     model: torch.nn.Module # prepared by accelerate
     data: ValueData
     plan: list             # (epoch, rows) of each step
     settings: dict
-    rate: object           # step -> learning rate
-    judge: object          # model -> dict for the log, after each epoch; None: nothing
+    rate: Callable[[int], float] # step -> learning rate
+    judge: Callable | None # model -> dict for the log, after each epoch; None: nothing
     lengths: np.ndarray    # of the samples, in tokens
     log: list = field(default_factory=list)
-    totals: dict = field(default_factory=lambda: dict(value=0., language=0., steps=0, tokens=0, seconds=0.))
+    totals: dict = field(default_factory=lambda: dict(value=0., language=0., steps=0, tokens=0,
+                                                      seconds=0.))
     started: float | None = None # on the clock, less the seconds of earlier attempts
 
     def micro_batches(self, rows):
         "The parts of a step that this process reads; (part, whether it counts) pairs."
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         shares = [rows[r::world] if len(rows) > r else rows[:1] for r in range(world)]
-        cut = [micro_batches(self.lengths, share, self.settings["micro_tokens"]) for share in shares]
+        cut = [micro_batches(self.lengths, share, self.settings["micro_tokens"])
+               for share in shares]
         spare = max(map(len, cut)) - len(cut[rank])     # every process makes as many passes
         real = len(cut[rank])*(rank < len(rows))
         return [(part, i < real) for i, part in enumerate(cut[rank] + [cut[rank][-1][:1]]*spare)]
@@ -181,7 +185,8 @@ class _Steps:
 def gradient(self: _Steps, step: int) -> float:
     "Set the gradients of a step; returns its loss."
     if self.started is None: self.started = time.monotonic() - self.totals["seconds"]
-    torch.manual_seed((self.settings["seed"] + 1)*1_000_003 + step) # dropout, the same after a resume
+    # dropout, the same after a resume
+    torch.manual_seed((self.settings["seed"] + 1)*1_000_003 + step)
     accelerator, rows, lm_weight = self.accelerator, self.plan[step][1], self.settings["lm_weight"]
     labelled, responses = (max(x, 1e-30) for x in denominators(self.data, rows))
     sums = torch.zeros(2, device=accelerator.device, dtype=torch.float64)
@@ -216,7 +221,7 @@ def note(self: _Steps, step: int, loss: float) -> None:
             model.train()
         self.log.append(entry)
         totals |= dict(value=0., language=0., steps=0)
-    totals["seconds"] = time.monotonic() - self.started
+    if self.started is not None: totals["seconds"] = time.monotonic() - self.started
 
 # %% ../../nbs/tvm/03_training.ipynb #6b2637fd
 def _base_fingerprint(source):
@@ -227,7 +232,8 @@ def _base_fingerprint(source):
 def _keep(folder, run):
     "Write the finished model, then the record that says that it is whole."
     shutil.rmtree(folder/"model", ignore_errors=True) # of an attempt that was killed here
-    with core.atomic_folder(folder/"model") as partial, lms.quiet(): run.model.save_pretrained(partial)
+    with core.atomic_folder(folder/"model") as partial, lms.quiet():
+        run.model.save_pretrained(partial)
     files = {p.relative_to(folder/"model").as_posix(): core.sha256(p)
              for p in sorted((folder/"model").rglob("*")) if p.is_file()}
     state = core.plain(dict(log=run.log, counts=run.counts, tokens=run.tokens, seconds=run.seconds))
@@ -239,13 +245,16 @@ def _finished(folder, settings, name):
     way_out = f"choose another output_dir, delete {folder}, or start with resume=False"
     for old in (folder/"checkpoint.safetensors", folder/"model"/"run.json"):
         if old.is_file():
-            raise core.CheckpointError(f"{old} was written by an older version of tokenstudy; {way_out}")
+            raise core.CheckpointError(f"{old} was written by an older version of tokenstudy; "
+                                       f"{way_out}")
     found = core.load_checkpoint(folder/"run")
     if found is None: return None
-    core.check_identity(found.identity, settings, f"the verifier {folder/'model'}", way_out)
+    core.check_identity(found.identity, settings, f"the verifier {folder/'model'}",
+                        way_out=way_out)
     for file, digest in found.state["files"].items():
         path = folder/"model"/file
-        why = "missing" if not path.is_file() else "damaged" if core.sha256(path) != digest else None
+        damaged = path.is_file() and core.sha256(path) != digest
+        why = "missing" if not path.is_file() else "damaged" if damaged else None
         if why: raise core.CorruptFileError(f"{path} is {why}; {way_out}")
     with lms.quiet(): model = TokenValueModel.from_pretrained(folder/"model")
     model = model.to(core.device()).requires_grad_(False).train(False)
@@ -263,13 +272,15 @@ def _clear(folder):
 def _check_options(settings):
     "ValueError for settings that make no sense."
     if settings["composition"] not in COMPOSITIONS:
-        raise ValueError(f"composition {settings['composition']!r}: it must be one of {', '.join(COMPOSITIONS)}")
+        raise ValueError(f"composition {settings['composition']!r}: it must be one of "
+                         f"{', '.join(COMPOSITIONS)}")
     for name in ("epochs", "batch_size", "micro_tokens"):
         if settings[name] < 1: raise ValueError(f"{name} = {settings[name]}: it must be at least 1")
     if not (settings["lr"] > 0 and math.isfinite(settings["lr"])):
         raise ValueError(f"lr = {settings['lr']}: it must be a positive finite number")
     if not (settings["lm_weight"] >= 0 and math.isfinite(settings["lm_weight"])):
-        raise ValueError(f"lm_weight = {settings['lm_weight']}: it must be a finite number of at least 0")
+        raise ValueError(f"lm_weight = {settings['lm_weight']}: it must be a finite number of at "
+                         "least 0")
     if settings["loss"] not in ("mse", "bce"):
         raise ValueError(f"loss {settings['loss']!r}: it must be mse or bce")
 
@@ -278,7 +289,7 @@ def _learned_from(trajectories, kind, **options):
     if not isinstance(trajectories, ValueData):
         return value_data(trajectories, "tvm" if kind is None else kind, **options)
     if kind not in (None, trajectories.kind):
-        raise ValueDataError(f"kind = {kind!r}, but the labels of this data are {trajectories.kind}")
+        raise ValueDataError(f"kind = {kind!r}, but these labels are {trajectories.kind}")
     return trajectories
 
 def _start(source, data, loss, seed):
@@ -286,10 +297,11 @@ def _start(source, data, loss, seed):
     if isinstance(source, TokenValueModel): model = copy.deepcopy(source).requires_grad_(True)
     else: model = TokenValueModel.from_causal_lm(source, loss, seed)
     model.config.value_loss = loss
-    lengths, most = [len(x) for x in data.ids], getattr(model.config, "max_position_embeddings", None)
+    lengths = [len(x) for x in data.ids]
+    most = getattr(model.config, "max_position_embeddings", None)
     if most and (long := sum(n > most for n in lengths)):
-        raise ValueDataError(f"{long} of {len(data)} samples are longer than the model's context of {most} "
-                             "tokens; leave them out or sample shorter ones")
+        raise ValueDataError(f"{long} of {len(data)} samples are longer than the model's context "
+                             f"of {most} tokens; leave them out or sample shorter ones")
     check_vocabulary(model, (int(x.max()) for x in data.ids))
     return model
 
@@ -301,13 +313,18 @@ def _check_finite(model):
 
 # %% ../../nbs/tvm/03_training.ipynb #de2fca61
 def train_verifier(
-    base: "lms.LM | torch.nn.Module", # an LM, a causal language model or a `TokenValueModel`; it is copied
-    trajectories: "ValueData | Iterable[reasoning.Trajectory]", # sampled solutions, or their labelled data
-    kind: str | Sequence | None = None,   # as for `value_data`; that of the `ValueData`, else tvm, if None
+    # an LM, a causal language model or a `TokenValueModel`; it is copied
+    base: "lms.LM | torch.nn.Module",
+    # sampled solutions, or their labelled data
+    trajectories: "ValueData | Iterable[reasoning.Trajectory]",
+    # as for `value_data`; that of the `ValueData`, else tvm, if None
+    kind: str | Sequence | None = None,
     *,
-    delimiter: Collection[int] | None = None, # ids of the tokens that end a step, as for `value_data`
+    # ids of the tokens that end a step, as for `value_data`
+    delimiter: Collection[int] | None = None,
     block: int | None = None,              # or the number of tokens in a step
-    eos_ids: Collection[int] | None = None, # as for `value_data`; those of the generator if `base` is an `LM`
+    # as for `value_data`; those of the generator if `base` is an `LM`
+    eos_ids: Collection[int] | None = None,
     epochs: int = 6,         # passes over the data
     lr: float = 7e-4,        # the highest rate; it rises over 5 % of the steps, then falls to zero
     batch_size: int = 64,    # different samples in an optimiser step, about
@@ -317,28 +334,33 @@ def train_verifier(
     composition: str = "question", # or "shuffled"
     unique: bool = True,     # copies of a sample are read once
     prior: tuple[float, float] | None = None, # as for `value_data`
-    peft_config: object = None, # a LoRA config: only its adapters and the head learn; merged at the end
+    # a LoRA config: only its adapters and the head learn; merged at the end
+    peft_config: object = None,
     seed: int = 0,           # of the head, of the order and of dropout
-    eval_data: Iterable[reasoning.Trajectory] | None = None, # held-out: `value_quality` after each epoch
+    # held-out: `value_quality` after each epoch
+    eval_data: Iterable[reasoning.Trajectory] | None = None,
     output_dir: str | Path | None = None, # where to keep checkpoints and the model
-    resume: bool = False,    # go on from `output_dir`, or return the verifier that is finished there
+    resume: bool = False, # go on from `output_dir`, or return the verifier that is finished there
     save_every: float = 60.  # seconds between checkpoints
 ) -> VerifierRun:
-    """Train a verifier with accelerate (bf16 on a GPU). The same for every `micro_tokens`, up to rounding.
-    `ValueDataError` for data, ValueError for settings, `core.TrainingError` if a loss or a weight stops
-    being finite, `core.CheckpointError` if `output_dir` holds another training, `core.CorruptFileError` if
-    a file there is damaged. Source: arXiv 2407.12863; the two losses together: 2311.09724.
+    """Train a verifier with accelerate (bf16 on a GPU). The same for every `micro_tokens`, up to
+    rounding. `ValueDataError` for data, ValueError for settings, `core.TrainingError` if a loss or
+    a weight stops being finite, `core.CheckpointError` if `output_dir` holds another training,
+    `core.CorruptFileError` if a file there is damaged. Source: arXiv 2407.12863; the two losses
+    together: 2311.09724.
 
     >>> t = reasoning.Trajectory("p", [1], [2, 7], [0., 0.], "7", correct=True, finished=True)
     >>> train_verifier(lms.tiny_lm("llama", vocab=8), [t], "ovm", epochs=1).log[0]["step"]
     1
     """
     on_gpu = core.device().type == "cuda"
-    settings = dict(kind=kind, epochs=epochs, lr=lr, batch_size=batch_size, micro_tokens=micro_tokens,
+    settings = dict(kind=kind, epochs=epochs, lr=lr, batch_size=batch_size,
+                    micro_tokens=micro_tokens,
                     loss=loss, lm_weight=lm_weight, composition=composition, seed=seed,
                     peft=described(peft_config), precision="bf16" if on_gpu else "no")
     _check_options(settings)
-    if resume and output_dir is None: raise ValueError("resume: give output_dir, where the checkpoint is")
+    if resume and output_dir is None:
+        raise ValueError("resume: give output_dir, where the checkpoint is")
     if eos_ids is None and isinstance(base, lms.LM): eos_ids = lms.eos_ids(base)
     data = _learned_from(trajectories, kind, delimiter=delimiter, block=block, eos_ids=eos_ids,
                          unique=unique, prior=prior)
@@ -355,7 +377,8 @@ def train_verifier(
         elif (done := _finished(folder, settings, data.kind)) is not None: return done
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        model, steps, first = _trained(model, data, settings, judge, peft_config, folder, resume, save_every)
+        model, steps, first = _trained(model, data, settings, judge, peft_config, folder, resume,
+                                       save_every)
     _check_finite(model)
     run = VerifierRun(model, data.kind, steps.log, data.counts, settings, steps.totals["tokens"],
                       steps.totals["seconds"])
@@ -371,7 +394,8 @@ def _trained(model, data, settings, judge, peft_config, folder, resume, save_eve
     else:
         adapted = with_adapters(model.lm, peft_config)
         model.value_head.float()
-    accelerator = Accelerator(cpu=core.device().type == "cpu", mixed_precision=settings["precision"])
+    accelerator = Accelerator(cpu=core.device().type == "cpu",
+                              mixed_precision=settings["precision"])
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr, betas=(.9, .98), weight_decay=.01)
     ready, optimizer = accelerator.prepare(model.train(), optimizer)
@@ -384,7 +408,8 @@ def _trained(model, data, settings, judge, peft_config, folder, resume, save_eve
     core.train(learning, steps.gradient, len(plan), lr=rate, optimizer=optimizer, clip=1.,
                clip_with=accelerator.clip_grad_norm_, after_step=steps.note, identity=settings,
                checkpoint=None if folder is None else folder/"checkpoint", resume=resume,
-               keep=dict(log=steps.log, totals=steps.totals), save_every=save_every, save_last=False,
+               keep=dict(log=steps.log, totals=steps.totals), save_every=save_every,
+               save_last=False,
                writes=accelerator.is_main_process, desc=f"verifier {settings['kind']}")
     model = accelerator.unwrap_model(ready, keep_fp32_wrapper=False)
     optimizer.zero_grad(set_to_none=True)

@@ -11,6 +11,7 @@ import copy
 import inspect
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,8 @@ class TokenValueConfig(PreTrainedConfig):
 
     def get_text_config(self, *args: object, **kwargs: object) -> PreTrainedConfig:
         "The base's text config, as transformers asks for it."
-        return self.base.get_text_config(*args, **kwargs)
+        base: Any = self.base
+        return base.get_text_config(*args, **kwargs)
 
     def __getattr__(self, name):
         "What generators' configs are asked for is answered by the base's."
@@ -67,7 +69,8 @@ def value_loss(
     weights: torch.Tensor | None, # [B, T]; all 1 if None
     *,
     kind: str = "mse"             # or "bce"
-) -> tuple[torch.Tensor, torch.Tensor]: # sum of weighted losses, sum of weights, over labelled tokens
+# sum of weighted losses, sum of weights, over labelled tokens
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Squared error of the values, or cross-entropy against soft labels.
 
     >>> total, weight = value_loss(torch.zeros(1, 2), torch.tensor([[1., torch.nan]]), None)
@@ -106,7 +109,8 @@ class TokenValueModel(PreTrainedModel):
                         **kwargs: object) -> "TokenValueModel":
         "As in transformers; ValueError if it is a model of another kind."
         if config is None:
-            asked = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+            asked = ("cache_dir", "force_download", "local_files_only", "token", "revision",
+                     "subfolder")
             where = {k: kwargs[k] for k in asked if k in kwargs}
             kind = PreTrainedConfig.get_config_dict(name, **where)[0].get("model_type")
             if kind != cls.config_class.model_type:
@@ -132,13 +136,14 @@ def from_causal_lm(cls: TokenValueModel,
     "A verifier that starts from a generator, with a new head whose values are near .5."
     model = model.model if isinstance(model, lms.LM) else model
     if not isinstance(model, PreTrainedModel):
-        raise ValueError(f"base is of type {type(model).__name__}: it must be an LM or a transformers "
-                         "model (see `lm.load_lm`)")
+        raise ValueError(f"base is of type {type(model).__name__}: it must be an LM or a "
+                         "transformers model (see `lm.load_lm`)")
     with torch.device("meta"):
         made = cls(TokenValueConfig(base=copy.deepcopy(model.config), value_loss=value_loss))
     made.lm = copy.deepcopy(model)
     made.config.base = made.lm.config
-    head, draws = torch.nn.Linear(made.value_head.in_features, 1), torch.Generator().manual_seed(seed)
+    head = torch.nn.Linear(made.value_head.in_features, 1)
+    draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         head.weight.copy_(.02*torch.randn(head.weight.shape, generator=draws))
         head.bias.zero_()
@@ -165,8 +170,8 @@ def forward(self: TokenValueModel,
         position_ids = counted.clamp(min=0)[:, -input_ids.shape[1]:]
     if position_ids is not None and "position_ids" in inspect.signature(self.lm.forward).parameters:
         kwargs["position_ids"] = position_ids
-    kwargs |= dict(input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values,
-                   use_cache=bool(use_cache))
+    kwargs |= dict(input_ids=input_ids, attention_mask=attention_mask,
+                   past_key_values=past_key_values, use_cache=bool(use_cache))
     if lm_logits:
         out = self.lm(**kwargs, output_hidden_states=True)
         hidden = out.hidden_states[-1]
@@ -182,7 +187,8 @@ def forward(self: TokenValueModel,
     if labels is not None:
         total, weight = value_loss(logits, labels, weights, kind=self.config.value_loss)
         loss = total/weight.clamp(min=1e-30)
-    return TokenValueOutput(loss, logits.sigmoid(), logits, out.past_key_values if use_cache else None,
+    return TokenValueOutput(loss, logits.sigmoid(), logits,
+                            out.past_key_values if use_cache else None,
                             out.logits if lm_logits else None)
 
 # %% ../../nbs/tvm/02_verifier.ipynb #2292b9a8
@@ -200,8 +206,10 @@ def check_vocabulary(
     """
     table = getattr(model, "get_input_embeddings", lambda: None)()
     if table is not None and (most := max(ids, default=0)) >= table.num_embeddings:
-        raise ValueDataError(f"token id {most} is outside the model's vocabulary of {table.num_embeddings}; "
-                             "the verifier and the generator of these samples must share a tokenizer")
+        raise ValueDataError(f"token id {most} is outside the model's vocabulary of "
+                             f"{table.num_embeddings}; "
+                             "the verifier and the generator of these samples must share a "
+                             "tokenizer")
 
 # %% ../../nbs/tvm/02_verifier.ipynb #6575182f
 @torch.no_grad()
@@ -210,8 +218,8 @@ def score_responses(
     responses: Iterable,    # (prompt_ids, response_ids) pairs, or things with these attributes
     batch_size: int = 64    # rows of a batch; it changes nothing
 ) -> list[np.ndarray]: # float32 [T]: the value after each response token
-    """Values along responses, batched by length. `ValueDataError` for one without a prompt, and for token
-    ids that the model does not know.
+    """Values along responses, batched by length. `ValueDataError` for one without a prompt, and for
+    token ids that the model does not know.
 
     >>> model = TokenValueModel.from_causal_lm(lms.tiny_lm("llama", vocab=8))
     >>> [x.shape for x in score_responses(model, [([1, 2], [3, 4, 7]), ([1], [7])])]
@@ -239,7 +247,8 @@ def score_samples(
     samples: Iterable[Iterable], # for each question its samples, as for `score_responses`
     batch_size: int = 256   # rows of a batch; it changes nothing
 ) -> list[list[np.ndarray]]: # for each question and sample the values [T]
-    """Values along the samples of several questions; a sample that was drawn more than once is read once.
+    """Values along the samples of several questions; a sample that was drawn more than once is read
+    once.
 
     >>> model = TokenValueModel.from_causal_lm(lms.tiny_lm("llama", vocab=8))
     >>> t = reasoning.Trajectory("p", [1], [2, 7], [0., 0.], "7", correct=True, finished=True)
@@ -256,14 +265,16 @@ def calibration(
     values: Sequence[float] | np.ndarray, # flat, in [0, 1]
     truth: Sequence[float] | np.ndarray,  # flat: outcomes or true probabilities
     bins: int = 10                        # of equal width
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # mean value, mean truth, number, of each bin not empty
+# mean value, mean truth, number, of each bin not empty
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values in bins of equal width. `ValueDataError` for a value outside [0, 1].
 
     >>> calibration([.05, .05, .95], [0, 1, 1])[1]
     array([0.5, 1. ])
     """
     values, truth = np.asarray(values, float), np.asarray(truth, float)
-    if not ((values >= 0) & (values <= 1)).all(): raise ValueDataError("values must be numbers in [0, 1]")
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueDataError("values must be numbers in [0, 1]")
     where = np.clip((values*bins).astype(int), 0, bins - 1)
     n = np.bincount(where, minlength=bins)
     means = [np.bincount(where, x, bins)[n > 0]/n[n > 0] for x in (values, truth)]
@@ -282,7 +293,8 @@ def area_under_curve(
     outcomes = np.asarray(outcomes, bool)
     n, correct = len(outcomes), int(outcomes.sum())
     if correct in (0, n): return None
-    return float((rankdata(values)[outcomes].sum() - correct*(correct + 1)/2)/(correct*(n - correct)))
+    return float((rankdata(values)[outcomes].sum()
+                  - correct*(correct + 1)/2)/(correct*(n - correct)))
 
 # %% ../../nbs/tvm/02_verifier.ipynb #84e9f0a2
 def value_quality(
@@ -293,9 +305,9 @@ def value_quality(
     eos_ids: Collection[int] | None = None, # end-of-sequence tokens, as for `review`
     batch_size: int = 64           # rows of a batch; it changes nothing
 ) -> dict[str, float | int | None]: # correlation, ece, brier, auc, rmse, tokens
-    """How well values of tokens tell how solutions end. `correlation`, `rmse`, `ece` (10 bins): against the
-    truth; `brier`, `auc`: against the outcomes. An entry is None where it makes no sense.
-    `ValueDataError` without tokens to judge, or if numbers do not fit the tokens.
+    """How well values of tokens tell how solutions end. `correlation`, `rmse`, `ece` (10 bins):
+    against the truth; `brier`, `auc`: against the outcomes. An entry is None where it makes no
+    sense. `ValueDataError` without tokens to judge, or if numbers do not fit the tokens.
 
     >>> t = reasoning.Trajectory("p", [1], [2, 3], [0., 0.], "7", correct=True, finished=True)
     >>> round(value_quality([[.8, .9]], [t])["brier"], 3)
@@ -305,8 +317,8 @@ def value_quality(
     if not trajectories: raise ValueDataError("there are no trajectories to judge")
     given = isinstance(model, (list, tuple))
     values = model if given else score_responses(model, trajectories, batch_size)
-    v, p, y = _judged_tokens(values, _trie_values(trajectories, eos_ids) if truth is None else truth,
-                             trajectories)
+    v, p, y = _judged_tokens(values, _trie_values(trajectories, eos_ids) if truth is None
+                             else truth, trajectories)
     a, b, n = calibration(v, p)
     varied = v.std() > 1e-12 and p.std() > 1e-12
     return dict(correlation=float(np.corrcoef(v, p)[0, 1]) if varied else None,
@@ -329,8 +341,8 @@ def _judged_tokens(values, truth, trajectories):
                              f"{len(trajectories)} trajectories")
     for i, (x, t, one) in enumerate(zip(values, truth, trajectories)):
         if not len(t) <= len(x) <= len(one.response_ids):
-            raise ValueDataError(f"sample {i} of {len(one.response_ids)} tokens has {len(x)} values and "
-                                 f"{len(t)} true ones")
+            raise ValueDataError(f"sample {i} of {len(one.response_ids)} tokens has {len(x)} "
+                                 f"values and {len(t)} true ones")
     v = np.concatenate([x[:len(t)] for x, t in zip(values, truth)]).astype(float)
     p = np.concatenate([np.asarray(x, float) for x in truth])
     y = np.repeat([float(t.correct) for t in trajectories], [len(x) for x in truth])

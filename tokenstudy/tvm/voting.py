@@ -10,7 +10,8 @@ __all__ = ['AGGREGATES', 'VOTES', 'ScoreError', 'sample_score', 'best_of_n', 'we
 import functools
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ def _finite(scores, name="scores"):
     return x
 
 #: ways to make one score of the values of a sample
-AGGREGATES = dict(last=lambda x: x[-1], min=np.min, prod=np.prod, mean=np.mean)
+AGGREGATES: dict[str, Callable] = dict(last=lambda x: x[-1], min=np.min, prod=np.prod,
+                                       mean=np.mean)
 
 def sample_score(
     values: Sequence[float] | np.ndarray, # of the tokens or of the steps of one sample, in order
@@ -83,7 +85,7 @@ def weighted_vote(
     """
     if how not in VOTES: raise ValueError(f"how = {how!r}: it must be one of {', '.join(VOTES)}")
     there, x = _asked(answers, scores)
-    of = {}
+    of: dict[str, list[float]] = {}
     for i in there: of.setdefault(answers[i], []).append(x[i])
     total = {a: getattr(np, how)(x) for a, x in of.items()}
     best = max(total.values(), default=0.) - 1e-12
@@ -105,14 +107,15 @@ def best_at_n(
     scores: Sequence[float] | np.ndarray, # N numbers
     n: int                                # 1 ≤ n ≤ N
 ) -> float:
-    """The chance that the best-scored of n samples, drawn without replacement, is correct; first of equals.
-    ValueError for numbers that do not fit.
+    """The chance that the best-scored of n samples, drawn without replacement, is correct; first of
+    equals. ValueError for numbers that do not fit.
 
     >>> round(best_at_n([1, 0, 0], [.9, .5, .1], 2), 3)
     0.667
     """
     correct, x, N = np.asarray(correct, float), _finite(scores), len(correct)
-    if x.shape != (N,): raise ValueError(f"{N} samples need as many scores; their shape is {x.shape}")
+    if x.shape != (N,):
+        raise ValueError(f"{N} samples need as many scores; their shape is {x.shape}")
     if not 1 <= n <= N: raise ValueError(f"n = {n}: it must lie between 1 and N = {N}")
     return float(_wins(N, n) @ correct[np.argsort(-x, kind="stable")])
 
@@ -145,7 +148,8 @@ def _question_curves(some, scores, Ns, orders, rng):
     correct = [bool(s.correct) for s in some]
     places = np.stack([np.arange(N), *(rng.permutation(N) for _ in range(orders - 1))])
     found = {("pass@N", None): [pass_at_k(N, sum(correct), n) for n in Ns],
-             ("majority", None): _vote_curve(answers, correct, np.ones(N), Ns, places, ("sum",))["sum"]}
+             ("majority", None): _vote_curve(answers, correct, np.ones(N), Ns, places,
+                                             ("sum",))["sum"]}
     for name, x in scores.items():
         last = np.where([a is None for a in answers], -1e300, x)
         found["best-of-N", name] = [best_at_n(correct, last, n) for n in Ns]
@@ -155,18 +159,20 @@ def _question_curves(some, scores, Ns, orders, rng):
 
 # %% ../../nbs/tvm/06_voting.ipynb #5d6f1a74
 def accuracy_curves(
-    samples: Iterable[Sequence], # for each question its N samples: `reasoning.Trajectory`, or anything
+    # for each question its N samples: `reasoning.Trajectory`, or anything
+    samples: Iterable[Sequence],
                                  # with answer, correct and response_ids
-    scores: Mapping[str, Sequence] | None = None, # for each question N numbers, by the verifier's name
+    # for each question N numbers, by the verifier's name
+    scores: Mapping[str, Sequence] | None = None,
     Ns: Iterable[int] = (1, 2, 4, 8, 16, 32, 64), # those above the number of samples are left out
     *,
     orders: int = 8, # orders of the samples to average votes over; the first is as sampled
     seed: int = 0,   # of these orders and of the bootstrap
     per_question: bool = False # with the accuracy of each question, for paired comparisons
 ) -> list[dict]:     # method, scores, N, accuracy, low, high, tokens (of a question) per row
-    """Accuracy of pass@N, majority, best-of-N and weighted votes for every N, with bootstrap intervals
-    over questions. Samples that did not end by themselves have no answer. ValueError for samples or scores
-    that do not fit, `ScoreError` for one that is not finite.
+    """Accuracy of pass@N, majority, best-of-N and weighted votes for every N, with bootstrap
+    intervals over questions. Samples that did not end by themselves have no answer. ValueError for
+    samples or scores that do not fit, `ScoreError` for one that is not finite.
 
     >>> t = reasoning.Trajectory("p", [1], [2], [0.], "7", correct=True, finished=True)
     >>> row = accuracy_curves([[t, t]], Ns=[2])[0]
@@ -176,7 +182,8 @@ def accuracy_curves(
     samples, scores = [list(some) for some in samples], dict(scores or {})
     if not samples or len({len(some) for some in samples}) != 1 or not samples[0]:
         raise ValueError("samples: every question needs the same number of samples, at least one")
-    N, found = len(samples[0]), {}
+    N = len(samples[0])
+    found: dict[tuple, list] = {}
     Ns = [n for n in Ns if 1 <= n <= N]
     if orders < 1 or not Ns:
         raise ValueError(f"orders = {orders}, Ns = {Ns}: both must hold at least one")
@@ -185,11 +192,13 @@ def accuracy_curves(
             raise ValueError(f"scores[{name!r}]: {N} numbers for each of {len(samples)} questions")
     for q, some in enumerate(samples):
         told = {name: _finite(of[q], f"scores[{name!r}][{q}]") for name, of in scores.items()}
-        for key, values in _question_curves(some, told, Ns, orders, np.random.default_rng([seed, q])).items():
+        for key, values in _question_curves(some, told, Ns, orders,
+                                            np.random.default_rng([seed, q])).items():
             found.setdefault(key, []).append(values)
     lengths = np.mean([[len(s.response_ids) for s in some] for some in samples])
     return [_curve_row(method, name, n, of, float(n*lengths), seed, per_question)
-            for (method, name), values in found.items() for n, of in zip(Ns, np.array(values, float).T)]
+            for (method, name), values in found.items()
+            for n, of in zip(Ns, np.array(values, float).T)]
 
 # %% ../../nbs/tvm/06_voting.ipynb #d21af9bf
 def _curve_row(method, name, n, of, tokens, seed, per_question):
@@ -204,7 +213,7 @@ def draw_accuracy(
     against: str = "N",    # or "tokens"
     points: Iterable[dict] = (), # with label, accuracy, low, high and N or tokens: searches
     *,
-    ax: object = None      # axes of matplotlib; a new figure if None
+    ax: Any = None         # axes of matplotlib; a new figure if None
 ) -> object: # the axes
     """Accuracy against samples or tokens, with intervals; searches as single points.
 
@@ -212,16 +221,19 @@ def draw_accuracy(
     >>> draw_accuracy([row]).get_xlabel()
     'samples N'
     """
-    if against not in ("N", "tokens"): raise ValueError(f"against = {against!r}: it is 'N' or 'tokens'")
+    if against not in ("N", "tokens"):
+        raise ValueError(f"against = {against!r}: it is 'N' or 'tokens'")
     if ax is None: _, ax = show.figure(height=3.4)
-    rows, curves = list(rows), {}
+    rows = list(rows)
+    curves: dict[tuple, list[dict]] = {}
     for r in rows: curves.setdefault((r["method"], r.get("scores")), []).append(r)
     for (method, scores), of in curves.items():
         style = dict(color="black") if method == "pass@N" else {}
         x, name = [r[against] for r in of], method + (f", {scores}" if scores else "")
-        line, = ax.plot(x, [100 * r["accuracy"] for r in of], ":" if style else "o-", label=name, **style)
-        ax.fill_between(x, [100 * r["low"] for r in of], [100 * r["high"] for r in of], alpha=.12, lw=0,
-                        color=line.get_color())
+        line, = ax.plot(x, [100 * r["accuracy"] for r in of], ":" if style else "o-", label=name,
+                        **style)
+        ax.fill_between(x, [100 * r["low"] for r in of], [100 * r["high"] for r in of], alpha=.12,
+                        lw=0, color=line.get_color())
     for p, mark in zip(points, itertools.cycle("sD^vPX*")):
         y = 100 * p["accuracy"]
         ax.errorbar(p[against], y, [[y - 100 * p["low"]], [100 * p["high"] - y]], fmt=mark, ms=7,
