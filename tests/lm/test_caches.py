@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from tokenstudy import lm
-from tokenstudy.lm import caches
+from tokenstudy.lm import caches, rows as row_module
 
 FAMILIES = ("llama", "qwen", "gpt2", "opt")
 
@@ -64,7 +64,7 @@ def check_rows(family, seed):
     blocks = []
     for size in (3, 2):
         texts = [rng.integers(0, 15, rng.integers(1, 5)).tolist() for _ in range(size)]
-        rows, _ = caches.CachedRows.of(model.model, texts)
+        rows, _ = row_module.CachedRows.of(model.model, texts)
         for _ in range(3):
             here = rng.random(len(texts)) < .7
             ids = rng.integers(0, 15, len(texts))
@@ -77,7 +77,7 @@ def check_rows(family, seed):
             texts = [kept[p] for p in places]
         blocks += [(rows, i, text) for i, text in enumerate(texts)]
     some = [blocks[i] for i in rng.integers(0, len(blocks), 5)]
-    merged = caches.merge_rows([(rows, i) for rows, i, _ in some])
+    merged = row_module.merge_rows([(rows, i) for rows, i, _ in some])
     out = merged.read([[3], [4, 5], [6], [7], [8]]).logits[:, -1]
     for row, (_, _, text), more in zip(out, some, ([3], [4, 5], [6], [7], [8])):
         assert torch.allclose(row, alone(model, text + more), atol=1e-4)
@@ -90,13 +90,13 @@ def test_rows_are_those_of_whole_texts(family, seed): check_rows(family, seed)
 
 @pytest.mark.parametrize("mutant", ["rows not taken", "rows not moved", "hole counted", "hole seen", "slots not gathered"])
 def test_row_mutants_are_caught(mutant, monkeypatch):
-    store, rows = caches.SlotStore, caches.CachedRows
-    select, joined, feed = store.select, caches._joined, rows.feed
+    store, rows = caches.SlotStore, row_module.CachedRows
+    select, joined, feed = store.select, row_module._joined, rows.feed
     if mutant == "rows not taken": monkeypatch.setattr(store, "select", lambda self, r, slots=None: select(self, torch.arange(len(r)) % self.keys[0].shape[1], slots))
     if mutant == "rows not moved": monkeypatch.setattr(store, "move", lambda self, target, source: None)
     if mutant == "hole counted": monkeypatch.setattr(rows, "positions", lambda self, n: torch.arange(self.mask.shape[1])[None, -n:].expand(len(self.mask), -1))
     if mutant == "hole seen": monkeypatch.setattr(rows, "feed", lambda self, ids, real, **o: feed(self, ids, torch.ones_like(real), **o))
-    if mutant == "slots not gathered": monkeypatch.setattr(caches, "_joined", lambda blocks, back, longest, which: joined(
+    if mutant == "slots not gathered": monkeypatch.setattr(row_module, "_joined", lambda blocks, back, longest, which: joined(
         [(r, n, torch.arange(slots.shape[1]).expand_as(slots), m) for r, n, slots, m in blocks], back, longest, which))
     with pytest.raises(AssertionError):
         for seed in range(12): check_rows("llama", seed)
@@ -104,7 +104,7 @@ def test_row_mutants_are_caught(mutant, monkeypatch):
 
 def test_a_model_that_uses_another_cache_is_named():
     model = lm.tiny_lm()
-    rows, _ = caches.CachedRows.of(model.model, [[1, 2]])
+    rows, _ = row_module.CachedRows.of(model.model, [[1, 2]])
     rows.store.stop = 0                                             # as if nothing had been written
     with pytest.raises(ValueError, match="LlamaForCausalLM did not use the cache that it was given"): rows.read([[3]])
 
@@ -112,7 +112,7 @@ def test_a_model_that_uses_another_cache_is_named():
 def test_stores_are_freed_at_once():
     "A search keeps many rows; what it drops must not wait for the garbage collector."
     import weakref
-    rows, out = caches.CachedRows.of(lm.tiny_lm().model, [[1, 2]])
+    rows, out = row_module.CachedRows.of(lm.tiny_lm().model, [[1, 2]])
     gone = weakref.ref(rows.store.keys[0])
     del rows, out
     assert gone() is None

@@ -44,8 +44,8 @@ def wrong_solutions(
     False
     """
     problems = reasoning.arithmetic(4*solutions, "story", split="test", seed=9)
-    drawn = reasoning.sample_trajectories(generator, problems, num_samples, max_new_tokens=LIMIT,
-                                          seed=9)
+    drawn = list(reasoning.sample_trajectories(generator, problems, num_samples,
+                                               max_new_tokens=LIMIT, seed=9))
     found: list = []
     graders: list[Callable] = []
     for i, problem in enumerate(problems):
@@ -63,7 +63,8 @@ def wrong_solutions(
 def generate_everywhere(
     generator: lms.LM,       # a model of transformers
     trajectory: "reasoning.Trajectory", # a solution
-    num_samples: int    # sequences of each position
+    num_samples: int,   # sequences of each position
+    positions: list | None = None # lengths of the prefixes; 1 … T - 1 if None
 ) -> int:               # tokens made
     """The baseline: one call of transformers' `generate` for each position.
 
@@ -73,7 +74,8 @@ def generate_everywhere(
     True
     """
     made, pad = 0, generator.tokenizer.pad_token_id
-    for t in range(1, len(trajectory.response_ids)):
+    if positions is None: positions = list(range(1, len(trajectory.response_ids)))
+    for t in positions:
         ids = torch.tensor([[*trajectory.prompt_ids, *trajectory.response_ids[:t]]])
         out = generator.model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
@@ -152,7 +154,8 @@ def rows(
     full: int = 64,         # rollouts of the rule
     *,
     runs: int = 3,
-    num_steps: int = 15     # of the trainers
+    num_steps: int = 15,    # of the trainers
+    every: int = 1          # the race takes so-manieth positions of its solution; 1: all
 ) -> Iterator[dict]:        # see `core.bench_row`
     """The rows of `tokenstudy bench cdpo`; each is measured when it is asked for.
 
@@ -162,14 +165,14 @@ def rows(
     generator = reasoning.load_generator("cpu")
     wrong, graders = wrong_solutions(generator, trajectories)
     one = max(wrong[:4], key=lambda t: len(t.response_ids))
-    text, positions = (one.prompt_ids, one.response_ids), range(1, len(one.response_ids))
+    text = one.prompt_ids, one.response_ids
+    positions = list(range(1, len(one.response_ids), every))
     ours, theirs = core.race(
         lambda: lms.rollouts(generator, *text, num_samples=num_samples, positions=positions,
                              max_total=LIMIT),
-        lambda: generate_everywhere(generator, one, num_samples), runs=runs, warmup=0)
+        lambda: generate_everywhere(generator, one, num_samples, positions), runs=runs, warmup=0)
     yield core.bench_row("rollouts_vs_generate", ours, theirs, "transformers generate", "s",
-                         goal=5.,
-                         runs=runs)
+                         goal=5., runs=runs)
     found = {search: identify_many(generator, wrong, graders, search=search, num_samples=full,
                                    before=.1,
                                    max_total=LIMIT) for search in SEARCHES}

@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -237,13 +238,12 @@ def study_data(
     runs: core.Runs,       # where the weights are kept, which take a while
     num_samples: int = 16, # answers to each training problem
     *,
-    ce_betas: Sequence[float] = (1.,),
-    # strengths of the contrast, the first one for `rejected_weights`
+    ce_betas: Sequence[float] = (1.,), # of the contrast, the first for `rejected_weights`
     rollouts: int = 0,     # rollouts of each position, for weights from rollouts; 0: none
     seed: int = 0,         # of samples, pairs and contrast models
     contrast: dict | None = None, # of `contrast_model`: epochs, lr, batch_size, lora
     path: str | Path | None = None, # a file that keeps the samples
-    **sampling: object     # of `reasoning.sample_trajectories`: temperature, top_p, batch_size
+    **sampling: Any     # of `reasoning.sample_trajectories`: temperature, top_p, batch_size
 ) -> StudyData:
     """Pairs from the base's own samples with all weights.
 
@@ -258,10 +258,11 @@ def study_data(
         max_new_tokens=task.max_new_tokens, **sampling))
     pairs, counts = pairs_from_samples(drawn, seed)
     key = dict(seed=seed, data=_data_key(base.model, pairs))
-    columns = runs(key | dict(step="contrast", ce_betas=list(ce_betas), **contrast or {}),
+    kept: Any = runs # a record is made by a call
+    columns = kept(key | dict(step="contrast", ce_betas=list(ce_betas), **contrast or {}),
                    lambda: _contrast_columns(base, drawn, pairs, ce_betas, seed, contrast or {}))
     if rollouts:
-        columns["weights_rollouts"] = runs(key | dict(step="rollouts", rollouts=rollouts),
+        columns["weights_rollouts"] = kept(key | dict(step="rollouts", rollouts=rollouts),
                                            lambda: _rollout_weights(task, pairs, rollouts, seed))
     columns["rejected_weights"] = columns[f"weights_ce_{ce_betas[0]:g}"]
     mass = {name: float(np.mean([np.mean(w) for w in column])) for name, column in columns.items()}

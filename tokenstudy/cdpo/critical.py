@@ -10,6 +10,7 @@ __all__ = ['SEARCHES', 'Critical', 'critical_token', 'TrajectoryError', 'Identif
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -216,8 +217,7 @@ def _wrong_solutions(lm, trajectories, graders, max_total):
 # %% ../../nbs/cdpo/01_critical.ipynb #a9bb097a
 def identify_many(
     lm: lms.LM,           # the model that wrote the solutions
-    trajectories: list,
-      # N wrong solutions: (prompt_ids, response_ids), or things with these attributes
+    trajectories: list,   # N wrong solutions: (prompt_ids, response_ids), or what has these
     graders: list,        # for each of them: response ids -> whether they are correct
     *,
     num_samples: int = 64,  # rollouts of a position, the n of the paper
@@ -227,9 +227,8 @@ def identify_many(
     screen: int = 16, # sequential: wrong rollouts after which a position is taken for unsolvable
     checks: int = 2,        # sequential: positions behind the token that are looked at
     max_total: int = 256,   # the sampler's limit on a response (tokens)
-    streams: list | None = None,
-    # a number for each trajectory, of its random numbers; 0, 1, … if None
-    **options: object       # of `lm.rollouts_many`: temperature, top_k, top_p, seed, engine
+    streams: list | None = None, # numbers of the trajectories' random streams; 0, 1, … if None
+    **options: Any       # of `lm.rollouts_many`: temperature, top_k, top_p, seed, engine
 ) -> list[Identified]:      # N
     """Critical tokens by rollout.
 
@@ -286,7 +285,7 @@ def identify(
     grader: Callable,   # response ids -> whether they are correct
     *,
     num_samples: int = 64, # rollouts of every position
-    **options: object      # of `identify_many`
+    **options: Any      # of `identify_many`
 ) -> Identified:
     """The critical token of one solution by rollouts of every position.
 
@@ -302,7 +301,7 @@ def identify_sequential(
     grader: Callable,   # as for `identify`
     *,
     num_samples: int = 64, # rollouts of the positions that decide
-    **options: object      # of `identify_many`
+    **options: Any      # of `identify_many`
 ) -> Identified:           # counts: 0 where the search did not look
     """The token by fewer rollouts: the same one where scores do not rise again behind it, which is
     checked at `checks` places only.
@@ -326,7 +325,7 @@ def intervene(
     num_samples: int = 64, # rollouts with and without it
     max_total: int = 256,  # the sampler's limit on a response (tokens)
     streams: list | None = None, # as for `identify_many`
-    **options: object      # of `lm.rollouts_many`
+    **options: Any      # of `lm.rollouts_many`
 ) -> list[dict]: # N: `without` and `kept`, correct ones of num_samples; `tokens` sampled
     """Rollouts that must not take the critical token, and rollouts that go on behind it.
 
@@ -349,9 +348,8 @@ def intervene(
         if c >= max_total:
             raise ValueError(f"trajectory {i}: index {c} leaves no room for rollouts below "
                              f"max_total = {max_total}; raise it to the sampler's limit")
-    common = dict(num_samples=range(num_samples, 2*num_samples), max_total=max_total,
-                  streams=streams,
-                  **options)
+    common: dict[str, Any] = dict(num_samples=range(num_samples, 2*num_samples), 
+                                  max_total=max_total, streams=streams, **options)
     banned = [{c: [response[c]]} for (_, response), c in zip(pairs, indices)]
     without = lms.rollouts_many(lm, pairs, positions=[[c] for c in indices], banned=banned,
                                 **common)

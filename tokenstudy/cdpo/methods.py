@@ -376,9 +376,10 @@ def word_problems(
     if epochs:
         rest = few_shot(part(need, len(train) - need))
         base = fine_tune(base, lessons(base, rest), epochs, lr=lr, batch_size=batch_size)
-    parts = part(0, problems), part(problems,
-                                    validation), [test[i] for i in range(min(asked, len(test)))]
-    return Task(base, *(few_shot(rows, shown) for rows in parts), grade=reasoning.grade,
+    parts = (part(0, problems), part(problems, validation),
+             [test[i] for i in range(min(asked, len(test)))])
+    shot = [few_shot(rows, shown) for rows in parts]
+    return Task(base, shot[0], shot[1], shot[2], grade=reasoning.grade,
                 max_new_tokens=max_new_tokens)
 
 # %% ../../nbs/cdpo/07_methods.ipynb #c7a7e007

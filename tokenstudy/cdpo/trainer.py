@@ -153,19 +153,21 @@ class TokenWeightedDPOTrainer(SafeCheckpoints, DPOTrainer):
             raise ValueError("no token weights for pictures; use trl.DPOTrainer")
         self.precompute_ref_logps = given.precompute_ref_log_probs
 
-    def _with_reference(self, model, ref_model, args):
-        "Settings and reference for TRL, which would load one from where the model came from."
-        if not args.needs_reference:
-            args, ref_model = copy.copy(args), None
-            args.precompute_ref_log_probs = True # so that no model is loaded; nothing is computed
-        elif ref_model is None and isinstance(model, PreTrainedModel) and not self._adapter and \
-                not args.precompute_ref_log_probs:
-            ref_model = copy.deepcopy(model)
-            ref_model.__dict__.pop("forward",
-                                   None) # of an earlier trainer, bound to the model itself
-        return args, ref_model
-
     def _send_telemetry(self): "Nothing is sent."
+
+# %% ../../nbs/cdpo/06_trainer.ipynb #c6a7e0a1
+@patch
+def _with_reference(self: TokenWeightedDPOTrainer, model, ref_model, args):
+    "Settings and reference for TRL, which would load one from where the model came from."
+    if not args.needs_reference:
+        args, ref_model = copy.copy(args), None
+        args.precompute_ref_log_probs = True # so that no model is loaded; nothing is computed
+    elif ref_model is None and isinstance(model, PreTrainedModel) and not self._adapter and \
+            not args.precompute_ref_log_probs:
+        ref_model = copy.deepcopy(model)
+        # an earlier trainer's, bound to the model itself
+        ref_model.__dict__.pop("forward", None)
+    return args, ref_model
 
 # %% ../../nbs/cdpo/06_trainer.ipynb #c6a7e002
 def _check_arguments(model, args, peft_config, train_dataset, eval_dataset):

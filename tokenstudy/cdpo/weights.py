@@ -265,8 +265,7 @@ def word_lm(
 
 # %% ../../nbs/cdpo/05_weights.ipynb #c5a7e006
 def pairs_from_samples(
-    trajectories: list,
-    # as in `reasoning`: problem, prompt_ids, response_ids, answer, correct, finished
+    trajectories: list, # `reasoning.Trajectory`s, or what has their fields
     seed: int = 0
 ) -> tuple[Dataset, dict]: # problem, prompt_ids, chosen_ids, rejected_ids; counts
     """One pair for each problem that has a correct and a wrong finished answer, in the problems'

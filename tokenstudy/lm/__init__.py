@@ -10,7 +10,8 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["models", "sampling", "caches", "branches", "rollout", "finetuning", "rows"],
+    submodules=["models", "sampling", "caches", "branches", "rollout", "finetuning", "rows",
+                "resuming"],
     submod_attrs={
         "models": ["LM", "load_lm", "tiny_lm", "tiny_tokenizer", "prepare_lm", "verify_lm",
                    "lm_status", "require_memory", "resting", "quiet", "encode", "check_length",

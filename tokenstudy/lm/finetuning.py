@@ -155,7 +155,7 @@ def fine_tune(
     if not pairs: raise ValueError("samples: the list is empty; there is nothing to learn from")
     starts = range(0, len(pairs), batch_size)
     orders = [rng.permutation(len(pairs)) for _ in range(epochs)]
-    identity = dict(lr=lr, batch_size=batch_size, lora=lora, seed=seed)
+    identity: dict[str, object] = dict(lr=lr, batch_size=batch_size, lora=lora, seed=seed)
     if output_dir is not None:
         identity |= dict(base=core.fingerprint(lm.model), samples=core.fingerprint(pairs))
     with torch.random.fork_rng():

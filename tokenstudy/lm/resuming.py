@@ -10,6 +10,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +19,11 @@ from fastcore.basics import patch
 from .. import core
 from ..core.files import sha256
 
+if TYPE_CHECKING: from transformers import Trainer as _Base # what the mixin expects beside it
+else: _Base = object
+
 # %% ../../nbs/lm/08_resuming.ipynb #1a7e0007
-class SafeCheckpoints:
+class SafeCheckpoints(_Base):
     """A mixin for a transformers `Trainer`, to be named before it among the bases.
 
     `also_identity`: what a caller wants to be recognised too, such as a method's name; with the key
@@ -61,7 +65,10 @@ def _load_optimizer_and_scheduler(self: SafeCheckpoints, checkpoint):
     if checkpoint is None: return
     if _elsewhere(self):
         return super(SafeCheckpoints, self)._load_optimizer_and_scheduler(checkpoint)
-    state = core.load_checkpoint(Path(checkpoint)/"optimizer").state
+    found = core.load_checkpoint(Path(checkpoint)/"optimizer")
+    if found is None:
+        raise core.CheckpointError(f"{checkpoint} holds no optimiser; choose another one")
+    state = found.state
     self.optimizer.load_state_dict(state["optimizer"])
     self.lr_scheduler.load_state_dict(state["scheduler"])
     if state["scaler"] is not None: self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -193,8 +200,7 @@ def check_checkpoint(
 # %% ../../nbs/lm/08_resuming.ipynb #1a7e0015
 @patch
 def train(self: SafeCheckpoints,
-    resume_from_checkpoint: bool | str | None = None,
-    # True: the newest whole one in the output folder
+    resume_from_checkpoint: bool | str | None = None, # a folder; True: the newest whole one
     *args: object,   # of the Trainer's `train`
     **kwargs: object # of the Trainer's `train`
 ) -> object: # transformers' `TrainOutput`
