@@ -92,7 +92,7 @@ def selection_rows(
                            runs=3 * runs)
     yield core.bench_row("optimum_vs_argsort", 1e3 * ours, 1e3 * sort, unit="ms", goal=1 / 3,
                          peer_name=f"np.argsort, n = {large}", runs=3 * runs)
-    solver = dict(peer_name="HiGHS, reduced LP, K = 2", unit="ms")
+    solver: dict[str, Any] = dict(peer_name="HiGHS, reduced LP, K = 2", unit="ms")
     for n in lp_sizes:
         q, p = made_distributions(n)
         count = 3 if n > 64 else runs

@@ -332,7 +332,7 @@ def _check_rule(rule, scheme, draft, K):
 def stream_multidraft(
     target: lms.LM, # the model that is decoded
     drafts: Draft | Sequence[Draft], # what proposes
-    prompts: Sequence, # strings or id lists
+    prompts: list, # strings or id lists
     *, scheme: Scheme | Verification | None = None, # as in `generate_multidraft`
     K: int | None = None, # sequences
     L: int = 4, # tokens of each
@@ -450,7 +450,7 @@ def _cut(target, number, row, new, ends, stop, stopping, most):
 def generate_multidraft(
     target: lms.LM, # the model that is decoded
     drafts: Draft | Sequence[Draft], # what proposes
-    prompts: Sequence, # strings or id lists
+    prompts: list, # strings or id lists
     *, scheme: Scheme | Verification | None = None, # None: `Optimal`, or `TruncatedLP`
     K: int | None = None, # sequences; None: what the drafts fix, or 4
     L: int = 4, # tokens of each

@@ -48,7 +48,7 @@ def distributions_of(
     >>> p.tokens.tolist(), p.probs.round(3).tolist()
     ([1, 2], [0.269, 0.731])
     """
-    warping = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    warping: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p)
     rows = lms.warp(logits, **warping).double().cpu().numpy()
     found = []
     for p in rows:
@@ -169,8 +169,8 @@ class Draft:
 
     `begin(prompts)` starts rows of token ids. Then, for each target call, `propose(trees, …)`
     adds sequences to each row's tree, `advance(trees, paths, tokens)` says which nodes were kept
-    and which token followed, and `select(rows)` continues with some rows only. A draft holds the state
-    of one decoding at a time: use it from one thread.
+    and which token followed, and `select(rows)` continues with some rows only. A draft holds the
+    state of one decoding at a time: use it from one thread.
 
     >>> Draft().identical, Draft().count
     (True, None)

@@ -147,10 +147,21 @@ def embed_generator(
     lm: "LM",     # of `train_generator`
     seed: int = 0 # that it was trained with
 ) -> dict:        # the manifest's entry
-    "Write a generator into the package's assets, in half precision."
+    """Write a generator into the package's assets, in half precision.
+
+    Raises ValueError for a model that `load_generator` could not read back.
+
+    >>> from tokenstudy import lm
+    >>> embed_generator(lm.tiny_lm())
+    Traceback (most recent call last):
+    ValueError: lm: its weights are not those of `new_generator()`
+    """
     from safetensors.torch import save
     weights = lm.model.state_dict().items()
     state = {k: v.detach().half().contiguous().cpu() for k, v in weights if k != "lm_head.weight"}
+    shapes = {k: v.shape for k, v in new_generator().state_dict().items() if k != "lm_head.weight"}
+    if {k: v.shape for k, v in state.items()} != shapes:
+        raise ValueError("lm: its weights are not those of `new_generator()`")
     return core.add_asset(core.atomic_write(core.assets_dir()/GENERATOR, save(state)),
                           "tokenstudy.reasoning.train_generator", seed)
 
