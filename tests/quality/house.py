@@ -4,7 +4,6 @@
     python tests/quality/house.py words               every finding of one check
     python tests/quality/house.py words tvm           those of one folder
     python tests/quality/house.py all tvm             everything that is found in one folder
-    python tests/quality/house.py --write-todo        write the counts of today to tests/quality/todo/
 
 A check is a pure function from `Sources` to a list of `Finding`. Nothing here imports the library. Findings in generated modules
 name the notebook's cell beside the line; run nbdev-export first.
@@ -15,10 +14,7 @@ A finding may stay where tests/quality/allowed/<check>.txt says why, in lines of
     nbs/core/02_files.ipynb :: name: reason
 
 The path may hold *. The name is the function, `Class.method`, `function.parameter`, cell id (sizes), acronym, private name or mypy's
-code of the error; for words it may be any phrase of the text around the word. A line that allows nothing fails.
-
-Findings that are not yet mended are counted in tests/quality/todo/<check>.txt, `folder: count`; more fails, and so does fewer,
-so that the number is lowered."""
+code of the error; for words it may be any phrase of the text around the word. A line that allows nothing fails."""
 from __future__ import annotations
 
 import ast
@@ -222,29 +218,20 @@ def read_allowed(text: str) -> list:
     return found
 
 
-def read_todo(text: str) -> dict:
-    "Lines `folder: count`."
-    pairs = (line.split(":") for line in text.splitlines() if line.strip() and not line.startswith("#"))
-    return {folder.strip(): int(count) for folder, count in pairs}
-
-
 def split(findings: list, allowed: list) -> tuple:
     "(findings that no line allows, allowed lines that allow nothing)."
     rest = [f for f in findings if not any(a.covers(f) for a in allowed)]
     return rest, [a for a in allowed if not any(a.covers(f) for f in findings)]
 
 
-def complaints(check: str, findings: list, allowed: list, todo: dict) -> list:
-    "What is wrong: more findings than known, fewer than known, allowed lines that are stale."
+def complaints(check: str, findings: list, allowed: list) -> list:
+    "What is wrong: findings that no line allows, and allowed lines that are stale."
     rest, stale = split(findings, allowed)
     said = [f"allowed/{check}.txt: nothing is found at {a.path} {a.name or ''}: delete the line" for a in stale]
     counts = Counter(f.folder for f in rest)
-    for folder in sorted(counts.keys() | todo.keys()):
-        known, now = todo.get(folder, 0), counts[folder]
-        if now < known: said.append(f"todo/{check}.txt: {folder} has {now} left, not {known}: lower the number")
-        if now > known:
-            said.append(f"{check}, {folder}: {now} findings, {known} known (python tests/quality/house.py {check} {folder}):")
-            said += [str(f) for f in rest if f.folder == folder][:40]
+    for folder in sorted(counts):
+        said.append(f"{check}, {folder}: {counts[folder]} findings (python tests/quality/house.py {check} {folder}):")
+        said += [str(f) for f in rest if f.folder == folder][:40]
     return said
 
 
@@ -265,20 +252,7 @@ def project() -> Sources: return load()
 
 def judge(check: str) -> list:
     "The complaints of a check about this project."
-    return complaints(check, list(found(check)), read_allowed(stored("allowed", check)),
-                      read_todo(stored("todo", check)))
-
-
-def write_todo(checks: list) -> None:
-    "Write today's counts; a check without findings loses its file."
-    for check in checks:
-        rest, stale = split(list(found(check)), read_allowed(stored("allowed", check)))
-        path, counts = HERE/"todo"/f"{check}.txt", Counter(f.folder for f in rest)
-        if counts:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text("".join(f"{k}: {counts[k]}\n" for k in sorted(counts)), encoding="utf-8")
-        elif path.is_file(): path.unlink()
-        for a in stale: print(f"allowed/{check}.txt: nothing is found at {a.path} {a.name or ''}")
+    return complaints(check, list(found(check)), read_allowed(stored("allowed", check)))
 
 
 def main(argv: list) -> int:
@@ -287,9 +261,6 @@ def main(argv: list) -> int:
         print(__doc__, "\nChecks: " + ", ".join(CHECKS), sep="\n")
         return 0 if "--help" in argv or "-h" in argv else 2
     checks = list(CHECKS) if not names or names[0] == "all" else names[:1]
-    if "--write-todo" in argv:
-        write_todo(checks)
-        return 0
     left = {c: split(list(found(c)), read_allowed(stored("allowed", c)))[0] for c in checks}
     if names:
         for check in checks:

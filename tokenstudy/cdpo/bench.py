@@ -63,7 +63,7 @@ def wrong_solutions(
 def generate_everywhere(
     generator: lms.LM,       # a model of transformers
     trajectory: "reasoning.Trajectory", # a solution
-    num_samples: int,   # sequences of each position
+    num_samples: int, *, # sequences of each position
     positions: list | None = None # lengths of the prefixes; 1 … T - 1 if None
 ) -> int:               # tokens made
     """The baseline: one call of transformers' `generate` for each position.
@@ -155,7 +155,7 @@ def rows(
     *,
     runs: int = 3,
     num_steps: int = 15,    # of the trainers
-    every: int = 1          # the race takes so-manieth positions of its solution; 1: all
+    stride: int = 1         # the race takes so-manieth positions of its solution; 1: all
 ) -> Iterator[dict]:        # see `core.bench_row`
     """The rows of `tokenstudy bench cdpo`; each is measured when it is asked for.
 
@@ -166,11 +166,11 @@ def rows(
     wrong, graders = wrong_solutions(generator, trajectories)
     one = max(wrong[:4], key=lambda t: len(t.response_ids))
     text = one.prompt_ids, one.response_ids
-    positions = list(range(1, len(one.response_ids), every))
+    positions = list(range(1, len(one.response_ids), stride))
     ours, theirs = core.race(
         lambda: lms.rollouts(generator, *text, num_samples=num_samples, positions=positions,
                              max_total=LIMIT),
-        lambda: generate_everywhere(generator, one, num_samples, positions), runs=runs, warmup=0)
+        lambda: generate_everywhere(generator, one, num_samples, positions=positions), runs=runs, warmup=0)
     yield core.bench_row("rollouts_vs_generate", ours, theirs, "transformers generate", "s",
                          goal=5., runs=runs)
     found = {search: identify_many(generator, wrong, graders, search=search, num_samples=full,
