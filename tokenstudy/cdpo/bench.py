@@ -170,7 +170,8 @@ def rows(
     ours, theirs = core.race(
         lambda: lms.rollouts(generator, *text, num_samples=num_samples, positions=positions,
                              max_total=LIMIT),
-        lambda: generate_everywhere(generator, one, num_samples, positions=positions), runs=runs, warmup=0)
+        lambda: generate_everywhere(generator, one, num_samples, positions=positions),
+        runs=runs, warmup=0)
     yield core.bench_row("rollouts_vs_generate", ours, theirs, "transformers generate", "s",
                          goal=5., runs=runs)
     found = {search: identify_many(generator, wrong, graders, search=search, num_samples=full,
