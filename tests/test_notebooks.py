@@ -70,6 +70,10 @@ def test_the_runner_sees_what_fails(tmp_path, code, report):
 
 FOLDERS = ("core", "lm", "reasoning", "multidraft", "brat", "cdpo", "tvm", "together", "app")
 PAPERS = ("multidraft", "brat", "cdpo", "tvm")
+EXCEPTIONS = {("nbs/core/06_training.ipynb", "core.show"): "a lesson draws its schedules", ("nbs/core/07_statistics.ipynb", "core.show"): "a lesson shows a table",
+              ("nbs/core/03_identity.ipynb", "core.statistics"): "a specimen whose code is hashed",
+              ("nbs/multidraft/01_why.ipynb", "multidraft.optimal"): "its last number looks ahead",
+              ("nbs/multidraft/04_optimal.ipynb", "multidraft.acceptance"): "a panel that plays with the schemes of the experiment"}
 
 
 def module_of(notebook: str) -> str:
@@ -124,10 +128,18 @@ def code(notebook: Path) -> str:
     return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
 
 
+def exported_code(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n".join(source for c in cells if c["cell_type"] == "code" and re.search(r"^#\|[ \t]*export", source := "".join(c["source"]), re.MULTILINE))
+
+
 def test_imports_go_up_the_reading_order():
     order = sorted((name for name in NOTEBOOKS if name.count("/") == 2), key=lambda name: (FOLDERS.index(name.split("/")[1]), name))
     lessons = [name for name in order if not name.endswith("00_overview.ipynb")]
-    assert misplaced({name: code(ROOT/name) for name in lessons}, front_doors(ROOT)) == []
+    found = misplaced({name: code(ROOT/name) for name in lessons}, front_doors(ROOT))
+    assert sorted(found) == sorted(EXCEPTIONS)      # an exception that is not needed any more fails as well
+    exported = {name: exported_code(ROOT/name) for name in lessons}
+    assert misplaced(exported, front_doors(ROOT)) == []
 
 
 def test_an_import_down_or_sideways_is_found():

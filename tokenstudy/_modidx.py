@@ -1466,6 +1466,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'tokenstudy.lm.rollout.wave_rows': ('lm/rollout.html#wave_rows', 'tokenstudy/lm/rollout.py')},
             'tokenstudy.lm.rows': { 'tokenstudy.lm.rows.CachedRows': ('lm/rows.html#cachedrows', 'tokenstudy/lm/rows.py'),
                                     'tokenstudy.lm.rows.CachedRows.__init__': ('lm/rows.html#cachedrows.__init__', 'tokenstudy/lm/rows.py'),
+                                    'tokenstudy.lm.rows.CachedRows.check': ('lm/rows.html#cachedrows.check', 'tokenstudy/lm/rows.py'),
                                     'tokenstudy.lm.rows.CachedRows.feed': ('lm/rows.html#cachedrows.feed', 'tokenstudy/lm/rows.py'),
                                     'tokenstudy.lm.rows.CachedRows.go_on': ('lm/rows.html#cachedrows.go_on', 'tokenstudy/lm/rows.py'),
                                     'tokenstudy.lm.rows.CachedRows.of': ('lm/rows.html#cachedrows.of', 'tokenstudy/lm/rows.py'),

@@ -2,6 +2,7 @@
 import ast
 import doctest
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -28,11 +29,14 @@ def docstrings(module: Module) -> Iterator[tuple]:
 
 def failures(module: Module, made: ModuleType) -> list:
     "What the examples of a module say when they fail, each run with the module's own names."
-    said, parser = [], doctest.DocTestParser()
+    said, parser, environment = [], doctest.DocTestParser(), dict(os.environ)
     runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
     for name, doc, line in docstrings(module):
         test = parser.get_doctest(doc, dict(vars(made)), name, module.path, line - 1)
-        if test.examples: runner.run(test, out=said.append)
+        if not test.examples: continue
+        runner.run(test, out=said.append)
+        os.environ.clear()              # an example may name a project folder: the next one, and other tests, start as before
+        os.environ.update(environment)
     return said
 
 

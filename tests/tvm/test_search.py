@@ -161,7 +161,7 @@ def test_search_of_a_data_set_goes_by_id():
 def test_search_that_keeps_all_is_plain_sampling():
     for family in ("llama", "gpt2"):
         for K, ends in ((1, dict(delimiter=[3, 4])), (3, dict(block=2))):
-            plain = lm.sample(tiny(family), PROMPTS, 9, num_samples=K, seed=7, temperature=.9, top_p=.95)
+            plain = lm.sample(tiny(family), PROMPTS, max_new_tokens=9, num_samples=K, seed=7, temperature=.9, top_p=.95)
             found = step_beam(tiny(family), Judge(family), PROMPTS, K=K, b=K, max_steps=9, max_new_tokens=9, seed=7, temperature=.9, top_p=.95, **ends)
             for i, r in enumerate(found):
                 assert sorted(r.response(j) for j in r.final) == sorted(s.response_ids for s in plain[i * K:i * K + K])
@@ -204,7 +204,7 @@ def test_search_keeps_finished_beams():
 
 def test_search_with_true_values_reaches_the_goal():
     "A verifier that knows the one right text leads the beam along it wherever it is written."
-    greedy = lm.sample(tiny("qwen"), PROMPTS[:2], 10, temperature=0)
+    greedy = lm.sample(tiny("qwen"), PROMPTS[:2], max_new_tokens=10, temperature=0)
     for i, s in enumerate(greedy):
         score = lambda p, r, s=s: len([1 for _ in itertools.takewhile(lambda ab: ab[0] == ab[1], zip(r, s.response_ids))]) / 10
         r = step_beam(tiny("qwen"), score, [PROMPTS[i]], K=16, b=2, block=1, max_steps=10, max_new_tokens=10)[0]

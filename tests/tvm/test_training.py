@@ -269,5 +269,5 @@ def test_values_lora_is_merged(toy, paths):
 
 def test_values_data_know_their_labels(toy, paths):
     data = value_data(paths, "ovm")
-    with pytest.raises(ValueDataError, match="labels of this data are ovm"): train_verifier(toy, data, "tvm")
+    with pytest.raises(ValueDataError, match="these labels are ovm"): train_verifier(toy, data, "tvm")
     assert train_verifier(toy, data, epochs=1).kind == "ovm" and train_verifier(toy, paths, epochs=1).kind == "tvm"

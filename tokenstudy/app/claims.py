@@ -387,7 +387,7 @@ def tvm_claims(
         gain = _verifier_gain(first, second, *how, root=root)
         way = "step beam" if how == BEAM else "best of 8"
         out.append(Claim("tvm", f"{names[first]} solves more than {names[second]}, {way}", "–",
-                         f"{signed(gain, 1, 100)} points", verdict(gain), "tvm/09_searching"))
+                         f"{signed(gain, 1, 100)} points", verdict(gain), "tvm/10_ordering"))
     return out
 
 # %% ../../nbs/app/06_claims.ipynb #5ae7e48c
@@ -405,18 +405,20 @@ def _multidraft_headline(root):
     schemes = acceptance(root)
     gains = [acceptance_gain(v, "TruncatedLP", "SpecTr") for v in schemes.values()]
     rule = acceptance_gain(schemes["hotter", 1.4, 4], "Optimal", "TruncatedLP")
-    claim = ("Choosing among several drafts by importance weights is accepted more often than "
-             "earlier schemes.")
+    claim = ("Tokens chosen among several drafts by importance weights are accepted more "
+             "often than those of earlier schemes.")
     ours = (f"Ahead of SpecTr in {sum(g.low > 0 for g in gains)} of {len(gains)} settings, "
             f"behind in {sum(g.high < 0 for g in gains)}. "
-            f"The exact optimum, with four drafts at temperature 1.4: {signed(rule)}.")
+            f"The exact optimum accepts {signed(rule)} more than the paper's scheme "
+            "(four drafts, temperature 1.4).")
     return Claim("multidraft", claim, "–", ours, verdict(*gains), "multidraft/05_acceptance")
 
 def _brat_headline(root):
     best, control = ("unet", "bonus, λ=.01"), ("unet", "two, λ=0")
     bonus = _concept_gain(best, ("unet", "default"), "fidelity", root)
     apart = _concept_gain(best, control, "fidelity", root)
-    ours = f"The second token: {signed(bonus, 2)}. Its orthogonality: {signed(apart, 2)}."
+    ours = (f"On the UNet, the second token with its penalty: {signed(bonus, 2)}. "
+            f"The penalty alone: {signed(apart, 2)}.")
     return Claim("brat", "A second, orthogonal token makes a learned concept more faithful.", "–",
                  ours, verdict(bonus, apart), "brat/13_fidelity")
 
@@ -436,10 +438,10 @@ def _tvm_headline(root):
     step, outcome = (_verifier_gain("tvm", kind, *BEAM, root=root) for kind in ("prm_soft", "ovm"))
     same = "none: the same verifier, answer for answer."
     more = f"{signed(outcome, 1, 100)} points."
-    ours = (f"Against steps {signed(step, 1, 100)} points, against outcomes "
-            f"{same if outcome == (0, 0, 0) else more}")
+    ours = (f"Against steps {signed(step, 1, 100)} points, against outcomes on every "
+            f"token {same if outcome == (0, 0, 0) else more}")
     return Claim("tvm", "Values on tokens guide a search better than values on steps or outcomes.",
-                 "–", ours, verdict(step, outcome), "tvm/09_searching")
+                 "–", ours, verdict(step, outcome), "tvm/10_ordering")
 
 def headlines(
     root: str | Path | None = None # the project folder
@@ -462,8 +464,9 @@ class Verdicts:
     def __init__(self,
         claims: list,        # of `Claim`
         papers: bool = True, # with the paper's title, else with its number
+        base: str = "",      # where nbs/ is, seen from the notebook that shows the table
     ):
-        self.claims, self.papers = list(claims), papers
+        self.claims, self.papers, self.base = list(claims), papers, base
 
     def __repr__(self):
         rows = [dict(paper=c.paper, claim=c.claim, paper_says=c.theirs, we_find=c.ours,
@@ -474,7 +477,8 @@ class Verdicts:
         def paper(c):
             about = ARTICLES[c.paper]
             return f"[{about['title']}](https://arxiv.org/abs/{about['arxiv']})"
-        def notebook(c): return f"[{c.notebook.split('/')[1]}]({c.notebook}.ipynb)"
+        def notebook(c):
+            return f"[{c.notebook.split('/')[1]}]({self.base}{c.notebook}.ipynb)"
         def judged(c): return f"**{c.verdict}**<br>{notebook(c)}"
         if self.papers:
             head = "paper", "its claim", "what we find", "verdict, notebook"

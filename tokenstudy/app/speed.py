@@ -68,8 +68,9 @@ class Speed(Table):
                   "second machine, a report without a record": r["second machine"]}
                  for r in rows if r["against"] == "generate"]
         note = (f"Packed weights alone bring {' and '.join(shares)} of the first machine's gain. "
-                f"With one token at a time they are {one['first machine']} times as fast as the "
-                f"model as loaded there, and {one['second machine']} times on the second machine. "
+                f"Packed means in the layout of the processor's "
+                f"matrix library; with one token at a time that is {one['first machine']} times the "
+                f"speed of the plain model there, and {one['second machine']} times on the second. "
                 "No speed-up is claimed until it holds on every machine tried.")
         caption = "Tokens per second against plain generate, above 1 is faster"
         super().__init__(shown, caption, note=note)

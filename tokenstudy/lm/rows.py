@@ -56,6 +56,13 @@ class CachedRows:
 
 # %% ../../nbs/lm/07_rows.ipynb #2069c4ce
 @patch
+def check(self: CachedRows) -> None:
+    "ValueError if the model kept what it read elsewhere: these rows would be empty."
+    if self.store.stop != self.mask.shape[1]:
+        raise ValueError(f"{type(self.model).__name__} did not use the cache that it was given; "
+                         "search with recompute=True")
+
+@patch
 def read(
     self: CachedRows,
     texts: list,   # a list of ids for each row
@@ -74,9 +81,7 @@ def feed(
     **options: Any       # of the model's forward pass
 ) -> Any:                # the model's output
     "Read new tokens; where none is, there will be a hole. ValueError if it used another cache."
-    if self.store.stop != self.mask.shape[1]:
-        raise ValueError(f"{type(self.model).__name__} did not use the cache that it was given; "
-                         "search with recompute=True")
+    self.check()
     self.store.filled = self.store.stop
     self.mask = torch.cat([self.mask, real], 1)
     if takes_positions(self.model): options["position_ids"] = self.positions(ids.shape[1])
@@ -98,6 +103,7 @@ def pick(
     rows: torch.Tensor  # [C] row numbers
 ) -> CachedRows:
     "A copy of some rows."
+    self.check()
     return CachedRows(self.model, self.store.pick(rows), self.mask[rows])
 
 @patch
@@ -106,6 +112,7 @@ def go_on(
     parents: torch.Tensor  # [C] row numbers, ascending; a row that splits stands there again
 ) -> torch.Tensor:         # [C] the row of each child
     "Let the rows continue as their children. Few changes are made in place, over rows that ended."
+    self.check()
     places, (self.mask,) = self.store.go_on(parents, [self.mask])
     return places
 
@@ -118,6 +125,7 @@ def _blocks(pieces):
         numbers.append(i)
         places.append(at)
     for rows, numbers, places in groups.values():
+        rows.check()
         numbers = torch.tensor(numbers, device=rows.mask.device)
         mask = rows.mask[numbers]
         width = int(mask.sum(1).max())
