@@ -69,7 +69,8 @@ class Speed(Table):
                  for r in rows if r["against"] == "generate"]
         note = (f"Packed weights alone bring {' and '.join(shares)} of the first machine's gain. "
                 f"Packed means in the layout of the processor's "
-                f"matrix library; with one token at a time that is {one['first machine']} times the "
+                "matrix library; with one token at a time that is "
+                f"{one['first machine']} times the "
                 f"speed of the plain model there, and {one['second machine']} times on the second. "
                 "No speed-up is claimed until it holds on every machine tried.")
         caption = "Tokens per second against plain generate, above 1 is faster"
