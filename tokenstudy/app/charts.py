@@ -164,8 +164,8 @@ def forest(
 CHARTS = {
     "multidraft": (
         _multidraft_rows, [0, 2, 4, 6, 8, 10], "acceptance lost against the optimum, points",
-        "Acceptance lost against the optimum: the paper's scheme loses least for weak drafts "
-        "(temperature 2), most for good ones once there are four drafts or more."),
+        "Acceptance lost against the optimum: SpecTr loses less than the paper's scheme with "
+        "good drafts (temperature 1.2), and more with weak ones (temperature 2)."),
     "brat": (
         _brat_rows, [0, 25, 50, 75, 100], "attributes of the creature that are drawn, %",
         "Attributes drawn: two tokens carry more than one on both bases, with or without "
