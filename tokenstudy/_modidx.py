@@ -93,8 +93,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'tokenstudy/app/commands.py'),
                                          'tokenstudy.app.commands.bench_line': ( 'app/commands.html#bench_line',
                                                                                  'tokenstudy/app/commands.py'),
-                                         'tokenstudy.app.commands.bench_rows': ( 'app/commands.html#bench_rows',
-                                                                                 'tokenstudy/app/commands.py'),
                                          'tokenstudy.app.commands.embedded_models': ( 'app/commands.html#embedded_models',
                                                                                       'tokenstudy/app/commands.py'),
                                          'tokenstudy.app.commands.main': ('app/commands.html#main', 'tokenstudy/app/commands.py'),

@@ -169,11 +169,11 @@ CHARTS = {
     "brat": (
         _brat_rows, [0, 25, 50, 75, 100], "attributes of the creature that are drawn, %",
         "Attributes drawn: two tokens carry more than one on both bases, with or without "
-        "orthogonality; strong orthogonality carries none."),
+        "orthogonality; strong orthogonality carries no more than no learned token."),
     "cdpo": (
         _cdpo_rows, [20, 40, 60, 80, 100], "problems solved, %",
-        "Problems solved: weights on critical tokens are level with DPO and RPO, below the same "
-        "weights shuffled and below fine-tuning."),
+        "Problems solved: weights on critical tokens are within three points of DPO and RPO, "
+        "below the same weights shuffled and below fine-tuning."),
     "tvm": (
         _tvm_rows, [40, 60, 80, 100], "problems solved, %",
         "Problems solved: all verifiers but the ORM guide a beam equally well, and all choose "

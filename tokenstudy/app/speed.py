@@ -29,7 +29,8 @@ def speed_rows(
         name, told = row["name"], SECOND_MACHINE.get(row["name"])
         if not name.startswith(("vs_", "packed_")): continue
         packed = name.startswith("packed_")
-        what = f"packed weights, {name.split('_')[1]} tokens at once" if packed else "decoding"
+        read = name.split("_")[1] + (" token" if name.split("_")[1] == "1" else " tokens")
+        what = f"packed weights, {read} at once" if packed else "decoding"
         rows.append({"against": row["peer_name"].split(";")[0], "what": what,
                      "temperature": "–" if packed else name[-1],
                      "first machine": f"{row['ratio']:.2f}",
@@ -62,16 +63,15 @@ class Speed(Table):
         root: str | Path | None = None, # the project folder
     ):
         rows = speed_rows(root)
-        one = next(r for r in rows if r["what"] == "packed weights, 1 tokens at once")
+        one = next(r for r in rows if r["what"] == "packed weights, 1 token at once")
         shares = [f"{100*packing_share(t, root):.0f} % (temperature {t})" for t in (1, 0)]
         shown = [{"temperature": r["temperature"], "first machine, recorded": r["first machine"],
                   "second machine, a report without a record": r["second machine"]}
                  for r in rows if r["against"] == "generate"]
         note = (f"Packed weights alone bring {' and '.join(shares)} of the first machine's gain. "
-                f"Packed means in the layout of the processor's "
-                "matrix library; with one token at a time that is "
-                f"{one['first machine']} times the "
-                f"speed of the plain model there, and {one['second machine']} times on the second. "
+                "Packed means in the layout of the processor's matrix library; with one token at "
+                f"a time that is {one['first machine']} times the speed of the plain model there, "
+                f"and {one['second machine']} times on the second. "
                 "No speed-up is claimed until it holds on every machine tried.")
         caption = "Tokens per second against plain generate, above 1 is faster"
         super().__init__(shown, caption, note=note)

@@ -215,7 +215,7 @@ def _unet(channels, side):
 
 # %% ../../nbs/brat/03_bases.ipynb #9d095511
 def _transformer(channels, side):
-    "Its text does not yet steer the gates."
+    "The transformer; its modulation by the time starts at zero."
     net = PixArtTransformer2DModel(
         in_channels=channels, out_channels=channels, num_layers=6, num_attention_heads=5,
         attention_head_dim=32, cross_attention_dim=160, sample_size=side, patch_size=1,

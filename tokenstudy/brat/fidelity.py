@@ -313,7 +313,7 @@ def paired(
 # %% ../../nbs/brat/13_fidelity.ipynb #6bc4458c
 HUB_BASES = dict(unet="CompVis/stable-diffusion-v1-4",
                  transformer="PixArt-alpha/PixArt-XL-2-512x512")
-#: bfloat16 weights, and one picture of 512 pixels with its activations
+#: memory in GB: bfloat16 weights, and one picture of 512 pixels with its activations
 GIGABYTES = dict(unet=8, transformer=30)
 
 SCENES = (

@@ -171,7 +171,7 @@ def _scenery(name, side, jitter):
 # %% ../../nbs/brat/01_world.ipynb #c6a28e1d
 _PROPORTIONS = dict(round=(1, 1), square=(.92, .92), triangular=(1.12, 1.08), tall=(.72, 1.22),
                     wide=(1.28, .78), starry=(1.2, 1.2))
-#: how far apart grows what stands on the head
+#: distance of what grows on the head from the middle, in half widths of the body
 _SPREAD = dict(round=.55, square=.7, triangular=.42, tall=.5, wide=.55, starry=.42)
 
 class _Body:

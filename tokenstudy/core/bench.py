@@ -133,7 +133,7 @@ def alone(
 
 # %% ../../nbs/core/09_bench.ipynb #ff6cd749
 def measure(
-    benches: dict[str, str], # name -> module with a function `rows`
+    benches: dict[str, str], # name -> module; or module:function, if that is not `rows`
     names: Iterable[str] = () # which of them; all if empty
 ) -> Iterator[tuple[str, dict | TokenStudyError]]: # name, and a row or why there is none
     """Measure one bench after the other.
@@ -143,7 +143,9 @@ def measure(
     """
     for name in names or benches:
         try:
-            for row in importlib.import_module(benches[name]).rows(): yield name, row
+            module, _, function = benches[name].partition(":")
+            bench = getattr(importlib.import_module(module), function or "rows")
+            for row in bench(): yield name, row
         except TokenStudyError as e: yield name, e
 
 def bench_table(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/core/01_scales.ipynb #dfebee1d
 class TokenStudyError(RuntimeError):
-    "Something outside the code is not as it must be; the message says what and the way out."
+    "Something outside the code is wrong; the message says what, and what to do."
 
 class MissingModelError(TokenStudyError):
     "A model or a data file is not on this machine."

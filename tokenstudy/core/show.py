@@ -387,7 +387,7 @@ class PaperTable(Table):
             name = f" ({r['peer_name']})" if r["peer_name"] else ""
             return "" if r["peer"] is None else number(r["peer"]) + name
         full = [{"quantity": r["quantity"], "paper": number(r["paper"]), "ours": number(r["ours"]),
-                 "interval": interval(r), "peer": peer(r), "seeds": number(r["seeds"]),
+                 "interval": interval(r), "baseline": peer(r), "seeds": number(r["seeds"]),
                  "n": number(r["n"]), "what differs": r["differs"]} for r in rows]
         always = ("quantity", "paper", "ours")
         def filled(c): return any(r[c] not in ("", "–") for r in full)

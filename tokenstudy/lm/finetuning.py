@@ -93,7 +93,7 @@ def with_adapters(
     model: torch.nn.Module, # of transformers; it is changed
     peft_config: Any        # of peft
 ) -> torch.nn.Module:       # peft's own class
-    """The model with adapters that learn, without notes of names that peft still calls.
+    """The model with adapters that learn, without warnings about old names that peft still uses.
 
     >>> from peft import LoraConfig
     >>> from tokenstudy.lm import tiny_lm

@@ -248,7 +248,7 @@ def as_distribution(
         raise ValueError(f"{name}: negative probability {array[i]:.6g} at token {i}")
     if abs(total - 1) > {2: 5e-3, 4: 1e-4}.get(width, 1e-6):
         raise ValueError(f"{name}: sums to {total:.9g}, not to 1; normalise it first "
-                         "(logits need a softmax: see tokenstudy.lm.warp)")
+                         "(logits need a softmax: see tokenstudy.lm.next_token_probs)")
     return array / total
 
 def _as_array(values, name):

@@ -159,9 +159,9 @@ def _question_curves(some, scores, Ns, orders, rng):
 
 # %% ../../nbs/tvm/06_voting.ipynb #5d6f1a74
 def accuracy_curves(
-    # for each question its N samples: `reasoning.Trajectory`, or anything
+    # for each question its N samples: `reasoning.Trajectory`, or anything with answer, correct
+    # and response_ids
     samples: Iterable[Sequence],
-                                 # with answer, correct and response_ids
     # for each question N numbers, by the verifier's name
     scores: Mapping[str, Sequence] | None = None,
     Ns: Iterable[int] = (1, 2, 4, 8, 16, 32, 64), # those above the number of samples are left out
