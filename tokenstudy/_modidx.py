@@ -2538,6 +2538,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'tokenstudy.tvm.voting._asked': ('tvm/voting.html#_asked', 'tokenstudy/tvm/voting.py'),
                                        'tokenstudy.tvm.voting._curve_row': ('tvm/voting.html#_curve_row', 'tokenstudy/tvm/voting.py'),
                                        'tokenstudy.tvm.voting._finite': ('tvm/voting.html#_finite', 'tokenstudy/tvm/voting.py'),
+                                       'tokenstudy.tvm.voting._is_answer': ('tvm/voting.html#_is_answer', 'tokenstudy/tvm/voting.py'),
+                                       'tokenstudy.tvm.voting._no_sum': ('tvm/voting.html#_no_sum', 'tokenstudy/tvm/voting.py'),
                                        'tokenstudy.tvm.voting._question_curves': ( 'tvm/voting.html#_question_curves',
                                                                                    'tokenstudy/tvm/voting.py'),
                                        'tokenstudy.tvm.voting._vote_curve': ('tvm/voting.html#_vote_curve', 'tokenstudy/tvm/voting.py'),

@@ -38,7 +38,8 @@ def sample_score(
     values: Sequence[float] | np.ndarray, # of the tokens or of the steps of one sample, in order
     how: str = "last"                     # one of `AGGREGATES`
 ) -> float:
-    """The score of a sample. ValueError if there are no values, `ScoreError` if one is not finite.
+    """The score of a sample. ValueError if there are no values, `ScoreError` if one is not finite,
+    or negative where they are multiplied.
 
     >>> sample_score([.4, .2, .5]), sample_score([.4, .2, .5], "min")
     (0.5, 0.2)
@@ -47,6 +48,9 @@ def sample_score(
     if how not in AGGREGATES:
         raise ValueError(f"how = {how!r}: it must be one of {', '.join(AGGREGATES)}")
     if x.ndim != 1 or not len(x): raise ValueError("a sample needs at least one value")
+    if how == "prod" and (x < 0).any():
+        raise ScoreError(f"values[{int(np.argmax(x < 0))}] is negative, and a product of such "
+                         "values means nothing: give probabilities, or another `how`")
     return float(AGGREGATES[how](x))
 
 # %% ../../nbs/tvm/06_voting.ipynb #c343d052
@@ -58,7 +62,9 @@ def _asked(answers, scores):
     x = _finite(scores)
     if x.shape != (len(answers),):
         raise ValueError(f"{len(answers)} answers need as many scores; their shape is {x.shape}")
-    return [i for i, a in enumerate(answers) if a is not None], x
+    return [i for i, a in enumerate(answers) if _is_answer(a)], x
+
+def _is_answer(a): return a is not None and not (isinstance(a, str) and not a.strip())
 
 def best_of_n(
     answers: Sequence[Hashable],         # N answers, None where there is none
@@ -72,34 +78,47 @@ def best_of_n(
     there, x = _asked(answers, scores)
     return max(there, key=lambda i: x[i], default=None)
 
+def _no_sum(scores, name="scores", way="how='mean' or how='max'"):
+    "`ScoreError` for a negative score in a sum: it would count against the answer."
+    if (negative := np.flatnonzero(scores < 0)).size:
+        raise ScoreError(f"{name}[{negative[0]}] is {scores[negative[0]]}: in a sum every sample "
+                         f"of a negative score counts against its answer; give probabilities "
+                         f"(the sigmoid of logits), or {way}")
+
 # %% ../../nbs/tvm/06_voting.ipynb #4df7efd2
 def weighted_vote(
-    answers: Sequence[Hashable],           # N answers, None where there is none
-    scores: Sequence[float] | np.ndarray,  # N numbers
-    how: str = "sum"                       # one of `VOTES`
-) -> Hashable: # the winning answer, None if there is none
-    """The answer whose samples' scores have the highest sum, mean or maximum.
+    answers: Sequence[Hashable],           # N answers, None or blank where there is none
+    scores: Sequence[float] | np.ndarray,  # N numbers, for a sum not negative
+    how: str = "sum",                      # one of `VOTES`
+    *,
+    same: Callable[[Any, Any], bool] = reasoning.same_answer # whether two answers are equal
+) -> Hashable: # the winning answer as it was first written, None if there is none
+    """The answer whose samples' scores have the highest sum, mean or maximum. "1/2" and "0.5" are
+    one answer. `ScoreError` for a negative score in a sum.
 
     >>> weighted_vote(["5", "5", "7"], [.2, .2, .5])
     '7'
     """
     if how not in VOTES: raise ValueError(f"how = {how!r}: it must be one of {', '.join(VOTES)}")
     there, x = _asked(answers, scores)
-    of: dict[str, list[float]] = {}
-    for i in there: of.setdefault(answers[i], []).append(x[i])
-    total = {a: getattr(np, how)(x) for a, x in of.items()}
+    if how == "sum": _no_sum(np.where([_is_answer(a) for a in answers], x, 0))
+    group, of = reasoning.group_answers(answers, same), {}
+    for i in there: of.setdefault(group[i], []).append(i)
+    total = {g: getattr(np, how)(x[at]) for g, at in of.items()}
     best = max(total.values(), default=0.) - 1e-12
-    return next((a for a in total if total[a] >= best), None) # the first of equals
+    return next((answers[of[g][0]] for g in total if total[g] >= best), None) # the first of equals
 
 def majority_vote(
-    answers: Sequence[Hashable] # N answers, None where there is none
-) -> Hashable: # the winning answer, None if there is none
+    answers: Sequence[Hashable], # N answers, None or blank where there is none
+    *,
+    same: Callable[[Any, Any], bool] = reasoning.same_answer # whether two answers are equal
+) -> Hashable: # the winning answer as it was first written, None if there is none
     """The most frequent answer. Source: self-consistency, arXiv 2203.11171.
 
-    >>> majority_vote(["5", "5", "7", None])
-    '5'
+    >>> majority_vote(["1/2", "3", "0.5", None])
+    '1/2'
     """
-    return weighted_vote(answers, np.ones(len(answers)))
+    return weighted_vote(answers, np.ones(len(answers)), same=same)
 
 # %% ../../nbs/tvm/06_voting.ipynb #696fa87e
 def best_at_n(
@@ -123,14 +142,13 @@ def best_at_n(
 def _wins(N, n): return np.array([math.comb(N - 1 - i, n - 1) / math.comb(N, n) for i in range(N)])
 
 # %% ../../nbs/tvm/06_voting.ipynb #2f9ba4b7
-def _vote_curve(answers, correct, weights, Ns, orders, ways=("sum", "mean")):
-    "Whether each vote is correct, mean over `orders` [O, N] of the samples: {how: [len(Ns)]}."
-    kinds, N = dict.fromkeys(a for a in answers if a is not None), len(answers)
-    codes = {a: i for i, a in enumerate(kinds)}
-    if not codes: return {how: np.zeros(len(Ns)) for how in ways}
-    code = np.array([codes.get(a, -1) for a in answers])
-    truth = np.array([any(r for c, r in zip(code, correct) if c == i) for i in range(len(codes))])
-    one = code[orders][..., None] == np.arange(len(codes))    # [O, N, answers]
+def _vote_curve(code, correct, weights, Ns, orders, ways=("sum", "mean")):
+    """Whether each vote is correct, mean over `orders` [O, N] of the samples: {how: [len(Ns)]}.
+    `code` [N] numbers the answers; -1 where there is none."""
+    N, kinds = len(code), code.max(initial=-1) + 1
+    if not kinds: return {how: np.zeros(len(Ns)) for how in ways}
+    truth = np.array([any(r for c, r in zip(code, correct) if c == i) for i in range(kinds)])
+    one = code[orders][..., None] == np.arange(kinds)         # [O, N, answers]
     at, found = np.array(Ns) - 1, {}
     seen, first = one.cumsum(1)[:, at], np.where(one.any(1), one.argmax(1), N)
     sums = (one * np.asarray(weights, float)[orders][..., None]).cumsum(1)[:, at]
@@ -141,19 +159,20 @@ def _vote_curve(answers, correct, weights, Ns, orders, ways=("sum", "mean")):
         found[how] = (truth[winner] & tied.any(-1)).mean(0)
     return found
 
-def _question_curves(some, scores, Ns, orders, rng):
+def _question_curves(some, scores, Ns, orders, rng, votes, same):
     "The accuracy of every method for one question: {(method, scores): [len(Ns)]}."
     N = len(some)
     answers = [s.answer if getattr(s, "finished", True) else None for s in some]
+    code = np.array([-1 if g is None else g for g in reasoning.group_answers(answers, same)])
     correct = [bool(s.correct) for s in some]
     places = np.stack([np.arange(N), *(rng.permutation(N) for _ in range(orders - 1))])
     found = {("pass@N", None): [pass_at_k(N, sum(correct), n) for n in Ns],
-             ("majority", None): _vote_curve(answers, correct, np.ones(N), Ns, places,
+             ("majority", None): _vote_curve(code, correct, np.ones(N), Ns, places,
                                              ("sum",))["sum"]}
     for name, x in scores.items():
-        last = np.where([a is None for a in answers], -1e300, x)
+        last = np.where(code < 0, -1e300, x)
         found["best-of-N", name] = [best_at_n(correct, last, n) for n in Ns]
-        for how, values in _vote_curve(answers, correct, x, Ns, places).items():
+        for how, values in _vote_curve(code, correct, x, Ns, places, votes).items():
             found[f"weighted vote ({how})", name] = values
     return found
 
@@ -168,11 +187,14 @@ def accuracy_curves(
     *,
     orders: int = 8, # orders of the samples to average votes over; the first is as sampled
     seed: int = 0,   # of these orders and of the bootstrap
-    per_question: bool = False # with the accuracy of each question, for paired comparisons
+    per_question: bool = False, # with the accuracy of each question, for paired comparisons
+    votes: Sequence[str] = ("sum", "mean"), # kinds of weighted votes
+    same: Callable[[Any, Any], bool] = reasoning.same_answer # whether two answers are equal
 ) -> list[dict]:     # method, scores, N, accuracy, low, high, tokens (of a question) per row
     """Accuracy of pass@N, majority, best-of-N and weighted votes for every N, with bootstrap
-    intervals over questions. Samples that did not end by themselves have no answer. ValueError for
-    samples or scores that do not fit, `ScoreError` for one that is not finite.
+    intervals over questions. Samples that did not end by themselves have no answer, and equal
+    answers are one. ValueError for samples or scores that do not fit, `ScoreError` for one that is
+    not finite, or negative where it is summed.
 
     >>> t = reasoning.Trajectory("p", [1], [2], [0.], "7", correct=True, finished=True)
     >>> row = accuracy_curves([[t, t]], Ns=[2])[0]
@@ -185,6 +207,9 @@ def accuracy_curves(
     N = len(samples[0])
     found: dict[tuple, list] = {}
     Ns = [n for n in Ns if 1 <= n <= N]
+    if unknown := set(votes) - {"sum", "mean"}:
+        raise ValueError(f"votes: {unknown.pop()!r} is neither 'sum' nor 'mean' (the maximum is "
+                         "best-of-N)")
     if orders < 1 or not Ns:
         raise ValueError(f"orders = {orders}, Ns = {Ns}: both must hold at least one")
     for name, of in scores.items():
@@ -192,8 +217,10 @@ def accuracy_curves(
             raise ValueError(f"scores[{name!r}]: {N} numbers for each of {len(samples)} questions")
     for q, some in enumerate(samples):
         told = {name: _finite(of[q], f"scores[{name!r}][{q}]") for name, of in scores.items()}
-        for key, values in _question_curves(some, told, Ns, orders,
-                                            np.random.default_rng([seed, q])).items():
+        if "sum" in votes:
+            for name, x in told.items(): _no_sum(x, f"scores[{name!r}][{q}]", "votes=('mean',)")
+        rng = np.random.default_rng([seed, q])
+        for key, values in _question_curves(some, told, Ns, orders, rng, votes, same).items():
             found.setdefault(key, []).append(values)
     lengths = np.mean([[len(s.response_ids) for s in some] for some in samples])
     return [_curve_row(method, name, n, of, float(n*lengths), seed, per_question)
