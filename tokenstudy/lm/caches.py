@@ -207,20 +207,20 @@ def go_on(
     return places, beside
 
 # %% ../../nbs/lm/03_caches.ipynb #84dbe8ed
-def check_attention(
-    lm: LM
-) -> None:
-    """ValueError if the model's attention cannot take a tree mask and explicit positions.
-
-    >>> from tokenstudy.lm import tiny_lm
-    >>> check_attention(tiny_lm("gpt2"))"""
+def _refuse_attention(lm):
+    "ValueError if the model's form or configuration says that its attention takes no tree."
     config, kind = lm.model.config, type(lm.model).__name__
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{lm.name}: {kind} is an encoder with a decoder; a tree needs a decoder")
     if "position_ids" not in inspect.signature(lm.model.forward).parameters:
         raise ValueError(f"{lm.name}: {kind} takes no position_ids; a tree needs them")
+    _refuse_prompt_learning(lm)
+    config = config.get_text_config()
     windows = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None)
+    kinds = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
                 or ["sliding_attention" if windows else "full_attention"])
-    if kinds != {"full_attention"}:
+    kinds -= {"global"}                                          # GPT-Neo's name for full attention
+    if kinds - {"full_attention"}:
         others = ", ".join(sorted(kinds - {"full_attention"}))
         raise ValueError(f"{lm.name}: layers of type {others}; "
                          "the tree's cache is for full attention")
@@ -228,6 +228,68 @@ def check_attention(
         name = config._attn_implementation
         raise ValueError(f"{lm.name}: attention {name!r} takes no tree mask; "
                          "load the model with attn_implementation='sdpa'")
+
+def _refuse_prompt_learning(lm):
+    "ValueError for soft prompts of PEFT, which stand in no list of token ids."
+    adapter = getattr(lm.model, "active_peft_config", None)
+    own = "prepare_inputs_for_generation" in vars(lm.model)
+    if own or getattr(adapter, "is_prompt_learning", False):
+        raise ValueError(f"{lm.name}: a soft prompt (prompt tuning, prefix tuning or P-tuning of "
+                         "PEFT) or another change of what the model reads would be dropped here; "
+                         "use plain `generate`, or an adapter such as LoRA")
+
+# %% ../../nbs/lm/03_caches.ipynb #f6993c10
+_PROBED: dict[tuple, str] = {}        # class, configuration, dtype, device -> what is wrong, or ""
+_PROBE = dict(texts=([3, 1, 4, 1, 5], [9, 2]), parents=[-1, 0, 0, 1, -1, 4])
+
+def _probe_key(lm):
+    model = lm.model
+    kinds = tuple(sorted({type(m).__name__ for m in model.modules()}))
+    return (type(model), kinds, model.config.to_json_string(), str(model.dtype), model.device.type)
+
+@torch.inference_mode()
+def _probe(lm):
+    "What is wrong with the distributions at the nodes of a small tree; nothing if they are right."
+    size = lm.model.get_input_embeddings().num_embeddings
+    texts = [[t % size for t in text] for text in _PROBE["texts"]]
+    tokens = [(7 * i + 2) % size for i in range(6)]
+    reader = CachedModel(lm, len(texts), checked=True)
+    reader.extend(texts)
+    reader.commit([range(len(text)) for text in texts])
+    found = reader.extend([tokens] * 2, [_PROBE["parents"]] * 2).double().softmax(-1)
+    worst = 0.
+    for row, text in enumerate(texts):
+        for node in range(6):
+            path, at = [], node
+            while at >= 0:
+                path.insert(0, tokens[at])
+                at = _PROBE["parents"][at]
+            ids = torch.tensor([text + path], device=lm.model.device)
+            alone = lm.model(input_ids=ids).logits[0, -1].double().softmax(-1)
+            worst = max(worst, float((found[row, node] - alone).abs().sum()) / 2)
+    bound = 1e-4 if lm.model.dtype in (torch.float32, torch.float64) else .05
+    return "" if worst <= bound else (f"distributions at the nodes of a tree are wrong by "
+                                      f"{worst:.2g} in total variation")
+
+def check_attention(
+    lm: LM
+) -> None:
+    """ValueError if the model's attention cannot take a tree mask and explicit positions.
+
+    Asks the configuration, and once for each class and configuration the model itself: the
+    distributions at the nodes of a small tree are compared with those of plain forward passes.
+
+    >>> from tokenstudy.lm import tiny_lm
+    >>> check_attention(tiny_lm("gpt2"))"""
+    _refuse_attention(lm)
+    key = _probe_key(lm)
+    if key not in _PROBED:
+        try: _PROBED[key] = _probe(lm)
+        except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as e:
+            _PROBED[key] = f"it fails on a tree ({type(e).__name__}: {str(e).splitlines()[0]})"
+    if _PROBED[key]:
+        raise ValueError(f"{lm.name}: {type(lm.model).__name__} cannot read a tree of tokens, "
+                         f"{_PROBED[key]}; use plain `generate`")
 
 # %% ../../nbs/lm/03_caches.ipynb #35358c62
 class CachedModel:
@@ -243,12 +305,14 @@ class CachedModel:
     def __init__(
         self,
         lm: LM,
-        rows: int  # texts, all empty at first
+        rows: int, # texts, all empty at first
+        *,
+        checked: bool = False # whether `check_attention` is left out
     ):
-        check_attention(lm)
+        if not checked: check_attention(lm)
         self.lm, self.device, self.seconds = lm, lm.model.device, 0.0
         self.lengths = np.zeros(rows, int)
-        self.store = SlotStore(lm.model.config.num_hidden_layers, more=128)
+        self.store = SlotStore(lm.model.config.get_text_config().num_hidden_layers, more=128)
         self.cache = slot_cache(self.store)
         self._forget()
 
