@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["models", "sampling", "caches", "branches", "rollout", "finetuning", "rows",
                 "resuming"],
     submod_attrs={
-        "models": ["LM", "load_lm", "tiny_lm", "tiny_tokenizer", "prepare_lm", "verify_lm",
+        "models": ["LM", "as_lm", "load_lm", "tiny_lm", "tiny_tokenizer", "prepare_lm", "verify_lm",
                    "lm_status", "require_memory", "resting", "quiet", "encode", "check_length",
                    "pad", "eos_ids", "forward"],
         "sampling": ["next_token_probs", "warp", "check_warp", "Sampled", "pick", "sample",

@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .models import LM
+from .models import LM, resting
 
 # %% ../../nbs/lm/03_caches.ipynb #ebd20e61
 class PackedLinear(torch.nn.Module):
@@ -284,7 +284,9 @@ def check_attention(
     _refuse_attention(lm)
     key = _probe_key(lm)
     if key not in _PROBED:
-        try: _PROBED[key] = _probe(lm)
+        try:
+            with resting(lm.model): _PROBED[key] = _probe(lm)
+        except torch.OutOfMemoryError: raise
         except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as e:
             _PROBED[key] = f"it fails on a tree ({type(e).__name__}: {str(e).splitlines()[0]})"
     if _PROBED[key]:

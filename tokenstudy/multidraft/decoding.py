@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['NodeDistributions', 'TargetDistributions', 'Choice', 'Verification', 'TokenLevel', 'Step', 'Row', 'Decoding',
-           'check_setting', 'stream_multidraft', 'generate_multidraft', 'Multidraft']
+           'check_setting', 'scheme_named', 'stream_multidraft', 'generate_multidraft', 'Multidraft']
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #333ec7c8
+import contextlib
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +20,10 @@ import torch
 
 from .. import lm as lms
 from .canonical import TruncatedLP
-from .drafts import Distribution, Draft, LMDraft, Mixed, Tree
+from .drafts import Distribution, Draft, LMDraft, Tree, as_draft
 from .optimal import Optimal
-from .schemes import Scheme, Script, SpecTr, draw
+from .schemes import (
+    NaiveLookup, Scheme, Script, SingleDraft, SpecInfer, SpecTr, draw)
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #e265d93f
 class NodeDistributions:
@@ -283,8 +287,8 @@ class Decoding:
 # %% ../../nbs/multidraft/09_decoding.ipynb #3b8ff704
 def check_setting(
     target: lms.LM, # the model that is decoded
-    drafts: Draft | Sequence[Draft], # what proposes
-    scheme: "Scheme | Verification | None" = None, # what decides; None: by the kind of drafts
+    drafts: Any, # what proposes: see `as_draft`
+    scheme: "Scheme | Verification | str | None" = None, # what decides; None: by kind of drafts
     *, K: int | None = None, # sequences; None: what the drafts fix, or 4
     L: int = 4, # tokens of each
     temperature: float = 1.0, # of the target; 0 is greedy
@@ -299,21 +303,45 @@ def check_setting(
     4
     """
     lms.check_warp(temperature, top_k, top_p)
-    draft = drafts if isinstance(drafts, Draft) else Mixed(drafts)
+    draft, rule, K = _checked(drafts, scheme, K, L)
+    draft.check(target)
+    lms.check_attention(target)
+    return draft, rule, K
+
+def _checked(drafts, scheme, K, L):
+    "What can be said without a target: draft, rule and K."
+    draft = as_draft(drafts)
     for name, value in dict(K=K, L=L).items():
         if value is not None and not (isinstance(value, (int, np.integer)) and value >= 1):
             raise ValueError(f"{name} = {value!r}: it must be a whole number ≥ 1")
     if K is not None and draft.count not in (None, K):
         raise ValueError(f"K = {K}, but the drafts given make {draft.count} sequences; leave K out")
     K = draft.count or K or 4
+    if isinstance(scheme, str): scheme = scheme_named(scheme)
     if scheme is None: scheme = Optimal() if draft.identical else TruncatedLP()
     rule = TokenLevel(scheme) if isinstance(scheme, Scheme) else scheme
     _check_rule(rule, scheme, draft, K)
-    draft.check(target)
-    lms.check_attention(target)
     return draft, rule, K
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #6806b8cd
+def scheme_named(
+    name: str, # of a scheme or a verification; capitals and hyphens do not count
+) -> Scheme | Verification:
+    """A scheme by its name, with its default settings. ValueError lists the names there are.
+
+    >>> type(scheme_named("leaf-to-root")).__name__
+    'LeafToRoot'
+    """
+    from tokenstudy.multidraft.verification import Block, LeafToRoot, Traversal
+    kinds: tuple = (Optimal, TruncatedLP, SpecTr, SpecInfer, NaiveLookup, SingleDraft, Block,
+                    Traversal, LeafToRoot)
+    plain = {kind.__name__.lower(): kind for kind in kinds}
+    wanted = name.lower().replace("-", "").replace("_", "").replace(" ", "")
+    if wanted not in plain:
+        raise ValueError(f"scheme = {name!r}: it must be one of "
+                         f"{', '.join(kind.__name__ for kind in kinds)}, or a Scheme")
+    return plain[wanted]()
+
 def _check_rule(rule, scheme, draft, K):
     "ValueError if a scheme does not fit the drafts."
     name = type(scheme).__name__
@@ -331,9 +359,9 @@ def _check_rule(rule, scheme, draft, K):
 # %% ../../nbs/multidraft/09_decoding.ipynb #9eae2ab5
 def stream_multidraft(
     target: lms.LM, # the model that is decoded
-    drafts: Draft | Sequence[Draft], # what proposes
+    drafts: Any, # what proposes: see `as_draft`
     prompts: list, # strings or id lists
-    *, scheme: Scheme | Verification | None = None, # as in `generate_multidraft`
+    *, scheme: Scheme | Verification | str | None = None, # as in `generate_multidraft`
     K: int | None = None, # sequences
     L: int = 4, # tokens of each
     max_new_tokens: int = 64, # of each row
@@ -366,6 +394,30 @@ def stream_multidraft(
     ends = {ends} if isinstance(ends, (int, np.integer)) else set(ends)
     rngs, rows = _generators(seed, len(prompts)), [Row(p) for p in prompts]
     warping: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    with _claimed(draft):
+        yield from _steps(target, draft, rule, rows, rngs, K=K, L=L, warping=warping,
+                          max_new_tokens=max_new_tokens, ends=ends, stop=stop, stopping=stopping)
+
+@contextlib.contextmanager
+def _claimed(draft):
+    "A draft's state belongs to one decoding, from its begin to its end."
+    parts = draft.parts()
+    with _CLAIM:
+        if any(getattr(part, "in_use", False) for part in parts):
+            raise ValueError("drafts: another decoding that has not ended uses them, in another "
+                             "thread or in a stream; give each decoding its own drafts, or close "
+                             "the stream")
+        for part in parts: part.in_use = True
+    try: yield
+    finally:
+        for part in parts: part.in_use = False
+
+_CLAIM = threading.Lock()
+
+def _steps(target, draft, rule, rows, rngs, *, K, L, warping, max_new_tokens, ends, stop, stopping):
+    "The loop over target calls."
+    prompts = [row.prompt_ids for row in rows]
+    longest = max(map(len, prompts))
     live, pending = list(range(len(rows))), [p[-1] for p in prompts]
     draft.begin(prompts)
     reader = lms.CachedModel(target, len(rows))
@@ -415,7 +467,7 @@ def _check_length_and_stop(target, max_new_tokens, stop):
     return stop
 
 def _check_tokens(target, trees):
-    size = target.model.config.vocab_size
+    size = target.model.config.get_text_config().vocab_size
     if max(max(t.tokens) for t in trees) >= size:
         raise ValueError(f"a draft made a token outside the target's vocabulary of {size}")
 
@@ -449,9 +501,9 @@ def _cut(target, number, row, new, ends, stop, stopping, most):
 # %% ../../nbs/multidraft/09_decoding.ipynb #201ba3e1
 def generate_multidraft(
     target: lms.LM, # the model that is decoded
-    drafts: Draft | Sequence[Draft], # what proposes
+    drafts: Any, # what proposes: see `as_draft`
     prompts: list, # strings or id lists
-    *, scheme: Scheme | Verification | None = None, # None: `Optimal`, or `TruncatedLP`
+    *, scheme: Scheme | Verification | str | None = None, # None: `Optimal`, or `TruncatedLP`
     K: int | None = None, # sequences; None: what the drafts fix, or 4
     L: int = 4, # tokens of each
     max_new_tokens: int = 64, # of each row
@@ -491,7 +543,8 @@ class Multidraft:
     """A value for `model.generate(custom_generate=…)`: multi-draft decoding.
 
     The random numbers follow `torch.manual_seed`. After a call, `last` is its `Decoding`. One
-    object serves one call at a time.
+    object serves one call at a time; a second one, in another thread, is refused. ValueError for
+    drafts, scheme, K and L that do not fit together.
 
     >>> target = lms.tiny_lm(vocab=12)
     >>> decode = Multidraft(LMDraft(lms.tiny_lm(vocab=12, seed=2)), K=3)
@@ -500,16 +553,22 @@ class Multidraft:
     torch.Size([1, 10])
     """
     def __init__(self,
-        drafts: Draft | Sequence[Draft], # what proposes
-        scheme: Scheme | Verification | None = None, # as in `generate_multidraft`
+        drafts: Any, # what proposes: see `as_draft`
+        scheme: Scheme | Verification | str | None = None, # as in `generate_multidraft`
         *, K: int | None = None, # sequences
         L: int = 4, # tokens of each
         tokenizer: Any = None, # compared with the drafts' if given
-        streamer: Any = None, # gets prompt and tokens; one given to `generate` never arrives here
+        streamer: Any = None, # gets prompt and tokens; or give it to `generate`
     ):
-        self.drafts, self.scheme, self.K, self.L = drafts, scheme, K, L
+        self.drafts, _, _ = _checked(drafts, scheme, K, L)
+        self.scheme, self.K, self.L = scheme, K, L
         self.tokenizer, self.streamer = tokenizer, streamer
         self.last: Any = None
+
+    def __repr__(self):
+        kinds = ", ".join(type(part).__name__ for part in self.drafts.parts())
+        scheme = self.scheme if isinstance(self.scheme, str) else type(self.scheme).__name__
+        return f"Multidraft({kinds}, scheme={scheme}, K={self.K}, L={self.L})"
 
     def __call__(self,
         model: Any, # what `generate` was called on
@@ -518,24 +577,37 @@ class Multidraft:
         *, stopping_criteria: Any = None, # any
         generation_config: Any = None, # the settings
         synced_gpus: bool = False, # refused
-        streamer: Any = None, # None, always
-        **model_kwargs: Any, # the attention mask
+        streamer: Any = None, # one that a caller other than `generate` hands over
+        **model_kwargs: Any, # attention mask and default positions; others are refused
     ) -> Any: # ids [B, T + new], or with `return_dict_in_generate` an output
         "What `generate` calls. Raises ValueError for settings that it does not honour."
-        c, mask = generation_config, model_kwargs.get("attention_mask")
+        asked = _asked_of_generate()
+        given = [one for one in (self.streamer, streamer, asked["streamer"]) if one is not None]
+        try:
+            if len(given) > 1: raise ValueError("streamer: there are two; give one")
+            _refuse_kept(asked)
+            told = (given[0], given[0] is not asked["streamer"]) if given else (None, False)
+            return self._decode(model, input_ids, logits_processor, stopping_criteria,
+                                generation_config, synced_gpus, model_kwargs, *told)
+        finally:
+            for one in given: one.end()              # whoever reads it must not wait for ever
+
+    def _decode(self, model, input_ids, logits_processor, stopping_criteria, c, synced_gpus,
+                model_kwargs, streamer, with_prompt):
         warping = _warping(c, logits_processor)
-        _refuse(c, synced_gpus, self.streamer, len(input_ids))
+        _refuse(c, synced_gpus, streamer, len(input_ids))
+        mask = model_kwargs.get("attention_mask")
         mask = torch.ones_like(input_ids) if mask is None else mask
+        _refuse_inputs(model_kwargs, mask)
         prompts = [ids[keep.bool()].tolist() for ids, keep in zip(input_ids, mask)]
         ends = c.eos_token_id if isinstance(c.eos_token_id, (list, tuple)) else [c.eos_token_id]
         ends = [int(e) for e in ends if e is not None]
-        name = getattr(model, "name_or_path", "") or type(model).__name__
         steps = stream_multidraft(
-            lms.LM(model, self.tokenizer, name), self.drafts, prompts, scheme=self.scheme, K=self.K,
+            lms.as_lm(model, self.tokenizer), self.drafts, prompts, scheme=self.scheme, K=self.K,
             L=self.L, max_new_tokens=c.max_length - input_ids.shape[1],
             seed=int(torch.randint(2 ** 62, ())), ends=ends,
             stopping=_criteria(stopping_criteria, input_ids), **warping)
-        self.last = self._follow(steps, input_ids)
+        self.last = self._follow(steps, input_ids, streamer, with_prompt)
         responses = [row.response_ids for row in self.last.rows]
         new, real = lms.pad(responses, "right", device=input_ids.device)
         filler = c.pad_token_id if c.pad_token_id is not None else (ends or [0])[0]
@@ -544,47 +616,116 @@ class Multidraft:
         from transformers.generation import GenerateDecoderOnlyOutput
         return GenerateDecoderOnlyOutput(sequences=ids)
 
-    def _follow(self, steps, input_ids):
+    def _follow(self, steps, input_ids, streamer, with_prompt):
         "Decode to the end, and give the streamer what comes."
-        begun, done, prefill, sent, streamer = time.perf_counter(), [], 0.0, 0, self.streamer
+        begun, done, prefill, sent = time.perf_counter(), [], 0.0, 0
         for step, rows in steps:
             if step is None:
                 prefill = time.perf_counter() - begun
-                if streamer is not None: streamer.put(input_ids.cpu())
+                if with_prompt: streamer.put(input_ids.cpu())
                 continue
             done.append(step)
             if streamer is not None:
                 streamer.put(torch.tensor(rows[0].response_ids[sent:]))
                 sent = len(rows[0].response_ids)
-        if streamer is not None: streamer.end()
         return Decoding(rows, done, prefill)
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #1b4fcc79
 def _warping(c, processors):
     "Temperature, top-k and top-p as `generate` applies them; ValueError for any other processor."
-    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    from transformers import (
+        LogitNormalization, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
     kinds = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
-    for one in processors or []:
-        if not isinstance(one, kinds):
-            raise ValueError(f"{type(one).__name__}: multi-draft decoding shapes the target's "
-                             "distribution by temperature, top_k and top_p only; "
-                             "switch this setting off")
+    # normalising changes no distribution
+    processors = [one for one in processors or [] if type(one) is not LogitNormalization]
+    for one in processors:
+        if type(one) not in kinds: raise ValueError(_no_processor(one))
+        for name, usual in dict(min_tokens_to_keep=1, filter_value=-float("inf")).items():
+            if (value := getattr(one, name, usual)) != usual:
+                raise ValueError(f"{type(one).__name__}({name}={value}): multi-draft decoding "
+                                 f"knows {name}={usual} only")
     if not c.do_sample: return dict(temperature=0)
-    order = [kinds.index(type(one)) for one in processors or []]
-    if sorted(set(order)) != order:
-        raise ValueError("temperature, top_k and top_p may be given once each, in this order")
+    order = [kinds.index(type(one)) for one in processors]
+    if len(set(order)) < len(order) or 2 in order[:-1]:
+        raise ValueError("temperature, top_k and top_p may be given once each, and top_p last: "
+                         "give all of them to generate by keyword")
     names = ("temperature", "top_k", "top_p")
-    return {names[kind]: getattr(one, names[kind]) for kind, one in zip(order, processors or [])}
+    return {names[kind]: getattr(one, names[kind]) for kind, one in zip(order, processors)}
+
+_OFF = dict(
+    RepetitionPenaltyLogitsProcessor="repetition_penalty=1.0",
+    EncoderRepetitionPenaltyLogitsProcessor="encoder_repetition_penalty=1.0",
+    NoRepeatNGramLogitsProcessor="no_repeat_ngram_size=0", MinPLogitsWarper="min_p=None",
+    EncoderNoRepeatNGramLogitsProcessor="encoder_no_repeat_ngram_size=0",
+    TypicalLogitsWarper="typical_p=1.0", EpsilonLogitsWarper="epsilon_cutoff=0.0",
+    EtaLogitsWarper="eta_cutoff=0.0", TopHLogitsWarper="top_h=None",
+    MinLengthLogitsProcessor="min_length=0", NoBadWordsLogitsProcessor="bad_words_ids=None",
+    MinNewTokensLengthLogitsProcessor="min_new_tokens=None",
+    SuppressTokensLogitsProcessor="suppress_tokens=None",
+    SuppressTokensAtBeginLogitsProcessor="begin_suppress_tokens=None",
+    ForcedBOSTokenLogitsProcessor="forced_bos_token_id=None",
+    ForcedEOSTokenLogitsProcessor="forced_eos_token_id=None",
+    InfNanRemoveLogitsProcessor="remove_invalid_values=False",
+    PrefixConstrainedLogitsProcessor="prefix_allowed_tokens_fn=None",
+    SequenceBiasLogitsProcessor="sequence_bias=None",
+    UnbatchedClassifierFreeGuidanceLogitsProcessor="guidance_scale=None",
+    ExponentialDecayLengthPenalty="exponential_decay_length_penalty=None",
+    WatermarkLogitsProcessor="watermarking_config=None",
+    SynthIDTextWatermarkLogitsProcessor="watermarking_config=None")
+
+def _no_processor(one):
+    "Why a logits processor is refused, and how to switch it off."
+    off = _OFF.get(type(one).__name__)
+    cure = (f"pass {off} to generate (the setting may come from the model's generation_config)"
+            if off else "leave it out of logits_processor")
+    return (f"{type(one).__name__}: multi-draft decoding shapes the target's distribution by "
+            f"temperature, top_k and top_p only; {cure}")
 
 def _refuse(c, synced_gpus, streamer, rows):
     "ValueError for settings of `generate` that multi-draft decoding does not honour."
-    for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
+    for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states",
+                 "penalty_alpha", "dola_layers", "prompt_lookup_num_tokens",
+                 "assistant_early_exit"):
         if getattr(c, name, None):
-            raise ValueError(f"{name} is not available in multi-draft decoding")
+            raise ValueError(f"{name} is not available in multi-draft decoding; leave it out")
     if (c.num_beams or 1) > 1:
         raise ValueError("num_beams: multi-draft decoding samples, it has no beams")
     if synced_gpus: raise ValueError("synced_gpus is not supported by multi-draft decoding")
     if streamer is not None and rows > 1: raise ValueError(f"a streamer takes one row, not {rows}")
+
+def _asked_of_generate():
+    """What `generate` was given and keeps to itself: a streamer, an assistant, a cache.
+
+    transformers (5.23) hands none of them to a function given as `custom_generate`. So they are
+    read where `generate` holds them, in its own variables; elsewhere there is nothing to find."""
+    frame = sys._getframe(2)
+    held = frame.f_locals if frame.f_code.co_name == "generate" else {}
+    cache = (held.get("kwargs") or {}).get("past_key_values")
+    return dict(streamer=held.get("streamer"), assistant_model=held.get("assistant_model"),
+                past_key_values=cache)
+
+def _refuse_kept(asked):
+    "ValueError for what `generate` was given and would drop."
+    if asked["assistant_model"] is not None:
+        raise ValueError("assistant_model: the drafts of Multidraft take its place; leave it out")
+    if asked["past_key_values"] is not None:
+        raise ValueError("past_key_values: multi-draft decoding keeps a cache of its own and can "
+                         "neither read nor fill another; leave it out and give the whole text")
+
+def _refuse_inputs(given, mask):
+    "ValueError for inputs of the model beside its token ids that would change what it says."
+    for name, value in given.items():
+        if name in ("attention_mask", "use_cache", "logits_to_keep", "cache_position"): continue
+        if value is None or value is False: continue
+        if name == "position_ids" and _usual_positions(value, mask): continue
+        if name == "past_key_values" and not value.get_seq_length(): continue
+        raise ValueError(f"{name}: multi-draft decoding gives the model token ids, their mask and "
+                         f"the usual positions only; leave {name} out")
+
+def _usual_positions(positions, mask):
+    "Whether the tokens of every row count on from 0."
+    usual = mask.long().cumsum(-1) - 1
+    return bool(((positions == usual) | (mask == 0)).all())
 
 def _criteria(criteria, prompts):
     "Stopping criteria of `generate` as the engine's `stopping`, but for length and end tokens."

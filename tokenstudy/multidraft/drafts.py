@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Distribution', 'distributions_of', 'check_distribution', 'Tree', 'Draft', 'same_vocabulary', 'LMDraft', 'NGramDraft',
-           'TopDraft', 'Mixed']
+           'TopDraft', 'as_draft', 'Mixed']
 
 # %% ../../nbs/multidraft/06_drafts.ipynb #f59c666a
 import functools
@@ -231,7 +231,7 @@ def same_vocabulary(
 
     >>> same_vocabulary(lms.tiny_lm(vocab=12), lms.tiny_lm(vocab=12))
     """
-    sizes = [m.model.config.vocab_size for m in (target, draft)]
+    sizes = [m.model.config.get_text_config().vocab_size for m in (target, draft)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"{draft.name} has {sizes[1]} tokens, the target {target.name} "
                          f"{sizes[0]}: a draft must share the target's vocabulary")
@@ -253,19 +253,19 @@ class LMDraft(Draft):
     2
     """
     def __init__(self,
-        lm: lms.LM, # the draft model
+        lm: Any, # the draft model: an `LM`, or a model of transformers
         temperature: float | Sequence[float] = 1.0, # a list: one per sequence (different drafts)
         top_k: int = 0, # as in `lm.warp`; 0 keeps all
         *, top_p: float = 1.0, # as in `lm.warp`; 1 keeps all
     ):
-        self.lm, self.top_k, self.top_p = lm, top_k, top_p
+        self.lm, self.top_k, self.top_p = lms.as_lm(lm), top_k, top_p
         several = list(temperature) if isinstance(temperature, (list, tuple)) else None
         self.identical = several is None
         self.temperatures: list[Any] = [temperature] if several is None else several
         self.count = None if self.identical else len(self.temperatures)
         if not self.temperatures: raise ValueError("temperature: the list is empty")
         for t in self.temperatures: lms.check_warp(t, top_k, top_p)
-        shortlist = getattr(lm.model, "shortlist", None)
+        shortlist = getattr(self.lm.model, "shortlist", None)
         self._tokens = None if shortlist is None else shortlist.cpu().numpy()
         self._options = {} if shortlist is None else dict(shortlist_logits=True)
 
@@ -491,6 +491,22 @@ class TopDraft(LMDraft):
         return sorted(i for i in new if pool[i][0] >= bar[0])
 
 # %% ../../nbs/multidraft/06_drafts.ipynb #f38b4285
+def as_draft(
+    drafts: Any, # a `Draft`, an `LM`, a model of transformers, or a list of them
+) -> Draft:
+    """What proposes: a language model becomes an `LMDraft`, a list a `Mixed`. ValueError for
+    anything else.
+
+    >>> type(as_draft(lms.tiny_lm().model)).__name__, as_draft([NGramDraft(), NGramDraft(2)]).count
+    ('LMDraft', 2)
+    """
+    if isinstance(drafts, Draft): return drafts
+    if isinstance(drafts, (list, tuple)) and not isinstance(drafts, lms.LM): return Mixed(drafts)
+    try: return LMDraft(drafts)
+    except TypeError as e:
+        raise ValueError(f"drafts: {type(drafts).__name__} is neither a Draft nor a language "
+                         "model") from e
+
 class Mixed(Draft):
     """Several drafts, each with the sequences it fixes itself (one if it fixes none).
 
@@ -502,15 +518,12 @@ class Mixed(Draft):
     """
     identical = False
     def __init__(self,
-        drafts: Draft | Sequence[Draft], # one or several
+        drafts: Any, # one or several: what `as_draft` takes
     ):
         several = isinstance(drafts, (list, tuple)) and not hasattr(drafts, "model")
-        self.drafts: list[Draft] = list(drafts) if several else [drafts]  # type: ignore
-        if not self.drafts: raise ValueError("drafts: the list is empty")
-        for d in self.drafts:
-            if not isinstance(d, Draft):
-                raise ValueError(f"drafts: {type(d).__name__} is no Draft; "
-                                 "a language model becomes one by LMDraft(lm)")
+        given = list(drafts) if several else [drafts]  # type: ignore
+        if not given: raise ValueError("drafts: the list is empty")
+        self.drafts: list[Draft] = [as_draft(d) for d in given]
         parts = [id(part) for d in self.drafts for part in d.parts()]
         if len(set(parts)) < len(parts):
             raise ValueError("drafts: the same object is there twice; "
