@@ -28,14 +28,15 @@ from ..lm.finetuning import described
 from ..lm.resuming import SafeCheckpoints
 from .losses import log_ratios, per_position_loss, sigmoid_loss, tdpo_loss
 from .weights import (
-    BAD, IDS, PreferenceDataError, REFERENCE, TokenWeightedCollator, WEIGHTS, review_pairs)
+    BAD, BorderCheck, IDS, PreferenceDataError, REFERENCE, StreamReview, TOKENS,
+    TokenWeightedCollator, WEIGHTS, review_pairs)
 
 # %% ../../nbs/cdpo/06_trainer.ipynb #685b5b91
 LOSSES = ("sigmoid", "sft", "per_position", "tdpo1", "tdpo2")
 
 #: options of TRL that have no token-weighted form, and the value at which they do nothing
 WITHOUT_WEIGHTS = dict(ld_alpha=None, f_divergence_type="reverse_kl", use_weighting=False,
-                       label_smoothing=0., sync_ref_model=False)
+                       label_smoothing=0., sync_ref_model=False, padding_free=False)
 
 @dataclasses.dataclass
 class TokenWeightedDPOConfig(DPOConfig):
@@ -43,7 +44,8 @@ class TokenWeightedDPOConfig(DPOConfig):
 
     ValueError for what has no token-weighted form. bf16 and gradient checkpointing: on a GPU,
     unless set. `gradient_checkpointing`: recompute activations. `use_token_weights`: use the
-    columns of weights. `tdpo_alpha`: weight of the KL in tdpo2. `bad_pairs`: skip, or raise.
+    columns of weights. `max_weight`: the largest that is allowed. `tdpo_alpha`: weight of the KL
+    in tdpo2. `bad_pairs`: skip, or raise.
 
     >>> TokenWeightedDPOConfig("out", use_cpu=True, beta=1.).loss_type
     ['sigmoid']
@@ -52,6 +54,8 @@ class TokenWeightedDPOConfig(DPOConfig):
         default=None, metadata={"help": "Recompute activations; None: on a GPU only."})
     use_token_weights: bool = dataclasses.field(
         default=True, metadata={"help": "Use the columns rejected_weights and chosen_weights."})
+    max_weight: float = dataclasses.field(
+        default=1., metadata={"help": "Largest weight of a token; infinity: any finite one."})
     tdpo_alpha: float = dataclasses.field(
         default=.5, metadata={"help": "Weight of the sequential KL in the loss tdpo2."})
     bad_pairs: str = dataclasses.field(
@@ -89,6 +93,8 @@ def _check_config(args):
                              f"it at {value!r}, or use trl.DPOTrainer")
     if not (math.isfinite(args.beta) and args.beta > 0):
         raise ValueError(f"beta is {args.beta}; it must be a finite number above 0")
+    if not args.max_weight > 0:
+        raise ValueError(f"max_weight is {args.max_weight}; it must be above 0")
     if args.bad_pairs not in ("skip", "raise"):
         raise ValueError(f"bad_pairs is {args.bad_pairs!r}; it must be 'skip' or 'raise'")
     if args.needs_distribution and args.precompute_ref_log_probs:
@@ -204,12 +210,22 @@ def _collator(args, tokenizer):
 @patch
 def _prepare_dataset(self: TokenWeightedDPOTrainer, dataset, processing_class, args, dataset_name):
     "TRL's hook: ids as they are, texts tokenised by TRL, then the review."
+    dataset = dataset.with_format(None)
     columns = set(next(iter(dataset)))
+    if some := {"sample_weight", "sample_weights"} & columns:
+        raise PreferenceDataError(f"{dataset_name}: the column {min(some)} would be ignored; write "
+                                  "a pair's weight into chosen_weights and rejected_weights, or "
+                                  "drop the column")
     if not set(IDS) <= columns:
         _check_columns(columns, dataset_name)
         whole = copy.copy(args)
         whole.max_length = None # `review_pairs` counts what does not fit
+        weighted = args.use_token_weights and set(WEIGHTS) & columns
+        if weighted: check = BorderCheck(processing_class, dataset_name)
         dataset = DPOTrainer._prepare_dataset(self, dataset, processing_class, whole, dataset_name)
+        if weighted: dataset = dataset.map(check)
+    elif set(TOKENS) & columns and args.use_token_weights:
+        dataset = dataset.map(BorderCheck(processing_class, dataset_name))
     weighted = columns & set(WEIGHTS) if args.use_token_weights else set()
     if args.use_token_weights and not weighted and not args.needs_distribution:
         warnings.warn(f"{dataset_name}: neither rejected_weights nor chosen_weights is a column, "
@@ -218,8 +234,10 @@ def _prepare_dataset(self: TokenWeightedDPOTrainer, dataset, processing_class, a
     if weighted and args.needs_distribution:
         raise ValueError("TDPO has no token-weighted form; set use_token_weights=False")
     if unused := columns & set(WEIGHTS) - weighted: dataset = dataset.remove_columns(sorted(unused))
-    if isinstance(dataset, IterableDataset): return dataset # the collator checks row by row
-    return self._reviewed(dataset, args, dataset_name)
+    if not isinstance(dataset, IterableDataset): return self._reviewed(dataset, args, dataset_name)
+    counts = self.report[dataset_name] = dict(rows=0, kept=0)
+    return dataset.filter(StreamReview(dataset_name, args.bad_pairs == "raise", counts,
+                                       self._review_options(args)))
 
 def _check_columns(columns, name):
     "`PreferenceDataError` for a table with neither all ids nor all texts."
@@ -235,9 +253,7 @@ def _check_columns(columns, name):
 @patch
 def _reviewed(self: TokenWeightedDPOTrainer, dataset, args, name):
     "The pairs that can be trained on; the others are counted and told, or an error."
-    eos = {self._tokenizer.eos_token_id} - {None}
-    kept, counts, first = review_pairs(dataset, args.max_length, args.truncation_mode == "keep_end",
-                                       context=self._context, eos=eos, name=name)
+    kept, counts, first = review_pairs(dataset, **self._review_options(args), name=name)
     self.report[name] = counts
     if found := [f"{counts[kind]} {what} (the first is row {first[kind]})" for kind,
                  what in BAD.items()
@@ -248,6 +264,12 @@ def _reviewed(self: TokenWeightedDPOTrainer, dataset, args, name):
         if not kept: raise PreferenceDataError(message + "; nothing is left to train on")
         warnings.warn(message, stacklevel=5)
     return dataset if len(kept) == len(dataset) else dataset.select(kept)
+
+@patch
+def _review_options(self: TokenWeightedDPOTrainer, args):
+    return dict(max_length=args.max_length, keep_end=args.truncation_mode == "keep_end",
+                context=self._context, eos={self._tokenizer.eos_token_id} - {None},
+                max_weight=args.max_weight)
 
 @patch
 def _set_signature_columns_if_needed(self: TokenWeightedDPOTrainer):

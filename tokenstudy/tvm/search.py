@@ -22,7 +22,7 @@ from .. import core, lm as lms, reasoning
 from ..lm.sampling import warp
 from ..lm.rows import CachedRows, merge_rows, takes_positions
 from .setups import StepEnds
-from .voting import ScoreError, best_of_n, sample_score
+from .voting import ScoreError, best_of_n, sample_score, weighted_vote
 
 # %% ../../nbs/tvm/07_search.ipynb #7dd4ce6e
 @dataclass
@@ -54,6 +54,7 @@ class SearchResult:
     final: list # numbers of the candidates that end the final solutions, in the policy's order
     counts: dict # tokens (sampled), lookahead, generator, verifier: tokens read by the models
     answers: list | None = None # of the final solutions; None for those that did not end
+    told: dict | None = None # the answer of every candidate that ended a solution, by its number
 
 # %% ../../nbs/tvm/07_search.ipynb #78d0350c
 @patch
@@ -94,6 +95,27 @@ def answer(self: SearchResult) -> str | None:
     if self.answers is None: raise ValueError("there are no answers: search with `answer`")
     at = best_of_n(self.answers, self.scores())
     return None if at is None else self.answers[at]
+
+@patch(as_prop=True)
+def finished(self: SearchResult) -> list[int]:
+    "Numbers of all candidates that ended a solution, those that the policy dropped among them."
+    return [i for i, node in enumerate(self.nodes) if node.finished]
+
+@patch
+def vote(self: SearchResult,
+    how: str = "sum",        # one of `VOTES`
+    score: str = "last",     # one of `AGGREGATES`, over the steps of a solution
+    *,
+    among: str = "finished", # all solutions that ended, or "final": those that the policy kept
+    same: Callable = reasoning.same_answer # whether two answers are equal
+) -> str | None:             # the winning answer; None if there is none
+    "The weighted vote of solutions. ValueError if no answers were read."
+    if self.told is None: raise ValueError("there are no answers: search with `answer`")
+    if among not in ("finished", "final"):
+        raise ValueError(f"among = {among!r}: it is 'finished' or 'final'")
+    voters = self.finished if among == "finished" else self.final
+    return weighted_vote([self.told.get(i) for i in voters],
+                         [sample_score(self.values(i), score) for i in voters], how, same=same)
 
 @patch
 def plain(self: SearchResult) -> dict:
@@ -364,14 +386,14 @@ def _key_of(thing, what, config):
     return name
 
 def _read_answers(generator, results, answer):
-    "Answers of the final solutions that ended by themselves."
+    "Answers of all solutions that ended by themselves, kept at the end or not."
     if generator.tokenizer is None:
         raise ValueError(f"{generator.name} has no tokenizer, so there is no text to read an "
                          "answer from; search without `answer`")
     for r in results:
-        texts = [reasoning.text_of(generator.tokenizer, r.response(i)) for i in r.final]
-        r.answers = [answer(text) if r.nodes[i].finished else None
-                     for i, text in zip(r.final, texts)]
+        r.told = {i: answer(reasoning.text_of(generator.tokenizer, r.response(i)))
+                  for i in r.finished}
+        r.answers = [r.told.get(i) for i in r.final]
 
 # %% ../../nbs/tvm/07_search.ipynb #3a26ddd5
 def _configs(generator, verifier, policy, questions, config, **options):
