@@ -71,6 +71,11 @@ def test_grader_bad_input():
     for timeout in (0, -1, float("inf"), 1e12, float("nan")):
         with pytest.raises(ValueError, match="timeout"): r.grade(["1"], ["1"], timeout=timeout)
     with pytest.raises(ValueError, match=r"golds\[1\] is None"): r.grade(["None", "None"], ["1", None])
+    for bad, said in (([["1", None]], r"golds\[0\]\[1\] is NoneType"), ([[]], r"golds\[0\] is empty"), ([{"a": 1}], "is dict")):
+        with pytest.raises(ValueError, match=said): r.grade(["1"], bad)
+    with pytest.raises(TypeError, match="text is int"): r.grade([5], ["5"])
+    found = r.grade([None, "4", "four", "4"], ["4", ["5", "4"], ("4", "four"), 4])
+    assert [(g.correct, g.note) for g in found] == [(False, "no answer"), (True, ""), (True, ""), (True, "")]
     long = "7"*5000
     assert [g.correct for g in r.grade(["#### 7", "#### -0", "#### 007", "#### -7"], [long, "0", "7", "7"])] == [False, True, True, False]
     with pytest.raises(ValueError): r.grade_arithmetic(["# 1"], [])
@@ -103,3 +108,28 @@ def test_grader_with_the_systems_timer_says_so():
     one = grading._Grader()
     try: assert one.timed == (grading._timer() is not None) and (sys.platform != "linux" or one.timed)
     finally: one.close()
+
+
+TINY = [  # correct answer, answer, equal
+    (r"\frac{1}{2^{98}}", r"\frac{1}{2^{99}}", False), (r"\frac{1}{2^{98}}", r"2^{-98}", True), (r"\frac{1}{2004!}", r"\frac{1}{2006!}", False),
+    ("0.0000001", "0.0000002", False), ("0.0000001", "1e-7", True), ("1e-7", r"10^{-7}", True), ("3^{200}", "3^{200}+1", False), ("2^{1000}", "2^{1001}", False),
+    (r"\frac{\sqrt{2}}{10^{20}}", r"\frac{\sqrt{3}}{10^{20}}", False), (r"\frac{\sqrt{2}}{10^{20}}", r"\frac{2}{\sqrt{2} \cdot 10^{20}}", True),
+    (r"(0.0000001, 1)", "(0.0000003, 1)", False), ("1/3", "0.333333", True), ("1/3", "0.33", False), ("1/300000", "0.000003", False), ("71/6", "11 5/6", True), ("2", "2 2/3", False),
+    ("0.1", "1/10", True), ("123456789012345678901", "123456789012345678902", False), ("1e3", "1000", True), ("9"*300, "9"*299 + "8", False)]
+
+
+def test_reported_tiny_and_huge_numbers_are_compared_exactly():
+    found = r.grade([rf"\boxed{{{answer}}}" for _, answer, _ in TINY], [gold for gold, *_ in TINY])
+    assert [g.correct for g in found] == [right for *_, right in TINY], [(case, g) for case, g in zip(TINY, found) if g.correct != case[2]]
+
+
+def test_equal_answers_are_one_group():
+    forms = ["1/2", "0.5", r"\frac12", ".50", "2/4", "x+1", "1 + x", "1", None, "", " ", "1.0"]
+    assert r.group_answers(forms) == [0, 0, 0, 0, 0, 1, 1, 2, None, None, None, 2]
+    assert r.group_answers([1, 2, 1.0, (3,)]) == [0, 1, 0, 2] and r.group_answers([]) == []
+    asked = []
+    def same(a, b):
+        asked.append((a, b))
+        return a[0] == b[0]
+    assert r.group_answers(["ab", "ac", "b", "ab"], same) == [0, 0, 1, 0] and asked == [("ab", "ac"), ("ab", "b")]        # equal texts are not asked about
+    with pytest.raises(ValueError, match="timeout"): r.same_answer("1", "2", timeout=-1)

@@ -84,3 +84,37 @@ def test_votes_and_curves_break_ties_alike():
     assert weighted_vote(answers, scores) == "a" == weighted_vote(answers, scores[:1] + [.1 + 1e-15] * 3)
     assert weighted_vote(["b", "b", "b", "a"], [.1, .1, .1, .3]) == "b"
     with pytest.raises(ValueError, match="as many scores"): best_at_n([True, False], [.1], 1)
+
+
+def test_reported_equal_answers_vote_together():
+    "deepconf 15: 1/2 and 0.5 are one answer in votes and curves."
+    answers = ["1/2", "0.5", "3", "3", r"\frac{1}{2}", "3.0", ".5"]
+    assert majority_vote(answers) == "1/2" and weighted_vote(answers, [.1]*2 + [.9]*2 + [.1]*3) == "3"
+    assert majority_vote(answers, same=lambda a, b: a == b) == "3"
+    some = [samples_of(["1/2", "0.5", "2/4", ".5", "3", "3", "3"], [1, 1, 1, 1, 0, 0, 0])]
+    found = {row["method"]: row["accuracy"] for row in accuracy_curves(some, {"v": [[.5]*7]}, [7])}
+    assert found["majority"] == found["weighted vote (sum)"] == 1
+
+
+def samples_of(answers, correct):
+    from types import SimpleNamespace
+    return [SimpleNamespace(answer=a, correct=bool(c), response_ids=[1], finished=True) for a, c in zip(answers, correct)]
+
+
+def test_reported_negative_scores_are_not_summed():
+    for answers, scores in ((list("aaab"), [-1, -1, -1, -2]), (["a", "b"], [.5, -1e-9])):
+        with pytest.raises(ScoreError, match="scores.*negative"): weighted_vote(answers, scores)
+        assert weighted_vote(answers, scores, "mean") == weighted_vote(answers, scores, "max") == "a"
+    with pytest.raises(ScoreError, match="negative"): sample_score([-2, -3], "prod")
+    assert sample_score([-2, -3]) == -3
+    some = [samples_of(["1", "2"], [1, 0])]
+    with pytest.raises(ScoreError, match="votes="): accuracy_curves(some, {"logits": [[2., -1.]]}, [2])
+    found = {row["method"]: row["accuracy"] for row in accuracy_curves(some, {"logits": [[2., -1.]]}, [2], votes=("mean",))}
+    assert found["best-of-N"] == found["weighted vote (mean)"] == 1 and "weighted vote (sum)" not in found
+    with pytest.raises(ValueError, match="'max' is neither"): accuracy_curves(some, votes=("max",), Ns=[2])
+
+
+def test_blank_answers_do_not_vote():
+    assert majority_vote(["", " ", "3"]) == "3" and best_of_n(["", "3"], [1, 0]) == 1 and weighted_vote(["", None], [1, 1]) is None
+    some = [samples_of(["", "", "7"], [0, 0, 1])]
+    assert {row["method"]: row["accuracy"] for row in accuracy_curves(some, Ns=[3])}["majority"] == 1
