@@ -38,7 +38,7 @@ NUMBERS = [   # (whose habit, ending)
     ("SmolLM2", "Answer:\n{}"),
     ("OpenMath", "the solution is\n\\[ \\boxed{{{}}}. \\]"),
     ("MAmmoTH", "So the answer is {}"),
-    ("AQuA style", "Total = {}\nSo the answer is option with value {}"),
+    ("AQuA style", "Total = {}\nSo the answer is the option with value {}"),
     ("Orca", "#### Final answer: {}"),
     ("Tulu", "# Answer\n\n{}"),
     ("Tulu", "So the final answer is: {}. I hope it is correct."),

@@ -16,6 +16,7 @@ def plain(value): return value.replace(",", "")
 
 CASES = [(template.replace("{{", "{").replace("}}", "}") if "{}" not in template else template.format(*[v]*9), plain(v)) for _, template in NUMBERS for v in VALUES]
 CASES += [(template.format(v), v) for _, template in FORMULAS for v in LATEX] + SINGLE + [case for case in REPORTED if case[1]]
+CASES = list(dict.fromkeys(CASES))
 
 
 def test_there_are_enough_cases():
@@ -54,7 +55,7 @@ def test_reported_texts_without_an_answer(text, answer): assert r.extract_answer
 def test_several_boxes_are_a_choice():
     text = r"The roots are \boxed{3} and \boxed{5}."
     assert [r.extract_answer(text, boxes=which) for which in ("last", "first", "all")] == ["5", "3", "3,5"]
-    assert [bool(r.grade([text], [gold], boxes="all")[0]) for gold in ("3,5", "5,3", "5")] == [True, False, False]
+    assert [bool(r.grade([text], [gold], boxes="all")[0]) for gold in ("3,5", "5,3", "5")] == [True, True, False]      # math-verify reads a list as a set
     with pytest.raises(ValueError, match="boxes = 'any'"): r.extract_answer("1", boxes="any")
 
 

@@ -39,10 +39,10 @@ def test_grader_in_threads_with_hanging_answers():
 
 
 def test_grader_that_was_killed_is_replaced():
-    assert r.grade(["1/2"], ["0.5"])[0]
+    assert r.grade(["x+1"], ["1+x"])[0]
     with grading._idle_lock: old = grading._idle[-1]
     old.process.kill(); old.process.wait()
-    assert r.grade(["1/4"], ["0.25"])[0] and old not in grading._idle
+    assert r.grade(["y+1"], ["1+y"])[0] and old not in grading._idle
 
 
 def test_grader_never_evaluates(monkeypatch):
@@ -71,10 +71,10 @@ def test_grader_bad_input():
     for timeout in (0, -1, float("inf"), 1e12, float("nan")):
         with pytest.raises(ValueError, match="timeout"): r.grade(["1"], ["1"], timeout=timeout)
     with pytest.raises(ValueError, match=r"golds\[1\] is None"): r.grade(["None", "None"], ["1", None])
-    for bad, said in (([["1", None]], r"golds\[0\]\[1\] is NoneType"), ([[]], r"golds\[0\] is empty"), ([{"a": 1}], "is dict")):
+    for bad, said in (([["1", None]], r"golds\[0\]\[1\] is None"), ([[]], r"golds\[0\] is empty"), ([{"a": 1}], "is dict")):
         with pytest.raises(ValueError, match=said): r.grade(["1"], bad)
     with pytest.raises(TypeError, match="text is int"): r.grade([5], ["5"])
-    found = r.grade([None, "4", "four", "4"], ["4", ["5", "4"], ("4", "four"), 4])
+    found = r.grade([None, "4", "The answer is four.", "4"], ["4", ["5", "4"], ("4", "four"), 4])
     assert [(g.correct, g.note) for g in found] == [(False, "no answer"), (True, ""), (True, ""), (True, "")]
     long = "7"*5000
     assert [g.correct for g in r.grade(["#### 7", "#### -0", "#### 007", "#### -7"], [long, "0", "7", "7"])] == [False, True, True, False]

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                      "pointing",
                      "token_views"],
         "weights": ["weights_from_scores", "weights_from_contrast", "weights_from_rollouts",
+                    "weights_from_spans",
                     "oracle_weights", "reweighted", "tokenize_pairs", "pairs_from_samples"],
         "trainer": ["TokenWeightedDPOConfig", "TokenWeightedDPOTrainer"],
         "methods": ["METHODS", "train"],

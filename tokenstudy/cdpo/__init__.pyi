@@ -13,6 +13,7 @@ from .contrast import token_views as token_views
 from .weights import weights_from_scores as weights_from_scores
 from .weights import weights_from_contrast as weights_from_contrast
 from .weights import weights_from_rollouts as weights_from_rollouts
+from .weights import weights_from_spans as weights_from_spans
 from .weights import oracle_weights as oracle_weights
 from .weights import reweighted as reweighted
 from .weights import tokenize_pairs as tokenize_pairs

@@ -1,5 +1,6 @@
 # Made by docs/doors.py from __init__.py
 from .models import LM as LM
+from .models import as_lm as as_lm
 from .models import load_lm as load_lm
 from .models import tiny_lm as tiny_lm
 from .models import tiny_tokenizer as tiny_tokenizer

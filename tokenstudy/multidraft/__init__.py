@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                     "SpecInfer"],
         "canonical": ["acceptance_lp", "TruncatedLP"],
         "optimal": ["optimal_acceptance", "Optimal"],
-        "drafts": ["Draft", "LMDraft", "NGramDraft", "TopDraft"],
+        "drafts": ["Draft", "LMDraft", "NGramDraft", "TopDraft", "as_draft"],
         "distilled": ["load_draft"],
         "decoding": ["generate_multidraft", "stream_multidraft", "Multidraft"],
         "verification": ["Block", "Traversal", "LeafToRoot"],

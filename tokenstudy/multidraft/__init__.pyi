@@ -13,6 +13,7 @@ from .drafts import Draft as Draft
 from .drafts import LMDraft as LMDraft
 from .drafts import NGramDraft as NGramDraft
 from .drafts import TopDraft as TopDraft
+from .drafts import as_draft as as_draft
 from .distilled import load_draft as load_draft
 from .decoding import generate_multidraft as generate_multidraft
 from .decoding import stream_multidraft as stream_multidraft

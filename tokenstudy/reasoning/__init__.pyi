@@ -17,6 +17,7 @@ from .arithmetic_world import true_values as true_values
 from .arithmetic_world import words as words
 from .answers import arithmetic_answer as arithmetic_answer
 from .answers import clean_answer as clean_answer
+from .answers import exact_number as exact_number
 from .answers import extract_answer as extract_answer
 from .datasets import load_gsm8k as load_gsm8k
 from .datasets import load_math as load_math
@@ -26,6 +27,8 @@ from .grading import Grade as Grade
 from .grading import close_graders as close_graders
 from .grading import grade as grade
 from .grading import grade_arithmetic as grade_arithmetic
+from .grading import group_answers as group_answers
+from .grading import same_answer as same_answer
 from .generator import GENERATOR as GENERATOR
 from .generator import VOCABULARY as VOCABULARY
 from .generator import arithmetic_tokenizer as arithmetic_tokenizer

@@ -205,6 +205,7 @@ def clean_answer(
     bare = re.sub(r"^(-?)\s*(?:\\?[$€£]|\\text\{\\?[$€£]\})\s*", r"\1", answer)
     money, answer = bare != answer, re.sub(r"(?<=.)[.,;:]$", "", bare).strip()
     answer = re.sub(r"^\+\s*(?=[\d.])", "", answer)
+    answer = re.sub(r"^\\(?:text|textbf|mathbf|mathrm|mbox|bm)\s*\{([-\d.,\s]+)\}$", r"\1", answer)
     if money: answer = re.sub(r"^(-?\d+),(\d\d)$", r"\1.\2", answer)
     if re.fullmatch(r"-?\d{1,3}(?:(?:,|,?\\!,?|\{,\}|\\,)\d{3})+(?:\.\d+)?", answer):
         answer = re.sub(r"[^\d.-]", "", answer)
@@ -254,8 +255,9 @@ def _in_part(text, boxes):
 _FRACTIONS = [re.compile(r"(-?)\s*(?:(\d+)\s+)?(\d+)\s*/\s*(\d+)"),
               re.compile(r"(-?)\s*(\d+)?\s*\\[dt]?frac\s*(?:\{\s*)?(\d|(?<=[{ ])\d+)(?:\s*\})?\s*"
                          r"(?:\{\s*)?(\d|(?<=[{ ])\d+)(?:\s*\})?")]
-_DECIMAL = re.compile(r"(-?(?:\d+\.?\d*|\.\d+))(?:[eE]([-+]?\d{1,4})|\s*(?:\*|\\times|\\cdot)\s*10"
-                      r"\s*\^\s*(?:\{\s*(-?\d{1,4})\s*\}|(-?\d{1,4})))?")
+_DECIMAL = re.compile(r"(-?(?:\d+\.?\d*|\.\d+))(?:[eE]([-+]?\d{1,4}))?")
+_POWER_OF_TEN = re.compile(r"(?:(-?(?:\d+\.?\d*|\.\d+))\s*(?:\*|\\times|\\cdot)\s*)?10"
+                           r"\s*\^\s*(?:\{\s*(-?\d{1,4})\s*\}|(-?\d{1,4}))")
 
 def exact_number(
     answer: str        # as from `clean_answer`
@@ -270,6 +272,7 @@ def exact_number(
         if (m := form.fullmatch(answer)) and int(m[4]):
             value = int(m[2] or 0) + Fraction(int(m[3]), int(m[4]))
             return -value if m[1] else value
-    if not (m := _DECIMAL.fullmatch(answer)): return None
-    power = int(m[2] or m[3] or m[4] or 0)
-    return Fraction(m[1]) * Fraction(10)**power if abs(power) <= 1000 else None
+    if m := _DECIMAL.fullmatch(answer): power = int(m[2] or 0)
+    elif m := _POWER_OF_TEN.fullmatch(answer): power = int(m[2] or m[3])
+    else: return None
+    return Fraction(m[1] or 1) * Fraction(10)**power if abs(power) <= 1000 else None

@@ -66,8 +66,9 @@ def _equal(gold, answer):
 
 def _in_proportion(gold, answer):
     "Whether numbers that agree to six places do so in proportion to their size; true of others."
-    from sympy import FiniteSet, Float, Tuple
-    if all(isinstance(x, (Tuple, FiniteSet)) for x in (gold, answer)):
+    from sympy import FiniteSet, Float, Interval, Tuple
+    from sympy.core.relational import Relational
+    if all(isinstance(x, (Tuple, FiniteSet, Interval, Relational)) for x in (gold, answer)):
         return all(map(_in_proportion, gold.args, answer.args))
     if not all(getattr(x, "is_number", False) for x in (gold, answer)): return True
     gold, answer = gold.doit(), answer.doit()
@@ -222,6 +223,8 @@ def _at_once(gold, answer):
 _UNIT = re.compile(r"(-?[\d,]*\d(?:\.\d+)?(?:/\d+)?)\s+"
                    r"(?!(?:pi|sqrt|or|and|to|over)\b)[A-Za-z]{2,}[A-Za-z .]*")
 
+_SCIENTIFIC = re.compile(r"(?<=\d)[eE]([-+]?\d+)(?!\w)")      # its e would be Euler's number
+
 def _without_unit(gold, answer):
     "Where a number is asked for, the number of \"18 dollars\"."
     found = _UNIT.fullmatch(answer)
@@ -237,7 +240,7 @@ def _golds(golds):
         for j, one in enumerate(ways):
             where = f"golds[{i}]" + f"[{j}]"*(ways != [gold])
             if not isinstance(one, (str, numbers.Real, Fraction)):
-                raise ValueError(f"golds[{i}] is None" if one is None else
+                raise ValueError(f"{where} is None" if one is None else
                                  f"{where} is {type(one).__name__}: give a text or a number")
             ways[j] = clean_answer(str(one))
             if not ways[j]: raise ValueError(f"{where} is empty")
@@ -256,7 +259,9 @@ def _judge(pairs, timeout, workers=None):
         atexit.unregister(close_graders)
         atexit.register(close_graders)
         def ask(pair):
-            with _grader() as one: return one(pair[0], _without_unit(*pair), timeout)
+            gold, answer = (_SCIENTIFIC.sub(r"\\times 10^{\1}", x)
+                            for x in (pair[0], _without_unit(*pair)))
+            with _grader() as one: return one(gold, answer, timeout)
         with ThreadPoolExecutor(min(len(hard), workers or min(4, os.cpu_count() or 1))) as pool:
             known |= zip(hard, pool.map(ask, hard))
     return known
