@@ -932,7 +932,7 @@ class Fixed(Untouched):
     (dict(prompts=[[1], [7]]), "token id 7 is outside the vocabulary of 7"), (dict(prompts=[[-1]]), "outside the vocabulary"), (dict(prompts=[[1.5]]), "prompt 0"), (dict(prompts=[[1] * 120]), "184 tokens .* do not fit into the context of tiny-llama, 128"),
     (dict(K=0), "K = 0"), (dict(K=2.0), "K = 2.0"), (dict(L=0), "L = 0"), (dict(L="4"), "L = '4'"), (dict(max_new_tokens=0), "max_new_tokens = 0"), (dict(max_new_tokens=2.5), "max_new_tokens = 2.5"),
     (dict(temperature=-1), "temperature = -1"), (dict(temperature=None), "temperature = None"), (dict(top_k=-1), "top_k = -1"), (dict(top_p=0), "top_p = 0"), (dict(top_p=1.5), "top_p = 1.5"),
-    (dict(stop_strings="x"), "need a tokenizer"), (dict(stop_strings=[""]), "tokenizer|empty"), (dict(scheme="optimal"), "scheme 'optimal'"), (dict(scheme=Optimal), "scheme"), (dict(drafts=[]), "drafts: the list is empty"),
+    (dict(stop_strings="x"), "need a tokenizer"), (dict(stop_strings=[""]), "tokenizer|empty"), (dict(scheme="best"), "scheme = 'best': it must be one of Optimal"), (dict(scheme=Optimal), "scheme"), (dict(drafts=[]), "drafts: the list is empty"),
     (dict(drafts=Fixed(True, 2), K=3), "K = 3, but the drafts given make 2"), (dict(drafts=Fixed(False, 2), scheme=Optimal()), "Optimal is for identical drafts"), (dict(drafts=Fixed(False, 2), scheme=SpecTr()), "SpecTr is for identical"),
     (dict(drafts=Fixed(False, 2), scheme=SpecInfer(replacement=False)), "SpecInfer is for identical"), (dict(scheme=Block(), K=2), "Block verifies one sequence; K = 2"), (dict(scheme=Block()), "K = 4"),
     (dict(seed=[np.random.default_rng(0)] * 2), "seed"), (dict(seed=[1]), "seed"), (dict(seed=-1), "seed|non-negative")], ids=named)

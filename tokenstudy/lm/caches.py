@@ -212,9 +212,10 @@ def _refuse_attention(lm):
     config, kind = lm.model.config, type(lm.model).__name__
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{lm.name}: {kind} is an encoder with a decoder; a tree needs a decoder")
-    if "position_ids" not in inspect.signature(lm.model.forward).parameters:
-        raise ValueError(f"{lm.name}: {kind} takes no position_ids; a tree needs them")
     _refuse_prompt_learning(lm)
+    base = lm.model.get_base_model() if hasattr(lm.model, "get_base_model") else lm.model
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        raise ValueError(f"{lm.name}: {kind} takes no position_ids; a tree needs them")
     config = config.get_text_config()
     windows = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)

@@ -340,7 +340,7 @@ def scheme_named(
     if wanted not in plain:
         raise ValueError(f"scheme = {name!r}: it must be one of "
                          f"{', '.join(kind.__name__ for kind in kinds)}, or a Scheme")
-    return plain[wanted]()
+    return LeafToRoot(Optimal()) if plain[wanted] is LeafToRoot else plain[wanted]()
 
 def _check_rule(rule, scheme, draft, K):
     "ValueError if a scheme does not fit the drafts."
@@ -716,7 +716,7 @@ def _refuse_inputs(given, mask):
     "ValueError for inputs of the model beside its token ids that would change what it says."
     for name, value in given.items():
         if name in ("attention_mask", "use_cache", "logits_to_keep", "cache_position"): continue
-        if value is None or value is False: continue
+        if value is None or value is False or isinstance(value, dict) and not value: continue
         if name == "position_ids" and _usual_positions(value, mask): continue
         if name == "past_key_values" and not value.get_seq_length(): continue
         raise ValueError(f"{name}: multi-draft decoding gives the model token ids, their mask and "
