@@ -22,6 +22,7 @@ from .. import core, lm as lms, reasoning
 from ..lm.sampling import warp
 from ..lm.rows import CachedRows, merge_rows, takes_positions
 from .setups import StepEnds
+from .verifier import values_of
 from .voting import ScoreError, best_of_n, sample_score, weighted_vote
 
 # %% ../../nbs/tvm/07_search.ipynb #7dd4ce6e
@@ -263,10 +264,12 @@ class _Scorer:
         self.model = verifier if hasattr(verifier, "forward") else None
 
     @staticmethod
-    def _values(out):
+    def _values(model, out):
         "Values after the last slot; in double precision, so that values near 1 keep their order."
-        if getattr(out, "logits", None) is None: return out.values[:, -1].double().tolist()
-        return out.logits[:, -1].double().sigmoid().tolist()
+        logits = getattr(out, "logits", None)
+        if isinstance(logits, torch.Tensor) and logits.dim() == 2:
+            return logits[:, -1].double().sigmoid().tolist()
+        return values_of(model, out)[:, -1].double().tolist()
 
     def begin(self, questions):
         "Read the prompts."
@@ -288,7 +291,7 @@ class _Scorer:
             for part in range(0, len(jobs), self.batch):
                 some = jobs[part:part + self.batch]
                 full = [q.prompt_ids + q.responses[node] + ahead for q, node, ahead in some]
-                values = self._values(CachedRows.of(self.model, full)[1])
+                values = self._values(self.model, CachedRows.of(self.model, full)[1])
                 for (q, *_), text, ids, value in zip(some, texts[part:], full, values):
                     known.setdefault(text, value)
                     q.counts["verifier"] += len(ids)
@@ -310,7 +313,7 @@ def _score_cached(self: _Scorer, jobs, texts):
     for part in range(0, len(todo), self.batch):
         some = todo[part:part + self.batch]
         rows = base.pick(torch.tensor([first[text][1] for text in some], device=base.mask.device))
-        values = self._values(rows.read([first[text][2] for text in some]))
+        values = self._values(self.model, rows.read([first[text][2] for text in some]))
         for i, (text, value) in enumerate(zip(some, values)):
             q, _, chunk, ahead = first[text]
             known[text], seat[text] = value, (rows, i)
