@@ -172,7 +172,7 @@ CHARTS = {
         "orthogonality; strong orthogonality carries no more than no learned token."),
     "cdpo": (
         _cdpo_rows, [20, 40, 60, 80, 100], "problems solved, %",
-        "Problems solved: weights on critical tokens are within three points of DPO and RPO, "
+        "Problems solved: weights on critical tokens are within four points of DPO and RPO, "
         "below the same weights shuffled and below fine-tuning."),
     "tvm": (
         _tvm_rows, [40, 60, 80, 100], "problems solved, %",
