@@ -295,6 +295,19 @@ def test_saved_records_are_published_and_never_shrink(checkout):
     assert len(core.published("multidraft/y", "smoke")) == 2
 
 
+def test_saved_records_of_other_settings_do_not_replace_published_ones(checkout, capfd):
+    "As many units, but others: the published file stays, and a line says so; with those units among more, it grows."
+    def run(numbers):
+        put(checkout, "multidraft/00_x", "# One", "from tokenstudy import core", f"for n in {numbers}: core.Runs('multidraft/y')(dict(count=n), lambda: n)")
+        (checkout/"runs/smoke/multidraft/y.sqlite").unlink(missing_ok=True)
+        assert main(["study", "--fresh", "--save"]) == 0
+        return [r["config"]["count"] for r in core.published("multidraft/y", "smoke")]
+    assert run([500, 501]) == [500, 501]
+    capfd.readouterr()
+    assert run([48, 500]) == [500, 501] and "of its 2 units 1 were not run here" in capfd.readouterr().err
+    assert run([500, 501, 48]) == [500, 501, 48]
+
+
 # ---- time left
 
 def test_time_left_is_honest():

@@ -526,6 +526,18 @@ def test_committed_records_of_other_code_are_shown_with_a_note(tmp_path, monkeyp
         assert core.made_by_other_code(dict(record, provenance=dict(code=code) if code else {}))
 
 
+def test_in_a_notebook_the_note_is_a_line_of_the_output(monkeypatch, capsys):
+    runs = Runs("demo/toy")
+    runs(dict(i=1), core.current_scale)
+    runs.publish()
+    monkeypatch.setattr(records, "code_fingerprint", lambda *modules: "other")
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=object))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        core.published("demo/toy", "smoke")
+    assert capsys.readouterr().out == "Note: results/demo/toy/smoke.jsonl: 1 of 1 records were made by other code than that of this library.\n"
+
+
 # ---- published records
 
 def test_published_records_can_be_read_back(tmp_path):
