@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 import warnings
 from functools import partial
 from pathlib import Path
