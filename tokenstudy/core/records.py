@@ -141,9 +141,11 @@ def _warn_once(about, text):
     "A warning, or in a notebook a line of its output."
     if about in _WARNED: return
     _WARNED.add(about)
-    shell = sys.modules.get("IPython")
-    if shell is not None and shell.get_ipython() is not None: print(f"Note: {text}.")
-    else: warnings.warn(text, stacklevel=4)
+    show, shell = warnings.showwarning, sys.modules.get("IPython")
+    if shell is not None and shell.get_ipython() is not None:
+        warnings.showwarning = lambda message, *_, **__: print(f"Note: {message}.")
+    try: warnings.warn(text, stacklevel=4)
+    finally: warnings.showwarning = show
 
 # %% ../../nbs/core/04_records.ipynb #42071e18
 class Runs:
