@@ -34,6 +34,14 @@ def reading_order(path) -> tuple:
     return 1, folders.index(path.parts[0]) if path.parts[0] in folders else len(folders), str(path)
 
 
+def check_title(nb: dict, path: str):
+    "nbdev keeps the title, the summary and a list of settings of the first text cell, and drops what else it holds; ValueError if there is more."
+    first = next(("".join(cell["source"]) for cell in nb["cells"] if cell["cell_type"] == "markdown"), "")
+    if rest := re.sub(r"\A\s*# [^\n]+\n*((> ?[^\n]*|- [^\n]*)\n*)*", "", first).strip():
+        raise ValueError(f"nbs/{path}: the cell of the title holds more than title and summary, which the site would lose: {rest[:60]!r}; "
+                         "put it into a cell of its own")
+
+
 def callout(found: re.Match) -> str:
     "A Quarto callout as a MyST admonition; its title is the `title` attribute or a heading on its first line."
     _, kind, attributes, body = found.groups()
@@ -154,6 +162,7 @@ def main(root: Path, target: Path):
     shutil.copytree(processed, target, ignore=shutil.ignore_patterns("*.ipynb", "*.yml", "__pycache__", ".*"))
     paths = sorted((str(p.relative_to(processed).as_posix()) for p in processed.rglob("*.ipynb") if p.name[0] not in "_."), key=reading_order)
     notebooks = {path: json.loads((processed/path).read_text(encoding="utf-8")) for path in paths}
+    for path in paths: check_title(json.loads((root/"nbs"/path).read_text(encoding="utf-8")), path)
     figures = {o["label"] for nb in notebooks.values() for cell in nb["cells"] if "label" in (o := options(cell))
                and any("image/png" in out.get("data", {}) for out in cell["outputs"])}
     pages = {page(path): path for path in paths}

@@ -39,6 +39,13 @@ def test_front_matter_becomes_title_and_subtitle():
     assert cell["cell_type"] == "markdown" and cell["source"] == "# Core things\n\n*Laws: exact, and tested*"
 
 
+def test_a_title_with_more_in_its_cell_is_refused():
+    "nbdev drops the rest of that cell, as it did with the question of 33 pages."
+    convert.check_title(notebook(("code", "#| default_exp x"), ("markdown", "# One\n\n> Two.\n\n- order: 1\n"), ("markdown", "## The question")), "x.ipynb")
+    for more in ("\n## The question\n", "\nText.", "\n| a | b |"):
+        with pytest.raises(ValueError, match="nbs/x.ipynb: the cell of the title holds more"): convert.check_title(notebook(("markdown", "# One\n\n> Two.\n" + more)), "x.ipynb")
+
+
 def test_directives_become_tags_and_leave_the_source():
     nb = notebook(("code", "#| echo: false\n1 + 1"), ("code", "#| output: false\n#| gpu: true\n2 + 2"), ("code", "#| code-fold: true\n3 + 3"), ("code", "#| export\n4 + 4"))
     cells = convert.convert(nb)["cells"]

@@ -264,7 +264,7 @@ def test_tables_are_printed_at_the_end_and_a_broken_one_is_named(checkout, capsy
 
 def test_saved_outputs_are_clean(checkout, monkeypatch):
     monkeypatch.setenv("TOKENSTUDY_SCALE", "laptop")
-    path = put(checkout, "multidraft/00_x", "# One", "import warnings, os, sys", "warnings.warn('careful')", "os.getcwd(), os.path.expanduser('~'), sys.prefix", "object()",
+    path = put(checkout, "multidraft/00_x", "# One", "import warnings, os, sys", "warnings.warn('noisy'); print('careful')", "os.getcwd(), os.path.expanduser('~'), sys.prefix", "object()",
                "#| eval: false\nkept", "import ipywidgets", "ipywidgets.IntSlider()", "ipywidgets.interact(lambda x: print(x), x=3)", "from IPython.display import Image", "Image(b'x', format='png')")
     nb = json.loads(path.read_text())
     nb["cells"][5]["outputs"] = [dict(output_type="stream", name="stdout", text=["kept output"])]
@@ -277,6 +277,7 @@ def test_saved_outputs_are_clean(checkout, monkeypatch):
     assert not any(word in text for word in (str(checkout), os.path.expanduser("~"), sys.prefix, "widget-view", " at 0x", "2026-"))
     assert "careful" in text and "kept output" in text and saved["metadata"].keys() <= {"kernelspec"}
     assert isinstance(saved["cells"][2]["outputs"][0]["text"], list)
+    assert "noisy" not in json.dumps([c.get("outputs") for c in saved["cells"]]), "what went to stderr stays away"
     assert subprocess.run([str(Path(sys.executable).parent/"nbdev-clean"), "--fname", str(path)], capture_output=True).returncode == 0
     assert path.read_text() == text, "as nbdev-clean would leave it"
     assert main(["study", "--save"]) == 0
@@ -293,6 +294,19 @@ def test_saved_records_are_published_and_never_shrink(checkout):
     (checkout/"runs/smoke/multidraft/y.sqlite").unlink()
     assert main(["study", "--seeds", "1", "--fresh", "--save"]) == 0
     assert len(core.published("multidraft/y", "smoke")) == 2
+
+
+def test_saved_records_of_other_settings_do_not_replace_published_ones(checkout, capfd):
+    "As many units, but others: the published file stays, and a line says so; with those units among more, it grows."
+    def run(numbers):
+        put(checkout, "multidraft/00_x", "# One", "from tokenstudy import core", f"for n in {numbers}: core.Runs('multidraft/y')(dict(count=n), lambda: n)")
+        (checkout/"runs/smoke/multidraft/y.sqlite").unlink(missing_ok=True)
+        assert main(["study", "--fresh", "--save"]) == 0
+        return [r["config"]["count"] for r in core.published("multidraft/y", "smoke")]
+    assert run([500, 501]) == [500, 501]
+    capfd.readouterr()
+    assert run([48, 500]) == [500, 501] and "of its 2 units 1 were not run here" in capfd.readouterr().err
+    assert run([500, 501, 48]) == [500, 501, 48]
 
 
 # ---- time left

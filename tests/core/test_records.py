@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 import warnings
 from functools import partial
 from pathlib import Path
@@ -524,6 +525,27 @@ def test_committed_records_of_other_code_are_shown_with_a_note(tmp_path, monkeyp
     monkeypatch.undo()
     for code in (None, dict(record["provenance"]["code"], modules=["tokenstudy.gone"])):
         assert core.made_by_other_code(dict(record, provenance=dict(code=code) if code else {}))
+
+
+def test_in_a_notebook_the_note_is_a_line_of_the_output(monkeypatch, capsys):
+    runs = Runs("demo/toy")
+    runs(dict(i=1), core.current_scale)
+    runs.publish()
+    monkeypatch.setattr(records, "code_fingerprint", lambda *modules: "other")
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=object))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        core.published("demo/toy", "smoke")
+    said = capsys.readouterr()
+    assert not said.out + said.err, "who says it in another way can silence it"
+    monkeypatch.setattr(records, "_WARNED", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        show = warnings.showwarning
+        core.published("demo/toy", "smoke")
+        assert warnings.showwarning is show
+    said = capsys.readouterr()
+    assert said.out == "Note: results/demo/toy/smoke.jsonl: 1 of 1 records were made by other code than that of this library.\n" and not said.err
 
 
 # ---- published records

@@ -189,7 +189,7 @@ ROW = dict(quantity="acceptance", paper=.8, ours=.81)
 def test_paper_table_shows_only_used_columns():
     assert show.against_paper([ROW]).columns == ["quantity", "paper", "ours"]
     full = show.against_paper([ROW | dict(low=.8, high=.82, peer=.7, peer_name="HF", seeds=3, n=100, differs="model"), ROW])
-    assert full.columns == ["quantity", "paper", "ours", "interval", "peer", "seeds", "n", "what differs"]
+    assert full.columns == ["quantity", "paper", "ours", "interval", "baseline", "seeds", "n", "what differs"]
     assert full.cells[0] == ["acceptance", "0.8", "0.81", "0.8 – 0.82", "0.7 (HF)", "3", "100", "model"]
     assert full.cells[1][3:] == ["", "", "–", "–", ""]
     assert show.against_paper([ROW | dict(paper=None)]).cells[0][1] == "–"

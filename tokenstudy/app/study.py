@@ -174,7 +174,8 @@ def save_outputs(
     root: Path, # the checkout
     path: Path  # a notebook in it
 ) -> bool: # whether the notebook changed
-    """Copy the outputs of a finished executed copy into the notebook itself.
+    """Copy the outputs of a finished executed copy into the notebook itself, all but what was
+    written to stderr: progress, and notices of other libraries.
 
     >>> save_outputs(Path("x"), Path("x/nbs/multidraft/00_never_run.ipynb"))
     False
@@ -186,7 +187,8 @@ def save_outputs(
     nb = read_nb(path)
     for cell, ran in zip(nb.cells, copy.cells):
         if not runs_cell(ran): continue
-        kept = [o for o in ran.outputs if WIDGET not in o.get("data", {})]
+        kept = [o for o in ran.outputs
+                if WIDGET not in o.get("data", {}) and o.get("name") != "stderr"]
         cell.outputs = without_paths(kept, root)
     clean_nb(nb)
     nb.metadata.pop("widgets", None)
@@ -199,8 +201,8 @@ def save_outputs(
 def keep_records(
     paper: str # its folder
 ) -> list[Path]: # the files written
-    """Publish the records of a paper's studies to `results/`; a published file that holds more
-    records stays.
+    """Publish the records of a paper's studies to `results/`. A published file that holds a record
+    of other settings stays as it is, and a line says so.
 
     >>> import tempfile
     >>> os.environ["TOKENSTUDY_HOME"] = tempfile.mkdtemp()
@@ -208,6 +210,12 @@ def keep_records(
     []
     """
     files = sorted((core.runs_dir()/paper).glob("*.sqlite"))
-    studies = [Runs(f"{paper}/{f.stem}") for f in files]
-    return [runs.publish() for runs in studies
-            if len(runs) >= max(1, len(core.published(runs.study, runs.scale)))]
+    written = []
+    for runs in (Runs(f"{paper}/{f.stem}") for f in files):
+        here, there = ({json.dumps(r["config"], sort_keys=True) for r in records} for records in
+                       (runs.records(), core.published(runs.study, runs.scale)))
+        if there - here:
+            print(f"results/{runs.study}/{runs.scale}.jsonl stays: of its {len(there)} units "
+                  f"{len(there - here)} were not run here", file=sys.stderr)
+        elif here: written.append(runs.publish())
+    return written

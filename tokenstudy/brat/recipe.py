@@ -294,7 +294,7 @@ def train_base(
     teacher: Any = None,     # a `Reader` that reads along in the second phase
     num_steps: int = 5600,
     early: int = 2000,       # steps of the first phase
-    decay: int = 1600,       # steps at the end in which the learning rate falls to zero
+    decay: int = 1600,       # steps at the end in which the learning rate falls to 2 %
     warmup: int = 150,       # steps in which it rises
     batch_size: int = 32,
     lr: float = 1e-3,

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 import tempfile
 import time
 import types
@@ -137,8 +138,14 @@ def make_record(
 _WARNED: set = set()     # studies that a warning was given for, by this process
 
 def _warn_once(about, text):
-    if about not in _WARNED: warnings.warn(text, stacklevel=4)
+    "A warning, or in a notebook a line of its output."
+    if about in _WARNED: return
     _WARNED.add(about)
+    show, shell = warnings.showwarning, sys.modules.get("IPython")
+    if shell is not None and shell.get_ipython() is not None:
+        warnings.showwarning = lambda message, *_, **__: print(f"Note: {message}.")
+    try: warnings.warn(text, stacklevel=4)
+    finally: warnings.showwarning = show
 
 # %% ../../nbs/core/04_records.ipynb #42071e18
 class Runs:

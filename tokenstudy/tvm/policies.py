@@ -156,7 +156,8 @@ def search_text(
     result: SearchResult,    # of any search
     tokenizer: object = None # of the generator; ids are shown if None
 ) -> str:
-    """A search tree as text: + kept, · pruned, ■ finished; the value before each step.
+    """A search tree as text: * on the best solution, + kept, · pruned, ■ finished; the value
+    before each step.
 
     >>> nodes = [Candidate(0, -1, [5], .4, kept=True), Candidate(0, -1, [8], .3)]
     >>> print(search_text(SearchResult("q", [1], nodes, [0], {})).splitlines()[0])
