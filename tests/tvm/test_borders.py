@@ -25,14 +25,14 @@ def test_reported_models_without_values_are_refused(toy, kind):
     with pytest.raises(ValueDataError, match=f"{type(model).__name__} gives no value after each token"): score_responses(model, [([1, 2], [3, 4])])
     for recompute in (False, True):
         with pytest.raises(ValueDataError, match="gives no value after each token.*from_causal_lm"):
-            step_beam(toy, model, [[1, 2]], 2, 1, block=2, max_new_tokens=4, recompute=recompute)
+            step_beam(toy, model, [[1, 2]], K=2, b=1, block=2, max_new_tokens=4, recompute=recompute)
 
 
 def test_an_adapter_is_a_function(toy):
     model = token_classifier()
     def judge(prompt, response):
         with torch.no_grad(): return float(model(torch.tensor([prompt + response])).logits[0, -1, 0].sigmoid())
-    found = step_beam(toy, judge, [[1, 2]], 2, 1, block=2, max_new_tokens=4)
+    found = step_beam(toy, judge, [[1, 2]], K=2, b=1, block=2, max_new_tokens=4)
     assert 0 < found[0].nodes[0].value < 1
 
 
@@ -64,6 +64,6 @@ def test_a_search_reads_the_answers_of_all_solutions_that_ended():
     from tokenstudy import reasoning
     generator = reasoning.load_generator()
     problems = reasoning.arithmetic(2, "chain", split="test")
-    for r in step_beam(generator, lambda prompt, response: .5, problems, 6, 2, delimiter=";", max_new_tokens=60, answer=reasoning.arithmetic_answer):
+    for r in step_beam(generator, lambda prompt, response: .5, problems, K=6, b=2, delimiter=";", max_new_tokens=60, answer=reasoning.arithmetic_answer):
         assert set(r.told) == set(r.finished) >= {i for i in r.final if r.nodes[i].finished}
         assert r.answers == [r.told.get(i) for i in r.final]
