@@ -106,3 +106,48 @@ def test_glossary():
     assert len(letters) >= 20 and all(len(row) == 6 for row in letters)
     code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT/"tokenstudy").rglob("*.py"))
     assert [name for row in letters for name in re.findall(r"`(\w+)`", row[-1]) if not re.search(rf"\b{name}\b", code)] == []
+
+
+# ---- what the charts' descriptions say
+
+def shown(paper, root=None):
+    "The means of a chart's rows, by label and series."
+    return {label: {name: found.mean for name, found in series.items() if found is not None} for label, series in charts.Chart(paper, root).rows}
+
+
+def check_descriptions(root=None):
+    "Each statement of the four descriptions is looked up in the records."
+    rows = shown("multidraft", root)
+    for label, series in rows.items():
+        if label.startswith("temperature 1.2"): assert series["SpecTr"] < series["the paper's scheme"], label
+        if label.startswith("temperature 2"): assert series["SpecTr"] > series["the paper's scheme"], label
+    rows = shown("brat", root)
+    for base in ("UNet", "transformer"):
+        one, none = rows["one token"][base], rows["no learned token"][base]
+        assert min(rows[way][base] for way in ("two tokens, λ = 0", "orthogonal bonus, λ = .01")) > one + 5, base
+        assert abs(rows["orthogonal bonus, λ = 1"][base] - none) < 3 < one - none, base
+    rows = shown("cdpo", root)
+    for measure in ("sampled", "greedy"):
+        paper = rows["critical tokens (the paper)"][measure]
+        assert max(abs(paper - rows[other][measure]) for other in ("DPO", "RPO")) < 4, measure
+        assert paper < min(rows[other][measure] for other in ("the weights, shuffled", "fine-tuning on chosen")), measure
+    rows = shown("tvm", root)
+    verifiers = [label for label in rows if "step beam" in rows[label]]
+    beams = {label: rows[label]["step beam"] for label in verifiers}
+    orm = next(label for label in verifiers if label.startswith("ORM"))
+    others = [value for label, value in beams.items() if label != orm]
+    assert max(others) - min(others) < 1 and beams[orm] < min(others) - 20
+    chosen = [rows[label]["best of 8"] for label in verifiers]
+    assert max(chosen) - min(chosen) < 1
+    assert len(verifiers) == 5
+
+
+def test_the_descriptions_of_the_charts_hold_in_the_records():
+    "They are written by hand, and stand in README, on the site and in the drawing."
+    check_descriptions()
+
+
+def test_a_description_that_no_longer_holds_is_noticed(project):
+    def better(config, result):
+        if config["strategy"] == "bonus, λ=1": result["fidelity"] += .2
+    with pytest.raises(AssertionError, match="UNet"): check_descriptions(project("brat/fidelity", better))

@@ -1,5 +1,6 @@
 "core.files: a file is whole or not there, whoever is killed; assets are what the manifest says."
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,28 @@ def test_writers_of_one_file_at_once(tmp_path):
     with ThreadPoolExecutor(8) as pool: list(pool.map(lambda i: core.atomic_write(tmp_path/"f", str(i)*1000), range(60)))
     text = (tmp_path/"f").read_text()
     assert text == text[:len(text)//1000]*1000 and os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("folder", (False, True))
+def test_a_sweeper_that_was_faster_deletes_nothing_that_is_made_later(tmp_path, monkeypatch, folder):
+    """It got the lock of the new neighbour before its writer, and deletes that name when the writer
+    has long made another."""
+    from tokenstudy.core import files
+    locked, fsync, lost = files._locked, os.fsync, []
+    def faster(fd):
+        if lost: return locked(fd)
+        lost.extend(tmp_path.glob(".f.*.partial"))
+        return False
+    def sweep_then_sync(fd):
+        shutil.rmtree(lost[0], ignore_errors=True) if folder else lost[0].unlink(missing_ok=True)
+        fsync(fd)
+    monkeypatch.setattr(files, "_locked", faster)
+    monkeypatch.setattr(os, "fsync", sweep_then_sync)
+    if folder:
+        with core.atomic_folder(tmp_path/"f") as d: (d/"x").write_text("whole")
+        assert (tmp_path/"f"/"x").read_text() == "whole"
+    else: assert core.atomic_write(tmp_path/"f", "whole").read_text() == "whole"
+    assert len(lost) == 1 and os.listdir(tmp_path) == ["f"]
 
 
 def test_mode_and_links_are_kept(tmp_path):

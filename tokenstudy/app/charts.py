@@ -169,7 +169,7 @@ CHARTS = {
     "brat": (
         _brat_rows, [0, 25, 50, 75, 100], "attributes of the creature that are drawn, %",
         "Attributes drawn: two tokens carry more than one on both bases, with or without "
-        "orthogonality; strong orthogonality carries no more than no learned token."),
+        "orthogonality; with strong orthogonality they carry about as little as none."),
     "cdpo": (
         _cdpo_rows, [20, 40, 60, 80, 100], "problems solved, %",
         "Problems solved: weights on critical tokens are within four points of DPO and RPO, "

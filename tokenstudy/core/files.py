@@ -68,13 +68,14 @@ def sweep_leftovers(
 
 # %% ../../nbs/core/02_files.ipynb #6607b373
 @contextlib.contextmanager
-def _held(partial, folder=False):
-    "Make a neighbour and hold its lock; if a sweeper was faster, it is made again."
+def _held(path, folder=False):
+    "Make a neighbour and hold its lock; if a sweeper was faster, another of a new name is made."
     def remove():
         shutil.rmtree(partial, ignore_errors=True) if folder else partial.unlink(missing_ok=True)
     fd = None
     try:
         for _ in range(100):
+            partial = _partial(path) # new: the sweeper may still delete the old name
             partial.mkdir() if folder else partial.touch(exist_ok=False)
             if fcntl is None: break # Windows, where an open file cannot be renamed
             try: fd = os.open(partial, os.O_RDONLY)
@@ -106,7 +107,7 @@ def atomic_write(
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(path)
     data = data.encode() if isinstance(data, str) else data
-    with _held(_partial(path)) as partial:
+    with _held(path) as partial:
         with open(partial, "wb") as f:
             f.write(data)
             f.flush()
@@ -131,7 +132,7 @@ def atomic_folder(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(path)
-    with _held(_partial(path), folder=True) as partial:
+    with _held(path, folder=True) as partial:
         yield partial
         for p in [*partial.rglob("*"), partial]:
             if p.is_dir(): sync_folder(p)
