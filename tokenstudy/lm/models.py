@@ -392,7 +392,8 @@ def check_length(
     """ValueError if that many tokens do not fit into the model's context.
 
     >>> check_length(tiny_lm(), 128)"""
-    config = lm.model.config.get_text_config()
+    config = lm.model.config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and tokens > most:
         raise ValueError(f"{tokens} tokens (prompt and response) do not fit into the context of "
