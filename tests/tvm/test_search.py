@@ -291,7 +291,7 @@ def test_search_mutants_are_caught(mutant, monkeypatch):
     if mutant == "lookahead ignored": change(search_, "_look", lambda writer, made, lookahead: [[]] * len(made))
     if mutant == "beam keeps the worst":
         policy = beam_policy
-        def worst(K, b):
+        def worst(K, b, **_):
             choose = policy(K, b)
             return policies._named("worst", lambda nodes, open, done: choose([SimpleNamespace(value=-n.value) for n in nodes], open, done))
         change(policies, "beam_policy", worst)
