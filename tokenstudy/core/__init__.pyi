@@ -31,6 +31,8 @@ from .files import atomic_write as atomic_write
 from .files import atomic_folder as atomic_folder
 from .files import sweep_leftovers as sweep_leftovers
 from .files import sync_folder as sync_folder
+from .files import check_writable as check_writable
+from .files import scratch_folder as scratch_folder
 from .files import sha256 as sha256
 from .files import assets_dir as assets_dir
 from .files import manifest as manifest
