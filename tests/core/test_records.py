@@ -569,9 +569,10 @@ def line(i): return json.dumps(records.make_record("kept", "smoke", dict(i=i), d
 
 @pytest.mark.parametrize("damage, message", [
     (lambda text: "{}", "not a record"), (lambda text: text[:-9], "line 2"), (lambda text: text + text, "Extra data"), (lambda text: text.replace('"x": 0.5', '"x": 0.75'), "digest"),
-    (lambda text: text.replace('"i": 1', '"i": 3'), "digest"), (lambda text: text.replace("0.5", "NaN"), "not a number"), (lambda text: "["*100_000, "line 2"), (lambda text: "null", "not a record")],
-    ids=["empty", "cut", "two in one", "other result", "other config", "NaN", "deep", "null"])
-def test_damaged_published_lines_are_named(tmp_path, damage, message):
+    (lambda text: text.replace('"i": 1', '"i": 3'), "digest"), (lambda text: text.replace("0.5", "NaN"), "not a number"), (lambda text: "["*100_000, "line 2"), (lambda text: "null", "not a record"),
+    (lambda text: line(0), "the unit .* is there twice"), (lambda text: text + text.replace('"x": 0.5', '"x": 0.75'), "Extra data"), (lambda text: text.replace("0.5", "1e999"), "digest")],
+    ids=["empty", "cut", "two in one", "other result", "other config", "NaN", "deep", "null", "twice", "two in one, one edited", "infinite"])
+def test_reported_damaged_published_lines_are_named(tmp_path, damage, message):
     file = tmp_path/"results"/"kept"/"smoke.jsonl"
     file.parent.mkdir(parents=True)
     file.write_text("\n".join([line(0), line(1), line(2), ""]))
@@ -580,6 +581,20 @@ def test_damaged_published_lines_are_named(tmp_path, damage, message):
     assert len(core.published("kept", "smoke")) == 3
     file.write_text("\n".join([line(0), damage(line(1)), line(2), ""]))
     with pytest.raises(CorruptFileError, match=f"results/kept/smoke.jsonl, line 2.*{message}" if message != "line 2" else message): core.published("kept", "smoke")
+
+
+def test_reported_the_count_of_records_is_told_exactly(tmp_path, monkeypatch):
+    "A mark of the byte order, ends of lines of three kinds, empty lines: five records, of which two are of other code."
+    other = [records.make_record("kept", "smoke", dict(i=i), i) for i in (7, 8)]
+    lines = [line(0), line(1), json.dumps(other[0]), line(2), json.dumps(other[1])]
+    file = tmp_path/"results"/"kept"/"smoke.jsonl"
+    file.parent.mkdir(parents=True)
+    for end in ("\n", "\r\n", "\n\n", "\r\n \r\n"):
+        file.write_bytes(b"\xef\xbb\xbf" + (end.join(lines) + end).encode())
+        monkeypatch.setattr(records, "_WARNED", set())
+        with pytest.warns(UserWarning, match="results/kept/smoke.jsonl: 2 of 5 records"): assert [r["config"]["i"] for r in core.published("kept", "smoke")] == [0, 1, 7, 2, 8]
+    file.write_bytes("\r".join(lines).encode())
+    with pytest.raises(CorruptFileError, match="line 1"): core.published("kept", "smoke")
 
 
 def test_committed_records_stay_readable():

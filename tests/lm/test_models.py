@@ -207,6 +207,18 @@ def test_reported_edited_manifests_of_the_cache_are_no_manifests(made, change, s
     assert row["state"] == ("wheel only" if "another" in said else "corrupt")
 
 
+def test_reported_a_damaged_cache_is_a_line_of_the_command(made, capsys):
+    from tokenstudy.app.commands import main
+    edited(made, lambda m: m | dict(files=[]))
+    for action in ("list", "verify", "prepare"):
+        assert main(["models", action]) == 1 and "MANIFEST.json" in capsys.readouterr().err
+    shutil.rmtree(made)
+    made.write_text("in the way")
+    assert main(["models", "prepare", "smollm2"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("tokenstudy: cannot write to ") and "is not a folder" in said and "TOKENSTUDY_CACHE" in said and "Traceback" not in said
+
+
 @pytest.mark.parametrize("text", [b"", b"[" * 100_000, b"\xff\xfe{", b'{"files": NaN}'])
 def test_corrupt_manifests_of_the_cache_are_said(made, text):
     (made/"MANIFEST.json").write_bytes(text)

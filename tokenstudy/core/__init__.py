@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "identity": ["fingerprint", "code_fingerprint", "modules_behind", "reachable"],
         "record_files": ["RecordFile"],
         "records": ["plain", "config_key", "Runs", "published", "make_record",
-                    "made_by_other_code"],
+                    "made_by_other_code", "check_study"],
         "checkpoints": ["Checkpoint", "save_checkpoint", "load_checkpoint", "delete_checkpoint",
                         "check_identity", "split_state", "join_state"],
         "training": ["Training", "train", "trapezoid", "cosine", "state_of", "restore_state"],

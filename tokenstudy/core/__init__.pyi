@@ -49,6 +49,7 @@ from .records import Runs as Runs
 from .records import published as published
 from .records import make_record as make_record
 from .records import made_by_other_code as made_by_other_code
+from .records import check_study as check_study
 from .checkpoints import Checkpoint as Checkpoint
 from .checkpoints import save_checkpoint as save_checkpoint
 from .checkpoints import load_checkpoint as load_checkpoint

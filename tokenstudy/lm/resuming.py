@@ -207,8 +207,12 @@ def train(self: SafeCheckpoints,
     """The Trainer's `train`. A resumed run gives what a run without interruption gives.
 
     `core.CheckpointError` for a checkpoint of another training, `core.CorruptFileError` for
-    damage."""
+    damage, `core.TokenStudyError` if checkpoints cannot be written."""
     path = resume_from_checkpoint
+    if self.args.save_strategy != "no" and self.args.should_save:
+        learning = (p for p in self.model.parameters() if p.requires_grad)
+        size = 3*sum(p.numel()*p.element_size() for p in learning) # AdamW's two moments with them
+        core.check_writable(self.args.output_dir, size)
     if path or self.args.save_strategy != "no": self._identity = self.identity()
     if path is True:
         path = whole_checkpoint(self.args.output_dir)

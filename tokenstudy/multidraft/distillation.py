@@ -146,6 +146,7 @@ def sample_corpus(
     ['0000.safetensors', '0001.safetensors']
     """
     files = [Path(folder)/f"{r:04d}.safetensors" for r in range(rounds)]
+    core.check_writable(folder)
     for r, file in enumerate(core.progress(files, desc="sampling dialogues", unit="file")):
         if file.exists(): continue
         core.atomic_write(file, save(sample_dialogues(target, seed=seed + r, **options)))
