@@ -9,6 +9,7 @@ __all__ = ['LABELS', 'COUNTS', 'ValueDataError', 'step_ends', 'labels_flat', 're
 # %% ../../nbs/tvm/01_labels.ipynb #9d88765f
 import dataclasses
 import numbers
+import operator
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,10 @@ def _steps(delimiter, block):
     if isinstance(delimiter, str) or not hasattr(delimiter, "__iter__"):
         raise ValueError(f"delimiter = {delimiter!r}: it must be a collection of token ids "
                          "(see `delimiter_ids`); for steps of a fixed length give `block`")
-    ids = frozenset(int(i) for i in delimiter)
+    try: ids = frozenset(map(operator.index, delimiter))
+    except TypeError: ids = frozenset([-1])
+    if any(i < 0 for i in ids):
+        raise ValueError(f"delimiter = {delimiter!r}: token ids are whole numbers of at least 0")
     if not ids: raise ValueError("delimiter: there are no token ids, so no step would end")
     return ids
 
