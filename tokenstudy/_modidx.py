@@ -2253,6 +2253,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'tokenstudy/reasoning/grading.py'),
                                               'tokenstudy.reasoning.grading._at_once': ( 'reasoning/grading.html#_at_once',
                                                                                          'tokenstudy/reasoning/grading.py'),
+                                              'tokenstudy.reasoning.grading._end_with_parent': ( 'reasoning/grading.html#_end_with_parent',
+                                                                                                 'tokenstudy/reasoning/grading.py'),
                                               'tokenstudy.reasoning.grading._equal': ( 'reasoning/grading.html#_equal',
                                                                                        'tokenstudy/reasoning/grading.py'),
                                               'tokenstudy.reasoning.grading._forbid_eval': ( 'reasoning/grading.html#_forbid_eval',
