@@ -403,7 +403,8 @@ def distill(
         core.train(parameters, loss, steps, optimizer=_optimizer(parameters, lr, weight_decay),
                    lr=core.cosine(lr, steps, warmup=warmup * steps), clip=1., after_step=look,
                    checkpoint=checkpoint, identity=identity, save_every=save_every,
-                   keep=dict(history=history, running=running), desc="distilling")
+                   keep=dict(history=history, running=running), desc="distilling",
+                   generators=[])
     return model.eval(), history
 
 # %% ../../nbs/multidraft/08_distillation.ipynb #58b0033d

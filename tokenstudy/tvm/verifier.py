@@ -143,7 +143,7 @@ def from_causal_lm(cls: TokenValueModel,
         made = cls(TokenValueConfig(base=copy.deepcopy(model.config), value_loss=value_loss))
     made.lm = copy.deepcopy(model)
     made.config.base = made.lm.config
-    head = torch.nn.Linear(made.value_head.in_features, 1)
+    head = torch.nn.utils.skip_init(torch.nn.Linear, made.value_head.in_features, 1)
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         head.weight.copy_(.02*torch.randn(head.weight.shape, generator=draws))
