@@ -65,14 +65,14 @@ def test_what_changes_the_outputs_changes_the_key(checkout, monkeypatch):
     assert len(set(keys)) == len(keys)
 
 
-def test_library_hash_sees_every_module(tmp_path, monkeypatch):
-    (tmp_path/"sub").mkdir()
+def test_reported_library_hash_sees_every_module_and_the_assets(tmp_path, monkeypatch):
+    for name in ("sub", "assets"): (tmp_path/name).mkdir()
     monkeypatch.setattr(notebooks.importlib.resources, "files", lambda _: tmp_path)
     seen = {notebooks.library_hash()}
-    for name, text in (("a.py", "1"), ("a.py", "2"), ("sub/b.py", "1")):
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("sub/b.py", "1"), ("assets/MANIFEST.json", "{}"), ("assets/MANIFEST.json", "{ }")):
         (tmp_path/name).write_text(text)
         seen.add(notebooks.library_hash())
-    assert len(seen) == 4
+    assert len(seen) == 6
     (tmp_path/"notes.txt").touch()
     assert notebooks.library_hash() in seen
 

@@ -132,11 +132,13 @@ BLANK = "\u115f\u1160\u2800\u3164\uffa0"
 def test_ordinary_text_is_left_alone(text): assert show.visible(text) == text
 
 
-@pytest.mark.parametrize("blank", [*BLANK, "\xa0", "\u2003", "\u3000"])
-def test_blanks_are_named(blank): assert show.visible(f"a{blank}b") == f"a⟨{ord(blank):04X}⟩b"
+@pytest.mark.parametrize("blank", [*BLANK, "\xa0", "\u2003", "\u3000", "\u200b", "\u2060", "\ufeff", "\xad", "\u034f", "\ufe0f", "\ufe00", "\u180b", "\U000e0100", "\U000e0041"])
+def test_reported_blanks_are_named(blank):
+    assert show.visible(f"a{blank}b") == f"a⟨{ord(blank):04X}⟩b" and show.visible(blank) == f"⟨{ord(blank):04X}⟩"
+    assert f"⟨{ord(blank):04X}⟩" in show.token_strip([blank, "b"], [0, 1])._repr_html_()
 
 
-def test_markers_may_be_a_mask():
+def test_reported_markers_may_be_a_mask():
     mask = np.array([False, False, True])
     for marker in (mask, mask.tolist(), 2, [2], {2}, np.int64(2)):
         assert show.token_strip("abc", [1, 2, 3], marker).marked == {2}

@@ -39,7 +39,7 @@ def replace(path, data):
     path.write_bytes(data)
 
 
-def test_a_damaged_cache_is_named(cached_copy):
+def test_corrupt_a_damaged_cache_is_named(cached_copy):
     assert lm.lm_status()[0]["state"] == "cached"
     whole = (cached_copy/"tokenizer.json").read_bytes()
     for data, found in ((whole[:1000], "1000 bytes"), (whole[:-2] + b"??", "found ")):
@@ -95,7 +95,7 @@ def test_require_memory():
     with pytest.raises(core.MissingModelError, match="GB are free"): lm.require_memory(1e9, "all of it", "cpu")
 
 
-def test_free_memory_is_what_the_system_says(monkeypatch):
+def test_reported_free_memory_is_what_the_system_says(monkeypatch):
     "On any system: no number is asked of os.sysconf, which macOS and Windows lack."
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), dict(available=3e9)))
     monkeypatch.delattr("os.sysconf", raising=False)
@@ -124,7 +124,7 @@ def injected(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("same_size", (False, True))
-def test_another_file_in_the_wheel_is_refused(injected, monkeypatch, same_size):
+def test_reported_another_file_in_the_wheel_is_refused(injected, monkeypatch, same_size):
     file = injected(b"GGUF, but another model")
     if same_size: monkeypatch.setattr(models, "GGUF_SIZE", file.stat().st_size)
     found = "sha256 " + hashlib.sha256(file.read_bytes()).hexdigest()[:20] if same_size else "23 bytes"

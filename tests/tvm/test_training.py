@@ -163,7 +163,7 @@ def finished(toy, tmp_path_factory):
     return folder, some, again(), again
 
 
-def test_values_damage_to_a_finished_verifier_is_named(finished):
+def test_corrupt_values_damage_to_a_finished_verifier_is_named(finished):
     folder, _, first, again = finished
     files = [*sorted((folder/"model").iterdir()), *sorted((folder/"run").glob("[!.]*"))]
     assert {"config.json", "model.safetensors", "manifest.json"} <= {f.name for f in files}
@@ -171,7 +171,7 @@ def test_values_damage_to_a_finished_verifier_is_named(finished):
     assert torch.equal(state(again().model), state(first.model))
 
 
-def test_values_resume_is_of_the_whole_base(toy, finished):
+def test_reported_values_resume_is_of_the_whole_base(toy, finished):
     "Every parameter of the base counts, to its last number; so does its head, if it is a verifier."
     _, _, first, again = finished
     for name, _ in toy.model.named_parameters():
@@ -214,7 +214,7 @@ def test_values_resume_refuses_older_files(toy, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "run"]
 
 
-def test_values_weights_that_are_not_finite_are_no_verifier(toy, monkeypatch):
+def test_reported_values_weights_that_are_not_finite_are_no_verifier(toy, monkeypatch):
     some = samples(6)
     for bad in (float("inf"), NAN, 0, -1):
         with pytest.raises(ValueError, match="lr = "): train_verifier(toy, some, "tvm", epochs=1, lr=bad)

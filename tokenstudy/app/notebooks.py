@@ -66,13 +66,13 @@ def find_studies(
 def _sha(*parts): return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 def library_hash() -> str: # 16 hex digits
-    """A hash of the library's Python files.
+    """A hash of the library's Python files, and of the list of its assets.
 
     >>> len(library_hash())
     16
     """
     folder = Path(str(importlib.resources.files("tokenstudy")))
-    files = sorted(folder.rglob("*.py"))
+    files = sorted([*folder.rglob("*.py"), *folder.glob("assets/MANIFEST.json")])
     return _sha([(f.relative_to(folder).as_posix(), core.sha256(f)) for f in files])
 
 def study_key(

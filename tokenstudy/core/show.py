@@ -96,7 +96,9 @@ def finish(
     return fig
 
 # %% ../../nbs/core/08_show.ipynb #fed2a763
-_BLANK = "\u115f\u1160\u2800\u3164\uffa0" # letters and signs that are drawn as nothing
+#: letters, signs and selectors that are drawn as nothing
+_BLANK = {*"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0", *map(chr, range(0x180b, 0x1810)),
+          *map(chr, range(0xfe00, 0xfe10)), *map(chr, range(0xe0100, 0xe01f0))}
 _UNSEEN = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp", "Zs")
 
 def visible(
