@@ -39,7 +39,7 @@ def test_failed_write_leaves_no_debris(tmp_path, monkeypatch):
     def full(fd): raise OSError(28, "No space left on device")
     core.atomic_write(tmp_path/"f", "old")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"): core.atomic_write(tmp_path/"f", "new")
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path/'f'}'"): core.atomic_write(tmp_path/"f", "new")
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert (tmp_path/"f").read_text() == "old"
 
@@ -215,11 +215,12 @@ def test_scratch_folders_of_killed_processes_are_swept(tmp_path):
             sys.stdin.read(1)
     """
     env = os.environ | dict(TMPDIR=str(tmp_path))
-    lives, dies = (python(code, how, stdin=subprocess.PIPE, env=env) for how in ("lives", "dies"))
-    (here, mode), (left, _) = (p.stdout.readline().split() for p in (lives, dies))
+    def start(how):
+        process = python(code, how, stdin=subprocess.PIPE, env=env)
+        return process, *process.stdout.readline().split()
+    (lives, here, mode), (dies, left, _) = start("lives"), start("dies")
     assert mode == "700" and dies.wait() == -signal.SIGKILL and os.path.exists(left)
-    third = python(code, "lives", stdin=subprocess.PIPE, env=env)
-    third.stdout.readline()
+    third, *_ = start("lives")
     assert os.path.exists(here) and not os.path.exists(left)
     for process in (lives, third): process.communicate("x")
     assert os.listdir(tmp_path) == []

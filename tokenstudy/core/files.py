@@ -97,7 +97,7 @@ def atomic_write(
     data: str | bytes # all of its content
 ) -> Path: # the file
     """Write a whole file or nothing: after a crash the old content is still there. A file that was
-    there keeps its permissions.
+    there keeps its permissions. OSError, which names the file, if it cannot be written.
 
     >>> import tempfile
     >>> atomic_write(Path(tempfile.mkdtemp())/"note.txt", "whole").read_text()
@@ -108,14 +108,18 @@ def atomic_write(
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(path)
     data = data.encode() if isinstance(data, str) else data
-    with _held(path) as partial:
-        with open(partial, "wb") as f:
-            f.write(data)
-            f.flush()
-            with contextlib.suppress(FileNotFoundError):
-                os.chmod(partial, path.stat().st_mode & 0o7777)
-            os.fsync(f.fileno())
-        os.replace(partial, path)
+    try:
+        with _held(path) as partial:
+            with open(partial, "wb") as f:
+                f.write(data)
+                f.flush()
+                with contextlib.suppress(FileNotFoundError):
+                    os.chmod(partial, path.stat().st_mode & 0o7777)
+                os.fsync(f.fileno())
+            os.replace(partial, path)
+    except OSError as e:
+        if e.filename is None: e.filename = str(path) # of a full disk, say, the system names none
+        raise
     sync_folder(path.parent)
     return given
 

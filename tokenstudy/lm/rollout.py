@@ -117,6 +117,7 @@ def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_tota
         found.append((one, response, where, many, stream, _bans(lm, i, no, len(response))))
     return found
 
+# %% ../../nbs/lm/05_rollout.ipynb #c4ec0201
 def _bans(lm, i, given, length):
     "Position -> banned ids of trajectory i, checked; positions without any are left out."
     vocabulary, bans = lm.model.get_input_embeddings().num_embeddings, {}
