@@ -294,9 +294,12 @@ def test_reported_killed_studies_leave_no_folders_of_sockets(checkout, tmp_path,
     assert list(place.glob(".tokenstudy.*"))
     killed.kill()
     killed.wait()
+    folder = checkout/"runs"/"smoke"/"notebooks"/"multidraft"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder/".00_gone.ipynb.0123456789ab.partial").write_text("half a copy of a notebook that has another name now")
     put(checkout, "multidraft/00_x", "# One", "42")
     monkeypatch.setattr("tempfile.tempdir", str(place))
-    assert main(["study"]) == 0 and not list(place.glob(".tokenstudy.*"))
+    assert main(["study"]) == 0 and not list(place.glob(".tokenstudy.*")) and not list(checkout.rglob("*.partial"))
 
 
 # ---- saving outputs

@@ -79,12 +79,15 @@ def _set_aside(papers):
         for f in (core.runs_dir()/paper).rglob("*.sqlite"): core.RecordFile(f).set_aside()
 
 def _check_places(todo, save):
-    "`TokenStudyError` if what a run keeps could not be written, a megabyte for each notebook."
+    """`TokenStudyError` if what a run keeps could not be written, a megabyte for each notebook. What
+    killed runs left half written is deleted."""
     places = {core.runs_dir()} | ({core.results_dir()} if save else set())
     if save and core.current_scale() == "laptop": places |= {f.parent for f, _ in todo}
     for place in sorted(places):
         core.check_writable(place, 1e6*len(todo), way_out="make it writable, make room on its disk,"
                             " or set TOKENSTUDY_HOME to another checkout")
+    for left in core.runs_dir().rglob(".*.partial"):
+        core.sweep_leftovers(left.with_name(left.name[1:].rsplit(".", 2)[0]))
 
 def _run_all(root, waiting, screen):
     "Run notebooks one after the other, with a report after each; the names of those that failed."
