@@ -292,7 +292,7 @@ def test_reported_a_full_disk_is_said_before_and_while_converting(injected, conv
     for error in (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), OSError(28, "No space left on device")):
         def full(source, partial, bar): raise error
         monkeypatch.setattr(models, "_convert", full)
-        with pytest.raises(core.TokenStudyError, match="cannot convert.*No space left.*it needs 545 MB.*TOKENSTUDY_CACHE"): lm.prepare_lm()
+        with pytest.raises(core.TokenStudyError, match="cannot write the converted language model, 545 MB, to .*No space left.*TOKENSTUDY_CACHE"): lm.prepare_lm()
     assert not models._cached_folder().exists() and not list(models._cached_folder().parent.glob("*.partial"))
 
 

@@ -230,6 +230,17 @@ def test_reported_values_weights_that_are_not_finite_are_no_verifier(toy, monkey
     with pytest.raises(core.TrainingError, match="of the trained verifier is not finite"): train_verifier(half, some, "tvm", epochs=1, batch_size=99, lr=1e5)
 
 
+def test_reported_a_disk_that_fills_up_at_the_end_is_said(toy, tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+    def full(self, *args, **options): raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    some, options = samples(6), dict(epochs=1, output_dir=tmp_path, resume=True)
+    with monkeypatch.context() as m:
+        m.setattr(TokenValueModel, "save_pretrained", full)
+        with pytest.raises(core.TokenStudyError, match=f"cannot write {tmp_path/'model'} .*No space left.*make room"): train_verifier(toy, some, "tvm", **options)
+    assert not (tmp_path/"model").exists() and not list(tmp_path.glob(".*.partial"))
+    assert train_verifier(toy, some, "tvm", **options).log and (tmp_path/"model").is_dir()
+
+
 def test_values_training_with_whole_questions_is_one_for_both_labels(toy, paths):
     def told(kind, composition, **more):
         run = train_verifier(toy, paths, kind, composition=composition, **SETTINGS | more)

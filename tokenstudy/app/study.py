@@ -79,8 +79,8 @@ def _set_aside(papers):
         for f in (core.runs_dir()/paper).rglob("*.sqlite"): core.RecordFile(f).set_aside()
 
 def _check_places(todo, save):
-    """`TokenStudyError` if what a run keeps could not be written, a megabyte for each notebook. What
-    killed runs left half written is deleted."""
+    """`TokenStudyError` if what a run keeps could not be written, a megabyte for each notebook.
+    What killed runs left half written is deleted."""
     places = {core.runs_dir()} | ({core.results_dir()} if save else set())
     if save and core.current_scale() == "laptop": places |= {f.parent for f, _ in todo}
     for place in sorted(places):

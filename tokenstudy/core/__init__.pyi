@@ -32,6 +32,7 @@ from .files import atomic_folder as atomic_folder
 from .files import sweep_leftovers as sweep_leftovers
 from .files import sync_folder as sync_folder
 from .files import check_writable as check_writable
+from .files import writing as writing
 from .files import scratch_folder as scratch_folder
 from .files import sha256 as sha256
 from .files import assets_dir as assets_dir

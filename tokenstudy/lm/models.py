@@ -168,23 +168,19 @@ def _convert(source, partial, bar):
 def _one_at_a_time(folder):
     "Hold the lock of a conversion; trouble with the disk becomes an error that says what to do."
     from filelock import FileLock, Timeout
-    from safetensors import SafetensorError
     way_out = "make room there, or set TOKENSTUDY_CACHE to another folder"
     core.check_writable(folder, way_out=way_out)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
+    with core.writing(f"the converted language model, {CONVERTED/1e6:.0f} MB, to {folder}",
+                      way_out=way_out):
         try: lock.acquire(timeout=0)
         except Timeout:
             warnings.warn("another process converts the language model; waiting for it",
                           stacklevel=4)
             lock.acquire()
-        yield way_out
-    except (OSError, SafetensorError) as e:
-        raise core.TokenStudyError(
-            f"cannot convert the language model into {folder} ({str(e).splitlines()[0]}): it needs "
-            f"{CONVERTED/1e6:.0f} MB; {way_out}") from e
-    finally: lock.release()
+        try: yield way_out
+        finally: lock.release()
 
 def _write_conversion(source, folder):
     "Convert a GGUF file into a folder, and replace what is there when all is written."

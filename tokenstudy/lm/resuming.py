@@ -139,7 +139,9 @@ def _save_checkpoint(self: SafeCheckpoints, model, trial):
     "The Trainer's hook: a checkpoint, and when all of it is there, the digests of its files."
     folder = Path(self._get_output_dir(trial=trial))/f"checkpoint-{self.state.global_step}"
     if self.accelerator.is_main_process: core.delete_checkpoint(folder/"whole")
-    super(SafeCheckpoints, self)._save_checkpoint(model, trial)
+    with core.writing(f"the checkpoint {folder}", way_out="make room on its disk; the checkpoint "
+                      "before it is whole, and resume_from_checkpoint=True continues from there"):
+        super(SafeCheckpoints, self)._save_checkpoint(model, trial)
     self.accelerator.wait_for_everyone()
     if self.accelerator.is_main_process and folder.is_dir():
         core.save_checkpoint(folder/"whole", dict(files=_digests(folder)), identity=self._identity)

@@ -240,7 +240,8 @@ def save_verifier(
     if not isinstance(model, TokenValueModel):
         raise ValueError(f"model is of type {type(model).__name__}: it must be a TokenValueModel")
     check_tokenizer(model, tokenizer)
-    with core.atomic_folder(folder) as partial: _write_verifier(model, partial, tokenizer)
+    with core.writing(folder), core.atomic_folder(folder) as partial:
+        _write_verifier(model, partial, tokenizer)
     return folder
 
 def _write_verifier(model, folder, tokenizer):
