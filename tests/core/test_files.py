@@ -192,6 +192,18 @@ def test_reported_full_disks_are_found_before_work(mounted):
     with pytest.raises(core.TokenStudyError, match="No space left on device"): core.check_writable(place)
 
 
+def test_reported_disks_that_fill_up_are_said_whoever_writes(mounted):
+    import torch
+    from safetensors.torch import save_file
+    place = mounted("size=64k")
+    tensors = dict(t=torch.zeros(50_000))
+    for write in (lambda: save_file(tensors, place/"t.safetensors"), lambda: (place/"t").write_bytes(bytes(200_000)), lambda: core.atomic_write(place/"t", bytes(200_000))):
+        with pytest.raises(core.TokenStudyError, match="cannot write the weights .*No space left on device.*; make room"), core.writing("the weights"): write()
+        for left in place.iterdir(): left.unlink()
+    with pytest.raises(ValueError, match="of its own"), core.writing("the weights"): raise ValueError("of its own")
+    with core.writing("the weights"): (place/"t").write_text("fits")
+
+
 def test_reported_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path/"file").write_text("kept")
     (tmp_path/"loose").symlink_to("nowhere")

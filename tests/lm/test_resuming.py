@@ -65,18 +65,16 @@ def test_reported_a_disk_that_fills_up_is_said_and_the_training_goes_on_from_bef
     from safetensors import SafetensorError
     whole = trainer(SafeTrainer, tmp_path/"whole", max_steps=3)
     whole.train()
-    for error in (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), OSError(28, "No space left on device")):
-        folder = tmp_path/type(error).__name__
-        made = trainer(SafeTrainer, folder, max_steps=3)
-        save = made.save_model
-        def full(*args, **options):
-            if made.state.global_step == 2: raise error
-            return save(*args, **options)
-        monkeypatch.setattr(made, "save_model", full)
-        with pytest.raises(core.TokenStudyError, match="cannot write the checkpoint .*checkpoint-2 .*No space left.*resume_from_checkpoint=True"): made.train()
-        again = trainer(SafeTrainer, folder, max_steps=3)
-        again.train(resume_from_checkpoint=True)
-        assert all(map(torch.equal, whole.model.state_dict().values(), again.model.state_dict().values()))
+    made = trainer(SafeTrainer, tmp_path/"run", max_steps=3)
+    save = made.save_model
+    def full(*args, **options):
+        if made.state.global_step == 2: raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        return save(*args, **options)
+    monkeypatch.setattr(made, "save_model", full)
+    with pytest.raises(core.TokenStudyError, match="cannot write the checkpoint .*checkpoint-2 .*No space left.*resume_from_checkpoint=True"): made.train()
+    again = trainer(SafeTrainer, tmp_path/"run", max_steps=3)
+    again.train(resume_from_checkpoint=True)
+    assert all(map(torch.equal, whole.model.state_dict().values(), again.model.state_dict().values()))
 
 
 def test_reported_a_preference_training_is_told_of_a_file_in_the_way(tmp_path):
