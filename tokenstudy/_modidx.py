@@ -1503,6 +1503,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'tokenstudy.lm.rollout._ray_rollouts': ('lm/rollout.html#_ray_rollouts', 'tokenstudy/lm/rollout.py'),
                                        'tokenstudy.lm.rollout._ray_shard': ('lm/rollout.html#_ray_shard', 'tokenstudy/lm/rollout.py'),
                                        'tokenstudy.lm.rollout._requests': ('lm/rollout.html#_requests', 'tokenstudy/lm/rollout.py'),
+                                       'tokenstudy.lm.rollout._start': ('lm/rollout.html#_start', 'tokenstudy/lm/rollout.py'),
                                        'tokenstudy.lm.rollout._trunk': ('lm/rollout.html#_trunk', 'tokenstudy/lm/rollout.py'),
                                        'tokenstudy.lm.rollout._wave': ('lm/rollout.html#_wave', 'tokenstudy/lm/rollout.py'),
                                        'tokenstudy.lm.rollout._written': ('lm/rollout.html#_written', 'tokenstudy/lm/rollout.py'),

@@ -1,5 +1,8 @@
 "Rollouts from every position: against a loop without cache or batch, their distribution on a grid, shared work counted, streams, ends, errors, ray, and mutants."
+import copy
 import functools
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -287,6 +290,33 @@ def test_rollouts_by_ray_are_the_same():
                 assert a.positions == b.positions and (a.tokens == b.tokens).all() and (a.lengths == b.lengths).all() and (a.finished == b.finished).all()
                 assert np.allclose(a.logprobs, b.logprobs, atol=1e-4)
     finally: ray.shutdown()
+
+
+class HereRay:
+    "What of ray the engine uses, in this process: an object store that copies, and tasks that run at once."
+    def __init__(self, start=None): self.start, self.running = start, False
+    def is_initialized(self): return self.running
+    def init(self, **_):
+        if self.start is not None: raise self.start
+        self.running = True
+    def cluster_resources(self): return {"CPU": 3.}
+    def put(self, thing): return copy.deepcopy(thing)
+    def get(self, thing): return thing
+    def remote(self, **_): return lambda task: SimpleNamespace(remote=task)
+
+
+def test_reported_shards_of_ray_are_the_same_where_ray_does_not_start(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", HereRay())
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None) # a worker's own
+    for texts in (TEXTS[:1], TEXTS[:2]):
+        local, far = (lm.rollouts_many(tiny("llama"), texts, num_samples=3, max_new_tokens=6, seed=2, engine=engine) for engine in ("local", "ray"))
+        for a, b in zip(local, far, strict=True): assert a.positions == b.positions and (a.tokens == b.tokens).all() and (a.lengths == b.lengths).all()
+
+
+@pytest.mark.parametrize("fault", (Exception("The current node timed out during startup.\nMore."), ConnectionError()))
+def test_reported_ray_that_does_not_start_is_said(monkeypatch, fault):
+    monkeypatch.setitem(sys.modules, "ray", HereRay(fault))
+    with pytest.raises(core.TokenStudyError, match="ray does not start here .*engine='local'"): lm.rollouts_many(tiny("llama"), TEXTS[:1], num_samples=1, max_new_tokens=2, engine="ray")
 
 
 @pytest.mark.skipif(models._wheel_file() is None and not models._cached_folder().is_dir(), reason="SmolLM2 is not installed")

@@ -377,7 +377,7 @@ def _ray_rollouts(lm, asked, max_new_tokens, max_total, warping, seed, batch_siz
     except ImportError as e:
         raise core.TokenStudyError("engine='ray' needs ray: pip install 'tokenstudy[cluster]', "
                                    "or use 'local'") from e
-    if not ray.is_initialized(): ray.init(include_dashboard=False, log_to_driver=False)
+    _start(ray)
     options = dict(max_new_tokens=max_new_tokens, max_total=max_total, seed=seed,
                    batch_size=batch_size, logprobs=logprobs, **warping)
     cores = int(ray.cluster_resources().get("CPU", 1))
@@ -394,6 +394,16 @@ def _ray_rollouts(lm, asked, max_new_tokens, max_total, warping, seed, batch_siz
     for (i, _), future in zip(shards, core.progress(futures, desc="rollouts on ray", unit="shard")):
         results.setdefault(i, []).append(ray.get(future))
     return [_joined(parts) for _, parts in sorted(results.items())]
+
+def _start(ray):
+    "Start ray on this machine unless it runs; `TokenStudyError` where it does not start."
+    if ray.is_initialized(): return
+    try: ray.init(include_dashboard=False, log_to_driver=False)
+    except Exception as e: # ray raises plain ones
+        raise core.TokenStudyError("engine='ray': ray does not start here "
+                                   f"({str(e).splitlines()[0][:200] if str(e) else type(e).__name__}); "
+                                   "start it by hand (`ray start --head`), or use engine='local'"
+                                   ) from e
 
 def _ray_shard(lm, settings):
     torch.set_num_threads(1)
