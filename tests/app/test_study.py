@@ -65,14 +65,14 @@ def test_what_changes_the_outputs_changes_the_key(checkout, monkeypatch):
     assert len(set(keys)) == len(keys)
 
 
-def test_library_hash_sees_every_module(tmp_path, monkeypatch):
-    (tmp_path/"sub").mkdir()
+def test_reported_library_hash_sees_every_module_and_the_assets(tmp_path, monkeypatch):
+    for name in ("sub", "assets"): (tmp_path/name).mkdir()
     monkeypatch.setattr(notebooks.importlib.resources, "files", lambda _: tmp_path)
     seen = {notebooks.library_hash()}
-    for name, text in (("a.py", "1"), ("a.py", "2"), ("sub/b.py", "1")):
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("sub/b.py", "1"), ("assets/MANIFEST.json", "{}"), ("assets/MANIFEST.json", "{ }")):
         (tmp_path/name).write_text(text)
         seen.add(notebooks.library_hash())
-    assert len(seen) == 4
+    assert len(seen) == 6
     (tmp_path/"notes.txt").touch()
     assert notebooks.library_hash() in seen
 
@@ -245,7 +245,9 @@ def test_report_says_what_is_out_of_date(checkout):
 def test_hostile_text_is_escaped(checkout):
     from tokenstudy.core.show import against_paper
     executed(checkout, "multidraft/00_x", "# One", "x = '<script>alert(1)</script>'", **{"text/plain": "<script>alert(2)</script> \ud800"})
-    against_paper([dict(quantity="<script>alert(3)</script>", paper=1, ours=2)], study="multidraft/<b>", note="<i>")
+    against_paper([dict(quantity="<script>alert(3)</script>", paper=1, ours=2)], study="multidraft/bold", note="<i>")
+    table = checkout/"runs"/"smoke"/"tables"/"multidraft+bold.json"
+    table.write_text(table.read_text().replace("multidraft/bold", "multidraft/<b>"))
     page = reports.write_report(checkout).read_text()
     assert "<script>alert" not in page and "<b>" not in page and "<i>" not in page and "alert(3)" in page
 
@@ -258,6 +260,46 @@ def test_tables_are_printed_at_the_end_and_a_broken_one_is_named(checkout, capsy
     assert "multidraft/x\nquantity  paper  ours\n" in said.out and "speed       1.5   1.4" in said.out
     assert "tables/tvm-bad.json cannot be read" in said.err
     assert "tvm-bad.json cannot be read" in report(checkout)
+
+
+# ---- what cannot be written is said before the first cell
+
+def test_reported_full_disks_and_files_in_the_way_are_said_before_a_notebook_runs(checkout, monkeypatch, capsys):
+    import shutil
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(place)._replace(free=1e5))
+    assert main(["study"]) == 1 and "runs/smoke (1 MB are needed there, and 0.1 MB are free)" in capsys.readouterr().err
+    with pytest.raises(core.TokenStudyError, match="cannot write"):
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(place)._replace(free=-1))
+        reports.write_report(checkout)
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    (checkout/"results").write_text("in the way")
+    assert main(["study", "--save"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("tokenstudy: cannot write to ") and "results is not a folder" in said[0] and "TOKENSTUDY_HOME" in said[0]
+    (checkout/"results").unlink()
+    (checkout/"runs").write_text("in the way")
+    assert main(["study"]) == 1 and "runs is not a folder" in capsys.readouterr().err
+    assert count(checkout) == ""
+
+
+def test_reported_killed_studies_leave_no_folders_of_sockets(checkout, tmp_path, monkeypatch):
+    put(checkout, "multidraft/00_x", "# One", COUNT.format("a"), "import time; time.sleep(60)")
+    place = tmp_path/"tmp"
+    place.mkdir()
+    killed = subprocess.Popen([sys.executable, "-m", "tokenstudy.app.commands", "study"], env=os.environ | dict(TMPDIR=str(place)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        if count(checkout) == "a": break
+        time.sleep(.1)
+    assert list(place.glob(".tokenstudy.*"))
+    killed.kill()
+    killed.wait()
+    folder = checkout/"runs"/"smoke"/"notebooks"/"multidraft"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder/".00_gone.ipynb.0123456789ab.partial").write_text("half a copy of a notebook that has another name now")
+    put(checkout, "multidraft/00_x", "# One", "42")
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    assert main(["study"]) == 0 and not list(place.glob(".tokenstudy.*")) and not list(checkout.rglob("*.partial"))
 
 
 # ---- saving outputs

@@ -379,19 +379,19 @@ OTHERS = dict(
     scheduler=lambda p: p.scheduler.register_to_config(prediction_type="v_prediction"))
 
 @pytest.mark.parametrize("how", OTHERS)
-def test_a_pipeline_that_differs_anywhere_is_refused(how, tmp_path):
+def test_reported_a_pipeline_that_differs_anywhere_is_refused(how, tmp_path):
     learn(pipeline(), output_dir=tmp_path)
     with pytest.raises(core.CheckpointError, match="model: "): learn(changed("sd", OTHERS[how]), num_steps=3, output_dir=tmp_path)
     assert len(learn(pipeline(), num_steps=3, output_dir=tmp_path).history) == 3
 
 
 @pytest.mark.parametrize("family, part", [("sdxl", "text_encoder_2"), ("flux", "text_encoder_2"), ("sd3", "text_encoder_3"), ("pixart", "transformer"), ("sana", "vae")])
-def test_every_part_of_every_family_is_in_the_fingerprint(family, part):
+def test_reported_every_part_of_every_family_is_in_the_fingerprint(family, part):
     other = changed(family, lambda p: [*getattr(p, part).parameters()][-1].view(-1)[-1:].add_(1e-3))
     assert pipeline_fingerprint(pipeline(family)) == pipeline_fingerprint(pipeline(family)) != pipeline_fingerprint(other)
 
 
-def test_damaged_checkpoints_are_named(tmp_path):
+def test_corrupt_damaged_checkpoints_are_named(tmp_path):
     learn(pipeline(), output_dir=tmp_path)
     for file in [p for p in (tmp_path/CHECKPOINT).iterdir() if p.name != ".lock"]:
         whole = file.read_bytes()

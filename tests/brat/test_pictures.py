@@ -131,7 +131,7 @@ DEPTHS = dict(wide=lambda x: Image.fromarray((x*65535).astype(np.uint16)), long=
               floats=lambda x: Image.fromarray(x.astype(np.float32)), bytes=lambda x: Image.fromarray((x*255).astype(np.uint8)))
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_a_grey_ramp_arrives_as_a_ramp_by_every_way(depth, tmp_path):
+def test_reported_a_grey_ramp_arrives_as_a_ramp_by_every_way(depth, tmp_path):
     ramp = np.linspace(0, 1, 1024).reshape(32, 32)
     picture, file = DEPTHS[depth](ramp), tmp_path/("a.tif" if depth in ("floats", "long") else "a.png")
     picture.save(file)
@@ -142,7 +142,7 @@ def test_a_grey_ramp_arrives_as_a_ramp_by_every_way(depth, tmp_path):
     for found in ways: assert np.abs(found[0].numpy() - (2*ramp - 1)).max() < .02
 
 
-def test_a_picture_that_unfolds_to_too_much_is_refused(tmp_path, monkeypatch):
+def test_reported_a_picture_that_unfolds_to_too_much_is_refused(tmp_path, monkeypatch):
     Image.new("1", (400, 400)).save(tmp_path/"bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(PictureError, match="bomb.png cannot be read as a picture .*more pixels"): read_pictures([tmp_path/"bomb.png"], 8)

@@ -168,6 +168,11 @@ def test_critical_bad_input(toy, wrong):
     with pytest.raises(ValueError, match="screen = 0"): critical.identify(toy, wrong[0], clean, screen=0, **FREE)
 
 
+@pytest.mark.parametrize("start", [7, -.1, 1.01, float("nan")])
+def test_reported_a_score_of_the_prompt_is_a_share(start):
+    with pytest.raises(ValueError, match="start = .*must lie in"): critical.critical_token([.5, .3, 0, .02, 0], start=start)
+
+
 def test_critical_interventions(toy, wrong):
     marks = [w.response_ids.index(3) for w in wrong]
     rows = critical.intervene(toy, wrong, [clean] * len(wrong), indices=marks, num_samples=32, **FREE)

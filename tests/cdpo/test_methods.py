@@ -130,7 +130,7 @@ def late():
     ("data: ", dict(pairs=reweighted(pairs(), "constant"))), ("learning_rate: 0.01 there, 0.02 now", dict(lr=2e-2)), ("beta: 1.0 there, 0.5 now", dict(beta=.5)),
     ("seed: 0 there, 1 now", dict(seed=1)), ("num_train_epochs: 2 there, 3 now", dict(epochs=3)), ("per_device_train_batch_size", dict(batch_size=2)),
     ("probe: ", dict(probe=pairs(3))), ("weight_decay", dict(weight_decay=.1))], ids=lambda x: x if isinstance(x, str) else next(iter(x)))
-def test_preference_resume_refuses_another_training(finished, said, change):
+def test_reported_preference_resume_refuses_another_training(finished, said, change):
     asked = dict(method="critical_dpo", base=toy(), pairs=pairs(), lr=1e-2, probe=pairs(2), output_dir=finished[1], resume=True, **SAVED) | change
     with pytest.raises(core.CheckpointError, match=said): M.train(asked.pop("method"), asked.pop("base"), asked.pop("pairs"), **asked)
 
@@ -144,7 +144,7 @@ def empty(path): path.write_text("{}")
 @pytest.mark.parametrize("part, harm", [
     ("model.safetensors", flip), ("model.safetensors", cut), ("optimizer/tensors-*", flip), ("optimizer/tensors-*", lose),
     ("random-0/state-*", flip), ("trainer_state.json", cut), ("whole/manifest.json", empty)], ids=lambda x: x if isinstance(x, str) else x.__name__)
-def test_preference_resume_names_what_is_damaged(finished, tmp_path, part, harm):
+def test_corrupt_preference_resume_names_what_is_damaged(finished, tmp_path, part, harm):
     folder = shutil.copytree(finished[1], tmp_path/"copy")
     path, = (folder/"checkpoint-4").glob(part)
     harm(path)

@@ -130,7 +130,7 @@ def folder(tmp_path): return save_checkpoint(tmp_path/"c", state(1), identity=di
 def files(folder): return sorted(p for p in folder.iterdir() if p.name != ".lock")
 
 
-def test_every_flipped_bit_is_found_and_named(folder):
+def test_corrupt_every_flipped_bit_is_found_and_named(folder):
     assert len(files(folder)) == 3
     for path in files(folder):
         whole = path.read_bytes()
@@ -143,7 +143,7 @@ def test_every_flipped_bit_is_found_and_named(folder):
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_truncated_longer_and_missing_files_are_named(folder, which):
+def test_corrupt_truncated_longer_and_missing_files_are_named(folder, which):
     path = files(folder)[which]
     whole = path.read_bytes()
     for damaged in (b"", whole[:-1], whole[:len(whole)//2], whole + b"\n", None):
@@ -156,7 +156,7 @@ def test_truncated_longer_and_missing_files_are_named(folder, which):
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "null", "3", '"x"', '{"digest": 1}', '{"format": 1, "digest": "x", "files": {}, "identity": {}}'])
-def test_emptied_manifest_is_damage(folder, text):
+def test_corrupt_emptied_manifest_is_damage(folder, text):
     (folder/"manifest.json").write_text(text)
     with pytest.raises(core.CorruptFileError, match="manifest.json is damaged"): load_checkpoint(folder)
 

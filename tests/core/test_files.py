@@ -39,7 +39,7 @@ def test_failed_write_leaves_no_debris(tmp_path, monkeypatch):
     def full(fd): raise OSError(28, "No space left on device")
     core.atomic_write(tmp_path/"f", "old")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"): core.atomic_write(tmp_path/"f", "new")
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path/'f'}'"): core.atomic_write(tmp_path/"f", "new")
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert (tmp_path/"f").read_text() == "old"
 
@@ -142,7 +142,7 @@ def test_a_sweeper_that_was_faster_deletes_nothing_that_is_made_later(tmp_path, 
     assert len(lost) == 1 and os.listdir(tmp_path) == ["f"]
 
 
-def test_mode_and_links_are_kept(tmp_path):
+def test_reported_mode_and_links_are_kept(tmp_path):
     f = core.atomic_write(tmp_path/"f", "one")
     umask = os.umask(0)
     os.umask(umask)
@@ -156,6 +156,86 @@ def test_mode_and_links_are_kept(tmp_path):
     assert f.stat().st_mode & 0o777 == 0o640
     core.atomic_write(gone, "three")
     assert gone.is_symlink() and (tmp_path/"new").read_text() == "three"
+
+
+# ---- asked before long work
+
+@pytest.fixture
+def mounted(tmp_path):
+    "Mounts a small file system of memory, with options."
+    place = tmp_path/"disk"
+    place.mkdir()
+    def mount(options):
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True).returncode: pytest.skip("may not mount a file system here")
+        return place
+    yield mount
+    subprocess.run(["umount", "-l", str(place)], capture_output=True)
+
+
+def fill(place):
+    with pytest.raises(OSError), open(place/"filler", "wb") as f:
+        while True: f.write(b"x"*4096); f.flush()
+
+
+def test_reported_read_only_folders_are_found_before_work(mounted):
+    place = mounted("ro,size=64k")
+    for folder in (place, place/"below"/"it"):
+        with pytest.raises(core.TokenStudyError, match=r"cannot write to .*Read-only file system.*choose another folder"): core.check_writable(folder)
+
+
+def test_reported_full_disks_are_found_before_work(mounted):
+    place = mounted("size=64k")
+    core.check_writable(place, 30_000)
+    with pytest.raises(core.TokenStudyError, match=r"0.1 MB are needed there, and 0.0\d+ MB are free.*make room"): core.check_writable(place/"new", 100_000)
+    assert os.listdir(place) == []
+    fill(place)
+    with pytest.raises(core.TokenStudyError, match="No space left on device"): core.check_writable(place)
+
+
+def test_reported_disks_that_fill_up_are_said_whoever_writes(mounted):
+    import torch
+    from safetensors.torch import save_file
+    place = mounted("size=64k")
+    tensors = dict(t=torch.zeros(50_000))
+    for write in (lambda: save_file(tensors, place/"t.safetensors"), lambda: (place/"t").write_bytes(bytes(200_000)), lambda: core.atomic_write(place/"t", bytes(200_000))):
+        with pytest.raises(core.TokenStudyError, match="cannot write the weights .*No space left on device.*; make room"), core.writing("the weights"): write()
+        for left in place.iterdir(): left.unlink()
+    with pytest.raises(ValueError, match="of its own"), core.writing("the weights"): raise ValueError("of its own")
+    with core.writing("the weights"): (place/"t").write_text("fits")
+
+
+def test_reported_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path/"file").write_text("kept")
+    (tmp_path/"loose").symlink_to("nowhere")
+    for name in ("file", "file/below", "loose", "loose/below"):
+        with pytest.raises(core.TokenStudyError, match=rf"cannot write to .*{name.split('/')[0]} is not a folder.*choose another"): core.check_writable(tmp_path/name)
+    (tmp_path/"there").mkdir()
+    (tmp_path/"link").symlink_to("there")
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    for name in ("there", "link", "link/new/newer", "."): core.check_writable(tmp_path/name)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before and (tmp_path/"file").read_text() == "kept"
+
+
+def test_scratch_folders_of_killed_processes_are_swept(tmp_path):
+    code = """
+        import os, sys
+        from tokenstudy import core
+        with core.scratch_folder() as folder:
+            (folder/"socket").touch()
+            print(folder, oct(folder.stat().st_mode)[-3:], flush=True)
+            if sys.argv[1] == "dies": os.kill(os.getpid(), 9)
+            sys.stdin.read(1)
+    """
+    env = os.environ | dict(TMPDIR=str(tmp_path))
+    def start(how):
+        process = python(code, how, stdin=subprocess.PIPE, env=env)
+        return process, *process.stdout.readline().split()
+    (lives, here, mode), (dies, left, _) = start("lives"), start("dies")
+    assert mode == "700" and dies.wait() == -signal.SIGKILL and os.path.exists(left)
+    third, *_ = start("lives")
+    assert os.path.exists(here) and not os.path.exists(left)
+    for process in (lives, third): process.communicate("x")
+    assert os.listdir(tmp_path) == []
 
 
 # ---- assets

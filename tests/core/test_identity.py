@@ -28,7 +28,7 @@ def test_the_last_bit_of_every_parameter_and_buffer_counts():
     assert fingerprint(model.double()) not in seen
 
 
-def test_late_rows_of_a_language_model_count():
+def test_reported_late_rows_of_a_language_model_count():
     a, b = lms.tiny_lm(), lms.tiny_lm()
     assert fingerprint(a.model) == fingerprint(b.model)
     with torch.no_grad(): b.model.get_input_embeddings().weight[-1, -1] += 1e-3

@@ -130,7 +130,7 @@ def test_failed_unit_leaves_no_record_and_no_claim(error):
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/../../b", "/abs", "a//b", "a/"])
-def test_study_names_stay_inside(name, tmp_path):
+def test_reported_study_names_stay_inside(name, tmp_path):
     with pytest.raises(ValueError, match="named like"): Runs(name)
     with pytest.raises(ValueError, match="named like"): core.published(name, "smoke")
     runs = Runs("demo/toy")
@@ -195,7 +195,7 @@ def make_file(n=3):
     return runs.path, runs.path.read_bytes(), runs.records()
 
 
-def test_no_flipped_bit_is_believed():
+def test_corrupt_no_flipped_bit_is_believed():
     "Any flipped bit: either the records are as they were, or the error names file and way out, or a unit is not found; never another result."
     path, whole, told = make_file(40)
     draw, found = random.Random(0), 0
@@ -224,7 +224,7 @@ def test_damage_test_sees_a_reader_that_believes(monkeypatch):
 
 
 @pytest.mark.parametrize("share", [.3, .6, .95])
-def test_truncated_file_is_named_and_repaired(share):
+def test_corrupt_truncated_file_is_named_and_repaired(share):
     path, whole, told = make_file(60)
     path.write_bytes(whole[:int(len(whole)*share)])
     with pytest.raises(CorruptFileError, match="toy.sqlite is damaged"): Runs("demo/toy").records()
@@ -301,7 +301,7 @@ def open_folder():
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 @pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed, with a log"])
-def test_a_read_only_folder_is_readable_and_said_before_any_work(open_folder, killed):
+def test_reported_a_read_only_folder_is_readable_and_said_before_any_work(open_folder, killed):
     code = "import os, sys; from tokenstudy.core import Runs; runs = Runs('demo/toy', sys.argv[1])\nfor i in range(2): runs({'i': i}, lambda: {'square': i*i})\n"
     python(code + ("os._exit(1)" if killed else ""), open_folder).communicate()
     folder = open_folder/"runs"/"smoke"/"demo"
@@ -327,7 +327,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_leaves_the_records_readable(small_disk):
+def test_reported_a_full_disk_leaves_the_records_readable(small_disk):
     runs = Runs("demo/toy", small_disk)
     for i in range(5): runs(dict(i=i), partial(square, i))
     with pytest.raises(TokenStudyError, match="cannot write runs/smoke/demo/toy.sqlite .*make room"): runs(dict(i=9), lambda: "x"*3_000_000)
@@ -362,9 +362,20 @@ def test_folder_that_cannot_be_made_is_said_before_any_work(tmp_path):
         Runs("demo/toy")(dict(i=1), lambda: pytest.fail("worked in vain"))
 
 
+def test_reported_helpers_of_a_killed_writer_are_gone_after_the_next():
+    code = "import os; from tokenstudy.core import Runs; runs = Runs('demo/toy')\nfor i in range(3): runs({'i': i}, lambda: {'square': i*i})\nos.kill(os.getpid(), 9)"
+    python(code).communicate()
+    runs = Runs("demo/toy")
+    assert {p.suffix for p in runs.path.parent.iterdir()} == {".sqlite", ".sqlite-wal", ".sqlite-shm"}
+    assert runs.get(dict(i=2)) == square(2)
+    runs(dict(i=3), partial(square, 3))
+    runs.file.close()
+    assert [p.name for p in runs.path.parent.iterdir()] == ["toy.sqlite"] and len(runs) == 4
+
+
 # ---- several at once
 
-def test_processes_share_a_file_and_no_unit_is_computed_twice(tmp_path):
+def test_reported_processes_share_a_file_and_no_unit_is_computed_twice(tmp_path):
     code = """
         import os, sys, time
         from functools import partial
@@ -440,7 +451,7 @@ def test_set_aside_begins_anew_for_all():
     assert len(other) == 1 and len(RecordFile(other.file.set_aside())) == 1
 
 
-def test_a_record_is_found_through_an_index(tmp_path):
+def test_reported_a_record_is_found_through_an_index(tmp_path):
     "The time for a look-up does not grow with the file, nor does that for one more record."
     file, clock = RecordFile(tmp_path/"f.sqlite"), time.process_time
     def cost():
@@ -489,7 +500,7 @@ UNIT = """
 """
 
 
-def test_an_edit_of_the_library_changes_the_numbers(tmp_path):
+def test_reported_an_edit_of_the_library_changes_the_numbers(tmp_path):
     "What a unit reaches is edited: it is computed again. What it does not reach: it is not."
     copy = tmp_path/"copy"/"tokenstudy"
     shutil.copytree(ROOT/"tokenstudy", copy, ignore=shutil.ignore_patterns("assets", "__pycache__"))
@@ -510,7 +521,7 @@ def test_an_edit_of_the_library_changes_the_numbers(tmp_path):
     assert told[0] == "102.0" and "made by other code" in told[1] and told[-1] == "[False]"
 
 
-def test_committed_records_of_other_code_are_shown_with_a_note(tmp_path, monkeypatch):
+def test_reported_committed_records_of_other_code_are_shown_with_a_note(tmp_path, monkeypatch):
     runs = Runs("demo/toy")
     runs(dict(i=1), core.current_scale)                               # a function of ours: its modules are noted
     runs.publish()
@@ -569,9 +580,10 @@ def line(i): return json.dumps(records.make_record("kept", "smoke", dict(i=i), d
 
 @pytest.mark.parametrize("damage, message", [
     (lambda text: "{}", "not a record"), (lambda text: text[:-9], "line 2"), (lambda text: text + text, "Extra data"), (lambda text: text.replace('"x": 0.5', '"x": 0.75'), "digest"),
-    (lambda text: text.replace('"i": 1', '"i": 3'), "digest"), (lambda text: text.replace("0.5", "NaN"), "not a number"), (lambda text: "["*100_000, "line 2"), (lambda text: "null", "not a record")],
-    ids=["empty", "cut", "two in one", "other result", "other config", "NaN", "deep", "null"])
-def test_damaged_published_lines_are_named(tmp_path, damage, message):
+    (lambda text: text.replace('"i": 1', '"i": 3'), "digest"), (lambda text: text.replace("0.5", "NaN"), "not a number"), (lambda text: "["*100_000, "line 2"), (lambda text: "null", "not a record"),
+    (lambda text: line(0), "the unit .* is there twice"), (lambda text: text + text.replace('"x": 0.5', '"x": 0.75'), "Extra data"), (lambda text: text.replace("0.5", "1e999"), "digest")],
+    ids=["empty", "cut", "two in one", "other result", "other config", "NaN", "deep", "null", "twice", "two in one, one edited", "infinite"])
+def test_reported_damaged_published_lines_are_named(tmp_path, damage, message):
     file = tmp_path/"results"/"kept"/"smoke.jsonl"
     file.parent.mkdir(parents=True)
     file.write_text("\n".join([line(0), line(1), line(2), ""]))
@@ -580,6 +592,20 @@ def test_damaged_published_lines_are_named(tmp_path, damage, message):
     assert len(core.published("kept", "smoke")) == 3
     file.write_text("\n".join([line(0), damage(line(1)), line(2), ""]))
     with pytest.raises(CorruptFileError, match=f"results/kept/smoke.jsonl, line 2.*{message}" if message != "line 2" else message): core.published("kept", "smoke")
+
+
+def test_reported_the_count_of_records_is_told_exactly(tmp_path, monkeypatch):
+    "A mark of the byte order, ends of lines of three kinds, empty lines: five records, of which two are of other code."
+    other = [records.make_record("kept", "smoke", dict(i=i), i) for i in (7, 8)]
+    lines = [line(0), line(1), json.dumps(other[0]), line(2), json.dumps(other[1])]
+    file = tmp_path/"results"/"kept"/"smoke.jsonl"
+    file.parent.mkdir(parents=True)
+    for end in ("\n", "\r\n", "\n\n", "\r\n \r\n"):
+        file.write_bytes(b"\xef\xbb\xbf" + (end.join(lines) + end).encode())
+        monkeypatch.setattr(records, "_WARNED", set())
+        with pytest.warns(UserWarning, match="results/kept/smoke.jsonl: 2 of 5 records"): assert [r["config"]["i"] for r in core.published("kept", "smoke")] == [0, 1, 7, 2, 8]
+    file.write_bytes("\r".join(lines).encode())
+    with pytest.raises(CorruptFileError, match="line 1"): core.published("kept", "smoke")
 
 
 def test_committed_records_stay_readable():

@@ -108,12 +108,12 @@ def test_importing_is_light():
 
 
 @pytest.mark.parametrize("bad", ["1000001", "1000000000"])
-def test_too_many_seeds_are_refused(monkeypatch, bad):
+def test_reported_too_many_seeds_are_refused(monkeypatch, bad):
     monkeypatch.setenv("TOKENSTUDY_SEEDS", bad)
     with pytest.raises(ValueError, match="a million"): core.seeds()
 
 
-def test_memory_counts_what_the_file_cache_would_give_back(monkeypatch):
+def test_reported_memory_counts_what_the_file_cache_would_give_back(monkeypatch):
     import psutil
     whole = psutil.virtual_memory()
     assert core.available_memory("cpu") == pytest.approx(whole.available, rel=.2)

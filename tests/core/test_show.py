@@ -1,6 +1,7 @@
 "show: whatever a token holds is shown and never obeyed, and every number reaches the table."
 import html
 import json
+import os
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -131,11 +132,13 @@ BLANK = "\u115f\u1160\u2800\u3164\uffa0"
 def test_ordinary_text_is_left_alone(text): assert show.visible(text) == text
 
 
-@pytest.mark.parametrize("blank", [*BLANK, "\xa0", "\u2003", "\u3000"])
-def test_blanks_are_named(blank): assert show.visible(f"a{blank}b") == f"a⟨{ord(blank):04X}⟩b"
+@pytest.mark.parametrize("blank", [*BLANK, "\xa0", "\u2003", "\u3000", "\u200b", "\u2060", "\ufeff", "\xad", "\u034f", "\ufe0f", "\ufe00", "\u180b", "\U000e0100", "\U000e0041"])
+def test_reported_blanks_are_named(blank):
+    assert show.visible(f"a{blank}b") == f"a⟨{ord(blank):04X}⟩b" and show.visible(blank) == f"⟨{ord(blank):04X}⟩"
+    assert f"⟨{ord(blank):04X}⟩" in show.token_strip([blank, "b"], [0, 1])._repr_html_()
 
 
-def test_markers_may_be_a_mask():
+def test_reported_markers_may_be_a_mask():
     mask = np.array([False, False, True])
     for marker in (mask, mask.tolist(), 2, [2], {2}, np.int64(2)):
         assert show.token_strip("abc", [1, 2, 3], marker).marked == {2}
@@ -199,11 +202,26 @@ def test_paper_table_shows_only_used_columns():
 def test_paper_table_is_kept_with_its_provenance(tmp_path, monkeypatch):
     monkeypatch.setenv("TOKENSTUDY_HOME", str(tmp_path))
     made = show.against_paper([ROW | dict(ours=np.float32(.5), n=np.int64(7))], study="multidraft/optimal", note="A note.")
-    kept = json.loads((tmp_path/"runs"/"smoke"/"tables"/"multidraft-optimal.json").read_text())
+    kept = json.loads((tmp_path/"runs"/"smoke"/"tables"/"multidraft+optimal.json").read_text())
     assert kept["study"] == "multidraft/optimal" and kept["rows"][0]["ours"] == .5 and "versions" in kept["provenance"]
     assert repr(show.PaperTable(kept["rows"], kept["note"])) == repr(made)
     show.against_paper([ROW])
     assert len(list((tmp_path/"runs").rglob("*.json"))) == 1
+
+
+def test_reported_tables_of_studies_of_similar_names_are_kept_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKENSTUDY_HOME", str(tmp_path))
+    for i, name in enumerate(("tvm/labels-b", "tvm-labels/b", "tvm/labels/b", "tvm-labels-b")): show.against_paper([ROW | dict(n=i)], study=name)
+    from tokenstudy.app.report import paper_tables
+    assert {study: table.rows[0]["n"] for study, table in paper_tables()[0]} == {"tvm/labels-b": 0, "tvm-labels/b": 1, "tvm/labels/b": 2, "tvm-labels-b": 3}
+    folder = tmp_path/"runs"/"smoke"/"tables"
+    (folder/"tvm-labels.json").write_text((folder/"tvm+labels+b.json").read_text())         # as an earlier version named it
+    os.utime(folder/"tvm-labels.json", (0, 0))
+    assert len(paper_tables()[0]) == 4
+    before = len(list(tmp_path.rglob("*")))
+    for bad in ("../../x", "/tmp/x", "a//b", "", "..", 3):
+        with pytest.raises(ValueError, match="a study is named like"): show.against_paper([ROW], study=bad)
+    assert len(list(tmp_path.rglob("*"))) == before
 
 
 @pytest.mark.parametrize("row, message", [

@@ -26,7 +26,7 @@ def test_interval_of_nonsense_is_refused(bad):
     with pytest.raises(ValueError): core.bootstrap_interval(bad)
 
 
-def test_arguments_of_intervals():
+def test_reported_arguments_of_intervals():
     for bad in (dict(level=0.), dict(level=1.), dict(resamples=0)):
         with pytest.raises(ValueError, match="level|resamples"): core.bootstrap_interval([1., 2.], **bad)
         with pytest.raises(ValueError, match="level|resamples"): core.two_way_interval([[1., 2.]], **bad)

@@ -1,6 +1,7 @@
 "core.training: a restart changes no bit, the loops that it replaced had the same bits, numbers that are none end in an error."
 import math
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -263,3 +264,17 @@ def test_states_are_set_in_place():
     restore_state(held, saved)
     assert held["row"] is row and row.tolist() == [1, 1] and log == [1, 2]
     assert nested == dict(a=dict(b=inner), new="x") and inner[0].tolist() == [1]
+
+
+def test_reported_folders_that_cannot_hold_a_checkpoint_are_found_before_the_first_step(tmp_path, monkeypatch):
+    x = torch.nn.Parameter(torch.zeros(1000))
+    def train(folder, **options): core.train([x], lambda step: pytest.fail("worked in vain"), 3, lr=.1, checkpoint=folder, progress=False, **options)
+    (tmp_path/"file").touch()
+    with pytest.raises(core.TokenStudyError, match="file is not a folder"): train(tmp_path/"file"/"run")
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(place)._replace(free=11_000))
+    with pytest.raises(core.TokenStudyError, match="0.012 MB are needed there"): train(tmp_path/"run")
+    assert not (tmp_path/"run").exists()
+    core.train([x], lambda step: x.square().sum(), 1, optimizer=torch.optim.SGD([x], lr=.1), checkpoint=tmp_path/"run", progress=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(place)._replace(free=0))
+    core.train([x], lambda step: x.square().sum(), 1, lr=.1, checkpoint=tmp_path/"other", writes=False, progress=False)

@@ -249,7 +249,13 @@ def test_rollouts_need_the_interface_for_attention(monkeypatch):
     with pytest.raises(ValueError, match="does not use transformers' interface"): lm.rollouts(model, [1], [2], num_samples=2)
 
 
-def test_rollouts_bad_input():
+def test_reported_a_position_without_banned_tokens_is_as_if_not_named():
+    model, (prompt, response) = tiny("llama"), TEXTS[0]
+    def drawn(banned): return [lm.rollouts(model, prompt, response, num_samples=2, positions=[1, 2], max_new_tokens=4, banned=banned).continuation(i, j) for i in range(2) for j in range(2)]
+    assert drawn({1: []}) == drawn({}) == drawn(None) and drawn({1: [], 2: [3]}) == drawn({2: [3]})
+
+
+def test_reported_rollouts_bad_input():
     model, (prompt, response) = tiny("llama"), TEXTS[0]
     def refused(words, *args, **options):
         with pytest.raises(ValueError, match=words): lm.rollouts(model, *args, **options)
@@ -263,6 +269,7 @@ def test_rollouts_bad_input():
     refused("batch_size = -1", prompt, response, batch_size=-1)
     refused("do not fit into the context", prompt, response, max_new_tokens=1000)
     refused("all probability", prompt, response, positions=[1], banned={1: range(12)})
+    for wrong in ({1: [-1]}, {1: [12]}, {1: [2, 1.5]}, {1: 3}, {1: None}, {len(response) + 1: [1]}, {-1: [1]}, {"1": [1]}): refused("banned has .*token ids from 0 to", prompt, response, banned=wrong)
     refused("all probability", prompt, response, positions=[1], temperature=0, banned={1: [lm.rollouts(model, prompt, response, num_samples=1, positions=[1], max_new_tokens=1, temperature=0).continuation(0, 0)[0]]})
     refused("engine 'spark'", prompt, response, engine="spark")
     refused("temperature = -1", prompt, response, temperature=-1)

@@ -45,6 +45,28 @@ def test_grader_that_was_killed_is_replaced():
     assert r.grade(["y+1"], ["1+y"])[0] and old not in grading._idle
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's signal of a pipe without readers")
+def test_reported_a_busy_grader_ends_with_its_parent():
+    "Even inside one long multiplication, which lets no other thread run."
+    import subprocess
+    import psutil
+    code = f"from tokenstudy import reasoning\nprint('ready', flush=True)\nreasoning.grade([r'{HANGING}'], ['3'], timeout=600, workers=1)"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "ready\n"
+    def busy(): return [p for p in psutil.Process(parent.pid).children() if sum(p.cpu_times()[:2]) > .5]
+    for _ in range(600):
+        if graders := busy(): break
+        time.sleep(.1)
+    used = sum(graders[0].cpu_times()[:2])
+    for _ in range(600):                      # past its imports, in the question
+        if sum(graders[0].cpu_times()[:2]) > used + 1: break
+        time.sleep(.1)
+    assert graders[0].is_running()
+    parent.kill()
+    parent.wait()
+    assert psutil.wait_procs(graders, timeout=20)[1] == []
+
+
 def test_grader_never_evaluates(monkeypatch):
     "What a grading process does works where Python's eval is forbidden; math-verify as it comes does not."
     import sympy.core.numbers as numbers
@@ -65,7 +87,7 @@ def test_grader_never_evaluates(monkeypatch):
     with pytest.raises(ValueError, match="not evaluated"): math_verify.parser.parse_expr_cached("7+1/2")
 
 
-def test_grader_bad_input():
+def test_reported_grader_bad_input():
     for bad in ((["1"], ["1", "2"]), ("1", ["1"]), (["1"], [" "])):
         with pytest.raises(ValueError): r.grade(*bad)
     for timeout in (0, -1, float("inf"), 1e12, float("nan")):

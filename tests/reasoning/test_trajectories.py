@@ -138,7 +138,7 @@ def sampled(tmp_path_factory):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_file_of_something_else_is_refused(sampled, change):
+def test_reported_a_file_of_something_else_is_refused(sampled, change):
     "The solutions of other problems or models are never returned: the error says what differs, and nothing is sampled or lost."
     make, message = CHANGES[change]
     lm, problems, options = make()
@@ -167,7 +167,7 @@ def test_restart_sets_aside_and_samples_anew(tmp_path):
     with pytest.warns(UserWarning, match="old.jsonl.old"): assert len(r.sample_trajectories(tiny(), PROBLEMS, path=path, restart=True, **SAMPLING)) == 4
 
 
-def test_what_cannot_be_kept_is_said_before_any_work(tmp_path, monkeypatch):
+def test_reported_what_cannot_be_kept_is_said_before_any_work(tmp_path, monkeypatch):
     from tokenstudy import lm as lms
     monkeypatch.setattr(lms, "sample", lambda *a, **k: pytest.fail("sampled in vain"))
     (tmp_path/"file").write_text("in the way")
@@ -203,7 +203,7 @@ def test_rows_that_are_no_trajectories_are_named(tmp_path):
         assert file["a"] == made("a")
 
 
-def test_a_writer_after_a_failed_write_is_whole(tmp_path, monkeypatch):
+def test_reported_a_writer_after_a_failed_write_is_whole(tmp_path, monkeypatch):
     "A write that failed half way (a full disk) leaves nothing behind that a later one would trip over."
     from tokenstudy.core import record_files
     file = r.TrajectoryFile(tmp_path/"t.sqlite", dict(seed=1))

@@ -93,7 +93,7 @@ def test_trie_kernel_equals_plain_python(monkeypatch):
     assert as_dict(compiled) == {k: (int(c), int(g)) for k, (c, g) in slow_trie(paths, right, [1]*60).items()}
 
 
-def test_trie_bad_input():
+def test_reported_trie_bad_input():
     for bad, message in ((dict(paths=[]), "at least one"), (dict(paths=[[-1]]), "must lie"), (dict(paths=[[2**31]]), "must lie"), (dict(paths=[[1]], correct=[.5, 1]), "one for each path"),
                          (dict(paths=[[1]], correct=[-1]), "correct must lie"), (dict(paths=[[1]], weights=[-1]), "not positive"), (dict(paths=[[1]], correct=[math.nan]), "not finite"),
                          (dict(paths=(np.array([1, 2]), [0, 3])), "starts must rise"),

@@ -201,10 +201,11 @@ def test_values_rollouts_need_room(toy, paths):
     with pytest.raises(ValueError, match="longer than max_total"): prm_labels_by_rollout(toy, [long], lambda ids: True, block=1, num_samples=2, max_total=len(long.response_ids) - 1)
 
 
-def test_values_steps_are_read_once_and_checked():
+def test_reported_values_steps_are_read_once_and_checked():
     twice = [made([3, 4, 9], 1), made([3, 4, 9], 1, problem="q")]
     for x in value_data(twice, "prm_hard", iter([3])).labels: assert same([x], [[1, NAN, 1]])
-    for bad in (dict(block=True), dict(delimiter=()), dict(block=0), dict(block=1.5), dict(delimiter=3), dict(delimiter=";"), dict(delimiter=[3], block=2)):
+    for bad in (dict(block=True), dict(delimiter=()), dict(block=0), dict(block=1.5), dict(delimiter=3), dict(delimiter=";"), dict(delimiter=[3], block=2),
+                dict(delimiter=[1.7]), dict(delimiter=[4, -1]), dict(delimiter=[3.]), dict(delimiter=["3"]), dict(delimiter=[None])):
         with pytest.raises(ValueError, match="delimiter|block"): label_samples(twice[:1], "prm_hard", **bad)
     assert same(label_samples(twice[:1], "prm_soft", block=np.int64(2)), [[NAN, 1, 1]])
     assert len(value_data([made([3, 4, 5], 1)], "prm_soft", {5})) == 1         # a delimiter at the very end is one

@@ -305,6 +305,23 @@ def test_search_mutants_are_caught(mutant, monkeypatch):
         check_costs()
 
 
+def test_reported_functions_get_copies_of_what_the_engine_works_with():
+    "A verifier and a policy that spoil every list that they are given change nothing."
+    def honest(prompt, response): return len(set(response))/20
+    def spoiling(prompt, response):
+        value = honest(prompt, response)
+        prompt.append(9), response.clear()
+        return value
+    beam = beam_policy(4, 2)
+    def spoiling_policy(nodes, open, done):
+        kept = beam(nodes, open, done)
+        for given in (nodes, open, done): given.clear()
+        return kept
+    def found(verifier, policy): return [r.plain() for r in tree_search(tiny("llama"), verifier, PROMPTS[:2], 4, policy, block=2, max_new_tokens=8)]
+    plain = found(honest, beam)
+    assert found(spoiling, spoiling_policy) == plain and [r["prompt_ids"] for r in plain] == PROMPTS[:2]
+
+
 def test_search_bad_input():
     model, judge = tiny("llama"), Judge("llama")
     def refused(words, K, b=None, error=ValueError, verifier=judge, method="step_beam", prompts=PROMPTS[:2], **options):

@@ -163,7 +163,7 @@ def finished(toy, tmp_path_factory):
     return folder, some, again(), again
 
 
-def test_values_damage_to_a_finished_verifier_is_named(finished):
+def test_corrupt_values_damage_to_a_finished_verifier_is_named(finished):
     folder, _, first, again = finished
     files = [*sorted((folder/"model").iterdir()), *sorted((folder/"run").glob("[!.]*"))]
     assert {"config.json", "model.safetensors", "manifest.json"} <= {f.name for f in files}
@@ -171,7 +171,7 @@ def test_values_damage_to_a_finished_verifier_is_named(finished):
     assert torch.equal(state(again().model), state(first.model))
 
 
-def test_values_resume_is_of_the_whole_base(toy, finished):
+def test_reported_values_resume_is_of_the_whole_base(toy, finished):
     "Every parameter of the base counts, to its last number; so does its head, if it is a verifier."
     _, _, first, again = finished
     for name, _ in toy.model.named_parameters():
@@ -214,7 +214,7 @@ def test_values_resume_refuses_older_files(toy, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "run"]
 
 
-def test_values_weights_that_are_not_finite_are_no_verifier(toy, monkeypatch):
+def test_reported_values_weights_that_are_not_finite_are_no_verifier(toy, monkeypatch):
     some = samples(6)
     for bad in (float("inf"), NAN, 0, -1):
         with pytest.raises(ValueError, match="lr = "): train_verifier(toy, some, "tvm", epochs=1, lr=bad)
@@ -228,6 +228,17 @@ def test_values_weights_that_are_not_finite_are_no_verifier(toy, monkeypatch):
             train_verifier(toy, some, "tvm", epochs=1, batch_size=99)
     half = TokenValueModel.from_causal_lm(toy).half()                                                # finite in training, too large for the base's own type
     with pytest.raises(core.TrainingError, match="of the trained verifier is not finite"): train_verifier(half, some, "tvm", epochs=1, batch_size=99, lr=1e5)
+
+
+def test_reported_a_disk_that_fills_up_at_the_end_is_said(toy, tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+    def full(self, *args, **options): raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    some, options = samples(6), dict(epochs=1, output_dir=tmp_path, resume=True)
+    with monkeypatch.context() as m:
+        m.setattr(TokenValueModel, "save_pretrained", full)
+        with pytest.raises(core.TokenStudyError, match=f"cannot write {tmp_path/'model'} .*No space left.*make room"): train_verifier(toy, some, "tvm", **options)
+    assert not (tmp_path/"model").exists() and not list(tmp_path.glob(".*.partial"))
+    assert train_verifier(toy, some, "tvm", **options).log and (tmp_path/"model").is_dir()
 
 
 def test_values_training_with_whole_questions_is_one_for_both_labels(toy, paths):

@@ -100,7 +100,8 @@ def all_models() -> list[dict]: # name, kind, state, size, detail
 def prepare_models(
     rows: list[dict] # as from `all_models`
 ) -> int: # exit code: 1 if one is corrupt
-    """Convert the language models that are not in the cache.
+    """Convert the language models that are not in the cache; say of the others that there is
+    nothing to do.
 
     Errors: MissingModelError if there is nothing to convert.
 
@@ -111,10 +112,11 @@ def prepare_models(
     from tokenstudy import lm
     code = 0
     for r in rows:
-        if r["kind"] != "language model": continue
-        if r["state"] == "corrupt":
+        embedded = r["kind"] == "embedded"
+        if r["state"] == "corrupt" or embedded and r["state"] == "missing":
             print(f"{r['name']}: {r['detail']}", file=sys.stderr)
             code = 1
+        elif embedded: print(f"{r['name']}: part of the package, there is nothing to prepare")
         elif r["state"] == "cached": print(f"{r['name']}: in the cache already")
         else:
             lm.prepare_lm(r["name"])
@@ -142,7 +144,8 @@ def run_models(
 ) -> int: # exit code: 1 if something is corrupt or could not be prepared, 2 for an unknown name
     """List, prepare or verify models.
 
-    >>> run_models("prepare", "draft-small.safetensors") # an embedded file needs no preparation
+    >>> run_models("prepare", "draft-small.safetensors")
+    draft-small.safetensors: part of the package, there is nothing to prepare
     0
     """
     from tokenstudy.core.show import table
@@ -152,7 +155,8 @@ def run_models(
         print(f"tokenstudy models: {name!r} is not one of {', '.join(known)}", file=sys.stderr)
         return 2
     rows = [r for r in rows if name in (None, r["name"])]
-    if action == "prepare": return prepare_models(rows)
+    if action == "prepare":
+        return prepare_models([r for r in rows if name or r["kind"] == "language model"])
     if action == "verify": _verify(rows)
     short = [r | dict(detail=r["detail"].splitlines()[0]) for r in rows]
     print(table(short) if rows else "no models")
@@ -255,6 +259,7 @@ def main(
     """The command `tokenstudy`.
 
     >>> main(["models", "prepare", "draft-small.safetensors"])
+    draft-small.safetensors: part of the package, there is nothing to prepare
     0
     """
     for stream in (sys.stdout, sys.stderr):

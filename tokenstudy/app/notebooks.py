@@ -66,13 +66,13 @@ def find_studies(
 def _sha(*parts): return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 def library_hash() -> str: # 16 hex digits
-    """A hash of the library's Python files.
+    """A hash of the library's Python files, and of the list of its assets.
 
     >>> len(library_hash())
     16
     """
     folder = Path(str(importlib.resources.files("tokenstudy")))
-    files = sorted(folder.rglob("*.py"))
+    files = sorted([*folder.rglob("*.py"), *folder.glob("assets/MANIFEST.json")])
     return _sha([(f.relative_to(folder).as_posix(), core.sha256(f)) for f in files])
 
 def study_key(
@@ -282,7 +282,7 @@ def execute(
     >>> from nbformat.v4 import new_notebook
     >>> execute(new_notebook(), ".", dict(os.environ)) # no cells, nothing to do
     """
-    import atexit, shutil, tempfile
+    import atexit
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
     if not any(map(runs_cell, nb.cells)): return
@@ -292,16 +292,13 @@ def execute(
         on_start(cell)
     def done(cell, cell_index, execute_reply):
         on_done(cell, time.perf_counter() - began[cell_index])
-    sockets = tempfile.mkdtemp(prefix="tokenstudy-")
-    client = NotebookClient(
-        nb, km=_kernel_manager(sockets), timeout=None, record_timing=False,
-        coalesce_streams=True, resources=dict(metadata=dict(path=str(folder))),
-        on_cell_execute=start, on_cell_executed=done)
-    with _left_alone(nb):
+    with core.scratch_folder() as sockets, _left_alone(nb):
+        client = NotebookClient(
+            nb, km=_kernel_manager(sockets), timeout=None, record_timing=False,
+            coalesce_streams=True, resources=dict(metadata=dict(path=str(folder))),
+            on_cell_execute=start, on_cell_executed=done)
         try: e = _drive(client, env, tick)
-        finally:
-            atexit.unregister(client._cleanup_kernel)
-            shutil.rmtree(sockets, ignore_errors=True)
+        finally: atexit.unregister(client._cleanup_kernel)
     if isinstance(e, CellExecutionError): raise CellFailed(failure(nb)) from e
     if isinstance(e, DeadKernelError):
         raise CellFailed("the kernel died; the usual reason is too little memory") from e

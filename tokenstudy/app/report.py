@@ -152,15 +152,16 @@ def paper_tables() -> tuple[list, list]: # [(study, table)] in reading order, [u
     True
     """
     from tokenstudy.core.show import PaperTable
-    found, bad = [], []
-    for f in sorted((core.runs_dir()/"tables").glob("*.json")):
+    found, bad = {}, []
+    def age(f): return f.stat().st_mtime_ns, f.name
+    for f in sorted((core.runs_dir()/"tables").glob("*.json"), key=age): # the latest of a study
         try:
             d = json.loads(f.read_text())
-            found.append((d["study"], PaperTable(d["rows"], d["note"])))
+            found[d["study"]] = PaperTable(d["rows"], d["note"])
         except (OSError, ValueError, KeyError, TypeError): bad.append(f.name)
     order = {p: i for i, p in enumerate(PAPERS)}
     def place(entry): return order.get(entry[0].split("/")[0], len(PAPERS)), entry[0]
-    return sorted(found, key=place), bad
+    return sorted(found.items(), key=place), sorted(bad)
 
 # %% ../../nbs/app/02_report.ipynb #fd5bcadb
 _CSS = """
@@ -384,6 +385,7 @@ def write_report(
     'report.html'
     """
     folder, studies = core.runs_dir(), find_studies(root)
+    core.check_writable(folder)
     names = [study_name(root, f) for files in studies.values() for f in files]
     parts = {paper: [p for f in files if (p := report_part(root, f, names))]
              for paper, files in studies.items()}

@@ -78,6 +78,17 @@ def _set_aside(papers):
     for paper in papers:
         for f in (core.runs_dir()/paper).rglob("*.sqlite"): core.RecordFile(f).set_aside()
 
+def _check_places(todo, save):
+    """`TokenStudyError` if what a run keeps could not be written, a megabyte for each notebook.
+    What killed runs left half written is deleted."""
+    places = {core.runs_dir()} | ({core.results_dir()} if save else set())
+    if save and core.current_scale() == "laptop": places |= {f.parent for f, _ in todo}
+    for place in sorted(places):
+        core.check_writable(place, 1e6*len(todo), way_out="make it writable, make room on its disk,"
+                            " or set TOKENSTUDY_HOME to another checkout")
+    for left in core.runs_dir().rglob(".*.partial"):
+        core.sweep_leftovers(left.with_name(left.name[1:].rsplit(".", 2)[0]))
+
 def _run_all(root, waiting, screen):
     "Run notebooks one after the other, with a report after each; the names of those that failed."
     failed = []
@@ -115,7 +126,7 @@ def run_study(
 ) -> int: # exit code: 0 done, 1 a notebook failed, 130 interrupted
     """Run the notebooks of some papers, write the report, print the tables.
 
-    Errors: TokenStudyError outside of a checkout.
+    Errors: TokenStudyError outside of a checkout, or where its results could not be written.
 
     >>> import tempfile
     >>> os.environ["TOKENSTUDY_HOME"] = tempfile.mkdtemp()
@@ -126,6 +137,7 @@ def run_study(
     root, start, failed = checkout(), time.perf_counter(), []
     studies = {p: files for p, files in find_studies(root).items() if not papers or p in papers}
     todo = [(f, source_notebook(f)) for files in studies.values() for f in files]
+    _check_places(todo, save)
     if fresh: _set_aside(studies)
     waiting = [(f, nb) for f, nb in todo if fresh or finished_copy(root, f, nb) is None]
     cells = [cell_hash(c) for _, nb in waiting for c in nb.cells if runs_cell(c)]

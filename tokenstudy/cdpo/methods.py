@@ -11,7 +11,6 @@ import contextlib
 import copy
 import dataclasses
 import random
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -218,7 +217,8 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_bars())
         stack.enter_context(_random_kept())
-        if output_dir is None: output_dir = stack.enter_context(tempfile.TemporaryDirectory())
+        if output_dir is None: output_dir = stack.enter_context(core.scratch_folder())
+        core.check_writable(output_dir)
         args = _config(method, output_dir, rpo_alpha, **dict(
             learning_rate=lr, beta=beta, num_train_epochs=epochs,
             per_device_train_batch_size=batch_size,

@@ -31,6 +31,9 @@ from .files import atomic_write as atomic_write
 from .files import atomic_folder as atomic_folder
 from .files import sweep_leftovers as sweep_leftovers
 from .files import sync_folder as sync_folder
+from .files import check_writable as check_writable
+from .files import writing as writing
+from .files import scratch_folder as scratch_folder
 from .files import sha256 as sha256
 from .files import assets_dir as assets_dir
 from .files import manifest as manifest
@@ -47,6 +50,7 @@ from .records import Runs as Runs
 from .records import published as published
 from .records import make_record as make_record
 from .records import made_by_other_code as made_by_other_code
+from .records import check_study as check_study
 from .checkpoints import Checkpoint as Checkpoint
 from .checkpoints import save_checkpoint as save_checkpoint
 from .checkpoints import load_checkpoint as load_checkpoint

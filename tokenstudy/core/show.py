@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from .scales import current_scale, provenance, runs_dir
 from .files import atomic_write
-from .records import plain
+from .records import check_study, plain
 
 if TYPE_CHECKING: import matplotlib
 
@@ -96,7 +96,9 @@ def finish(
     return fig
 
 # %% ../../nbs/core/08_show.ipynb #fed2a763
-_BLANK = "\u115f\u1160\u2800\u3164\uffa0" # letters and signs that are drawn as nothing
+#: letters, signs and selectors that are drawn as nothing
+_BLANK = {*"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0", *map(chr, range(0x180b, 0x1810)),
+          *map(chr, range(0xfe00, 0xfe10)), *map(chr, range(0xe0100, 0xe01f0))}
 _UNSEEN = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp", "Zs")
 
 def visible(
@@ -403,7 +405,7 @@ def against_paper(
     note: str = ""            # a line below the table
 ) -> PaperTable: # shows itself
     """A table of the paper's numbers and ours. ValueError if a row lacks a number or has an unknown
-    entry.
+    entry, or for a study's name that is none.
 
     >>> against_paper([dict(quantity="P*", paper=.621, ours=.621)]).columns
     ['quantity', 'paper', 'ours']
@@ -411,9 +413,9 @@ def against_paper(
     rows = [_paper_row(r, f"rows[{i}]") for i, r in enumerate(rows)]
     made = PaperTable(rows, note)
     if study is not None:
-        record = dict(study=study, scale=current_scale(), rows=rows, note=note,
+        record = dict(study=check_study(study), scale=current_scale(), rows=rows, note=note,
                       provenance=provenance())
-        file = runs_dir()/"tables"/f"{study.replace('/', '-')}.json"
+        file = runs_dir()/"tables"/f"{study.replace('/', '+')}.json"
         atomic_write(file, json.dumps(record, indent=1) + "\n")
     return made
 

@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from torch.optim.lr_scheduler import LRScheduler
 
 from .checkpoints import check_identity, load_checkpoint, save_checkpoint
+from .files import check_writable
 from .scales import CheckpointError, TrainingError, progress as progress_bar
 
 # %% ../../nbs/core/06_training.ipynb #22ecc58e
@@ -190,6 +191,7 @@ class Training:
         self.save_every, self.save_steps, self.save_last = save_every, save_steps, save_last
         self.writes, self.desc, self.progress = writes, desc, progress
         self.done, self.loss, self.saved = 0, float("nan"), time.monotonic()
+        if self.folder is not None and writes: check_writable(self.folder, self._size())
         if self.folder is not None and resume: self.restore()
 
 # %% ../../nbs/core/06_training.ipynb #cbf29996
@@ -287,6 +289,12 @@ def save(self: Training) -> None:
 
 # %% ../../nbs/core/06_training.ipynb #c88735bf
 @patch
+def _size(self: Training) -> int:
+    "Bytes of a checkpoint, about: the parameters, and two moments of each where there are some."
+    copies = 3 if "betas" in self.optimizer.defaults else 1
+    return copies*sum(p.numel()*p.element_size() for p in self.parameters)
+
+@patch
 def restore(self: Training) -> int: # steps done
     "Go on from the checkpoint, if there is one. Raises as `load_checkpoint` does."
     found = load_checkpoint(self.folder) if self.folder is not None else None
@@ -356,7 +364,8 @@ def train(
     """Train to the last step. The same bits with and without a restart, if `loss` depends on
     nothing but the step and what is kept. `TrainingError` if the loss, the gradient or a parameter
     is not finite, ValueError for settings, `CheckpointError` for a checkpoint of another training,
-    `CorruptFileError` for a damaged one.
+    `CorruptFileError` for a damaged one, `TokenStudyError` if none can be written or there is no
+    room for one.
 
     >>> x = torch.nn.Parameter(torch.tensor(4.))
     >>> done = train([x], lambda step: (x - 1).square(), 200, lr=.1)

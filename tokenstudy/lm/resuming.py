@@ -139,7 +139,9 @@ def _save_checkpoint(self: SafeCheckpoints, model, trial):
     "The Trainer's hook: a checkpoint, and when all of it is there, the digests of its files."
     folder = Path(self._get_output_dir(trial=trial))/f"checkpoint-{self.state.global_step}"
     if self.accelerator.is_main_process: core.delete_checkpoint(folder/"whole")
-    super(SafeCheckpoints, self)._save_checkpoint(model, trial)
+    with core.writing(f"the checkpoint {folder}", way_out="make room on its disk; the checkpoint "
+                      "before it is whole, and resume_from_checkpoint=True continues from there"):
+        super(SafeCheckpoints, self)._save_checkpoint(model, trial)
     self.accelerator.wait_for_everyone()
     if self.accelerator.is_main_process and folder.is_dir():
         core.save_checkpoint(folder/"whole", dict(files=_digests(folder)), identity=self._identity)
@@ -207,8 +209,12 @@ def train(self: SafeCheckpoints,
     """The Trainer's `train`. A resumed run gives what a run without interruption gives.
 
     `core.CheckpointError` for a checkpoint of another training, `core.CorruptFileError` for
-    damage."""
+    damage, `core.TokenStudyError` if checkpoints cannot be written."""
     path = resume_from_checkpoint
+    if self.args.save_strategy != "no" and self.args.should_save:
+        learning = (p for p in self.model.parameters() if p.requires_grad)
+        size = 3*sum(p.numel()*p.element_size() for p in learning) # AdamW's two moments with them
+        core.check_writable(self.args.output_dir, size)
     if path or self.args.save_strategy != "no": self._identity = self.identity()
     if path is True:
         path = whole_checkpoint(self.args.output_dir)

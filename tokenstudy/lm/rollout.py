@@ -114,8 +114,21 @@ def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_tota
                              f"{len(response)} (the response's length), at least one; got {where}")
         longest = max(max_total, len(response)) if max_total else max(where) + max_new_tokens
         check_length(lm, len(prompt) + longest)
-        found.append((one, response, where, many, stream, no or {}))
+        found.append((one, response, where, many, stream, _bans(lm, i, no, len(response))))
     return found
+
+# %% ../../nbs/lm/05_rollout.ipynb #c4ec0201
+def _bans(lm, i, given, length):
+    "Position -> banned ids of trajectory i, checked; positions without any are left out."
+    vocabulary, bans = lm.model.get_input_embeddings().num_embeddings, {}
+    for t, ids in (given or {}).items():
+        try: at, some = operator.index(t), [*map(operator.index, ids)]
+        except TypeError: at, some = -1, []
+        if not 0 <= at <= length or not all(0 <= x < vocabulary for x in some):
+            raise ValueError(f"trajectory {i}: banned has {t!r}: {ids!r}; give token ids from 0 to "
+                             f"{vocabulary - 1} for positions from 0 to {length}")
+        if some: bans[at] = some
+    return bans
 
 # %% ../../nbs/lm/05_rollout.ipynb #8160906e
 def wave_rows(

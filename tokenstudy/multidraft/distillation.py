@@ -146,6 +146,7 @@ def sample_corpus(
     ['0000.safetensors', '0001.safetensors']
     """
     files = [Path(folder)/f"{r:04d}.safetensors" for r in range(rounds)]
+    core.check_writable(folder)
     for r, file in enumerate(core.progress(files, desc="sampling dialogues", unit="file")):
         if file.exists(): continue
         core.atomic_write(file, save(sample_dialogues(target, seed=seed + r, **options)))
@@ -402,7 +403,8 @@ def distill(
         core.train(parameters, loss, steps, optimizer=_optimizer(parameters, lr, weight_decay),
                    lr=core.cosine(lr, steps, warmup=warmup * steps), clip=1., after_step=look,
                    checkpoint=checkpoint, identity=identity, save_every=save_every,
-                   keep=dict(history=history, running=running), desc="distilling")
+                   keep=dict(history=history, running=running), desc="distilling",
+                   generators=[])
     return model.eval(), history
 
 # %% ../../nbs/multidraft/08_distillation.ipynb #58b0033d

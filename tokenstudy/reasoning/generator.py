@@ -139,7 +139,7 @@ def train_generator(
                     seed=seed)
     core.train(model, loss, num_steps, lr=core.trapezoid(lr, num_steps, warmup=warmup, decay=decay),
                optimizer=optimizer, clip=1., checkpoint=output_dir, save_every=save_every,
-               desc="generator", identity=identity)
+               desc="generator", identity=identity, generators=[])
     return lm.LM(model.eval().requires_grad_(False), arithmetic_tokenizer(), "arithmetic")
 
 # %% ../../nbs/reasoning/05_generator.ipynb #d0a54f79

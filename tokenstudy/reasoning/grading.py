@@ -103,9 +103,20 @@ def _limit_memory():
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 
 # %% ../../nbs/reasoning/04_grading.ipynb #9ca03d2c
+def _end_with_parent():
+    """Have the system end this process, however busy it is, when nobody is left who could read
+    what it writes to stderr; then write nothing there."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+        line = os.dup(2)
+        fcntl.fcntl(line, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(line, fcntl.F_SETFL, fcntl.fcntl(line, fcntl.F_GETFL) | os.O_ASYNC)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
 def _grade_loop():
     "What a grading process does: a JSON line in, a JSON line out."
     import logging, sys
+    _end_with_parent()
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)                             # a library that prints must not answer
     logging.disable(logging.CRITICAL)
@@ -133,7 +144,7 @@ class _Grader:
         self.owner, pipe = os.getpid(), subprocess.PIPE
         self.process = subprocess.Popen([sys.executable, "-c", code], text=True,
                                         env=os.environ | env, stdin=pipe, stdout=pipe,
-                                        stderr=subprocess.DEVNULL)
+                                        stderr=pipe)
         said = self.process.stdout.readline().strip()
         self.timed = said == "ready with a timer"          # by the system, else by us alone
         if not said.startswith("ready"):
@@ -146,7 +157,7 @@ class _Grader:
 
     def close(self):
         if self.owner == os.getpid() and self.process.poll() is None: self.process.kill()
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             with contextlib.suppress(OSError): pipe.close()
         if self.owner == os.getpid(): self.process.wait()
 

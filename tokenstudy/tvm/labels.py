@@ -47,6 +47,8 @@ def _steps(delimiter, block):
                          "or a `StepEnds`; for steps of a fixed length give `block`")
     try: ids = frozenset(operator.index(i) for i in delimiter)
     except TypeError: raise ValueError("delimiter: token ids must be whole numbers") from None
+    if any(i < 0 for i in ids):
+        raise ValueError(f"delimiter = {delimiter!r}: token ids are at least 0")
     if not ids: raise ValueError("delimiter: there are no token ids, so no step would end")
     return ids
 

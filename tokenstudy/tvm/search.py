@@ -352,7 +352,7 @@ def _choose(live, made, policy, most):
     for q, _ in list(live.values()):
         pool = pools[q.number]
         done = [n for n in pool if q.over(n, most)]
-        kept = policy(q.nodes, [n for n in pool if n not in done], done)
+        kept = policy([*q.nodes], [n for n in pool if n not in done], [*done])
         for node, _ in kept: q.nodes[node].kept = True
         q.final = [node for node, _ in kept]
         kept = [(node, 0 if node in done else count) for node, count in kept]

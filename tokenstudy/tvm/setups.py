@@ -208,6 +208,7 @@ def text_setup(
     ValueError: task 'aime': it must be gsm8k or math
     """
     if task not in ("gsm8k", "math"): raise ValueError(f"task {task!r}: it must be gsm8k or math")
+    if folder is not None: core.check_writable(folder)
     if gigabytes:
         print(f"{model}: about {gigabytes} GB")
         lms.require_memory(gigabytes, model)

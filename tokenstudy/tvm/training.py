@@ -364,6 +364,7 @@ def train_verifier(
     _check_options(settings)
     if resume and output_dir is None:
         raise ValueError("resume: give output_dir, where the checkpoint is")
+    if output_dir is not None: core.check_writable(output_dir)
     if eos_ids is None and isinstance(base, lms.LM): eos_ids = lms.eos_ids(base)
     data = _learned_from(trajectories, kind, delimiter=delimiter, block=block, eos_ids=eos_ids,
                          unique=unique, prior=prior)

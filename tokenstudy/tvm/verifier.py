@@ -166,7 +166,7 @@ def from_causal_lm(cls: TokenValueModel,
                                     vocabulary=vocabulary))
     made.lm = copy.deepcopy(model)
     made.config.base = made.lm.config
-    head = torch.nn.Linear(made.value_head.in_features, 1)
+    head = torch.nn.utils.skip_init(torch.nn.Linear, made.value_head.in_features, 1)
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         head.weight.copy_(.02*torch.randn(head.weight.shape, generator=draws))
@@ -240,7 +240,8 @@ def save_verifier(
     if not isinstance(model, TokenValueModel):
         raise ValueError(f"model is of type {type(model).__name__}: it must be a TokenValueModel")
     check_tokenizer(model, tokenizer)
-    with core.atomic_folder(folder) as partial: _write_verifier(model, partial, tokenizer)
+    with core.writing(folder), core.atomic_folder(folder) as partial:
+        _write_verifier(model, partial, tokenizer)
     return folder
 
 def _write_verifier(model, folder, tokenizer):
