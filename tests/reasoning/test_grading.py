@@ -145,6 +145,11 @@ def test_reported_tiny_and_huge_numbers_are_compared_exactly():
     assert [g.correct for g in found] == [right for *_, right in TINY], [(case, g) for case, g in zip(TINY, found) if g.correct != case[2]]
 
 
+def test_reported_a_gold_of_many_digits_is_its_own_answer():
+    long = "7"*6000
+    assert [g.correct for g in r.grade([rf"\boxed{{{long}}}", rf"\boxed{{{long}1}}"], [long, long])] == [True, False]
+
+
 def test_equal_answers_are_one_group():
     forms = ["1/2", "0.5", r"\frac12", ".50", "2/4", "x+1", "1 + x", "1", None, "", " ", "1.0"]
     assert r.group_answers(forms) == [0, 0, 0, 0, 0, 1, 1, 2, None, None, None, 2]

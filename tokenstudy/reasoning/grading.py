@@ -221,8 +221,8 @@ def _same_number(a, b):
 def _at_once(gold, answer):
     "(correct, note) where no algebra is needed, else None."
     if answer is None: return False, "no answer"
-    if len(answer) > LONGEST_ANSWER: return False, "too long"
     if answer == gold: return True, ""
+    if len(answer) > LONGEST_ANSWER: return False, "too long"
     if all(re.fullmatch(r"-?\d+", x) for x in (gold, answer)): return _same_number(gold, answer), ""
     if all(re.fullmatch(r"[A-Za-z]|[A-Za-z]{4,}", x) for x in (gold, answer)): return False, ""
     a, b = exact_number(gold), exact_number(answer)
