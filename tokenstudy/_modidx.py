@@ -393,6 +393,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'tokenstudy.brat.bench._large_vocabulary': ( 'brat/bench.html#_large_vocabulary',
                                                                                     'tokenstudy/brat/bench.py'),
                                        'tokenstudy.brat.bench._raced': ('brat/bench.html#_raced', 'tokenstudy/brat/bench.py'),
+                                       'tokenstudy.brat.bench._shortened': ('brat/bench.html#_shortened', 'tokenstudy/brat/bench.py'),
                                        'tokenstudy.brat.bench.contestant': ('brat/bench.html#contestant', 'tokenstudy/brat/bench.py'),
                                        'tokenstudy.brat.bench.measured_growth': ( 'brat/bench.html#measured_growth',
                                                                                   'tokenstudy/brat/bench.py'),
