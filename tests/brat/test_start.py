@@ -40,7 +40,7 @@ def test_reported_a_phrase_beyond_the_context_is_refused_and_the_number_that_fit
 @pytest.mark.parametrize("strategy", ["tokens", "blocks", "negative"])
 def test_reported_a_template_whose_placeholder_lies_beyond_the_context_is_named(family, strategy):
     with pytest.raises(ValueError, match="template 'a photo of the.* leaves too little room for the token of <x>.*not even the placeholder fits: use a shorter template .1 of 2"):
-        learn(pipeline(family), num_bonus=0, strategy=strategy, blocks=3, templates=["a {}", "a photo of the " + "red "*17 + "{}"])
+        learn(pipeline(family), num_bonus=0, strategy=strategy, blocks=3, templates=["a {}", "a photo of the " + "red "*20 + "{}"])
 
 
 def test_reported_encoders_of_different_contexts_are_all_asked():

@@ -168,7 +168,7 @@ def _phrase(self: Trainer):
 def _room(self: Trainer):
     "Refuse phrases that do not fit; the length that prompts need, None for the pipeline's own."
     names, join = self._phrase(), self.options.join
-    check_room(self.bb, self.sentences, names, join)
+    check_room(self.bb, self.sentences, names, join=join)
     every = [text.replace("{}", join.join(names)) for text in self.sentences]
     if self.options.strategy == "negative": every.append(self.names[1])
     return self.bb.longest(every)
@@ -353,6 +353,18 @@ def save(self: Trainer) -> None:
     self.training.save()
 
 @patch
+def _diverged(self: Trainer, step: int, loss: float):
+    "The error that says what happened and what to do."
+    rate = self.optimiser.param_groups[0]["lr"]
+    kept = self.folder is not None and self.folder.exists()
+    last = f". The last good checkpoint is {self.folder}" if kept else ""
+    return DivergedError(
+        f"step {step + 1} of {self.options.num_steps}: loss {loss}, mean norm of the rows "
+        f"{self._norm()} at learning rate {rate}; lower lr, set clip=1, or use another "
+        f"mixed_precision{last}")
+
+# %% ../../nbs/brat/12_inversion.ipynb #2a3f2579
+@patch
 def _held(self: Trainer):
     "What a step changes, apart from the history."
     held = dict(rows=list(self.rows.values()), optimiser=self.optimiser, generator=self.generator)
@@ -372,17 +384,6 @@ def rescue(self: Trainer) -> None:
     core.restore_state(self._held(), state)
     del self.history[self.done:]
     self.save()
-
-@patch
-def _diverged(self: Trainer, step: int, loss: float):
-    "The error that says what happened and what to do."
-    rate = self.optimiser.param_groups[0]["lr"]
-    kept = self.folder is not None and self.folder.exists()
-    last = f". The last good checkpoint is {self.folder}" if kept else ""
-    return DivergedError(
-        f"step {step + 1} of {self.options.num_steps}: loss {loss}, mean norm of the rows "
-        f"{self._norm()} at learning rate {rate}; lower lr, set clip=1, or use another "
-        f"mixed_precision{last}")
 
 # %% ../../nbs/brat/12_inversion.ipynb #efb1776b
 def _validate(trainer, prompts, folder, options):

@@ -23,6 +23,12 @@ from .world import on_white
 class PictureError(ValueError):
     "Pictures that cannot be learned from: none, unreadable, or of a wrong kind."
 
+#: the files of phones, which Pillow reads after `pillow_heif.register_heif_opener()`
+HEIC = (".heic", ".heif")
+
+_HEIC_HELP = ("for HEIC install pillow-heif and call pillow_heif.register_heif_opener(), or save "
+              "it as JPEG")
+
 # %% ../../nbs/brat/09_pictures.ipynb #0a76e6cc
 def open_picture(
     picture: Any    # a path, a PIL picture, a tensor [C, H, W], or an array [H, W, C] or [H, W]
@@ -41,7 +47,8 @@ def open_picture(
         if isinstance(picture, (torch.Tensor, np.ndarray)): picture = _from_numbers(picture)
         if isinstance(picture, Image.Image): return _upright(picture)
         if isinstance(picture, (str, os.PathLike)): _check_file(Path(picture))
-        elif not hasattr(picture, "read"): raise TypeError("it is no path, picture, tensor or array")
+        elif not hasattr(picture, "read"):
+            raise TypeError("it is no file, picture, tensor or array")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(picture) as opened: return _upright(opened)
@@ -76,7 +83,8 @@ def _from_numbers(x):
     elif x.dtype == np.uint16: x = x >> 8
     elif x.dtype == bool: x = x*255
     elif x.dtype != np.uint8: raise ValueError(f"its values are {x.dtype}, not floats or bytes")
-    return Image.fromarray(np.ascontiguousarray(x[..., 0] if x.shape[-1] == 1 else x, np.uint8))
+    x = x[..., 0] if x.shape[-1] == 1 else x
+    return Image.fromarray(np.ascontiguousarray(x, np.uint8))
 
 def _check_file(path):
     "Refuse what is no file, before it is opened."
@@ -87,8 +95,8 @@ def _why(picture, error):
     "What is wrong with a picture, and what to do, in a sentence that names its file."
     way = "replace or remove it, or save it again as PNG"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        error = (f"it unfolds to more pixels than the limit of {Image.MAX_IMAGE_PIXELS:,}, which is "
-                 "PIL.Image.MAX_IMAGE_PIXELS")
+        error = ("it unfolds to more pixels than the limit of "
+                 f"{Image.MAX_IMAGE_PIXELS:,}, which is PIL.Image.MAX_IMAGE_PIXELS")
         way = "make the picture smaller, or remove it"
     if not isinstance(picture, (str, os.PathLike)):
         return f"this {type(picture).__name__} cannot be read as a picture ({error}); {way}"
@@ -97,15 +105,9 @@ def _why(picture, error):
     return f"{path.name} cannot be read as a picture ({error}); {way}"
 
 # %% ../../nbs/brat/09_pictures.ipynb #a83b0913
-#: the files of phones, which Pillow reads after `pillow_heif.register_heif_opener()`
-HEIC = (".heic", ".heif")
-
 #: the files that are taken from a folder, as far as the installed Pillow reads them
 PICTURE_FILES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".gif",
                  ".tif", ".tiff", *HEIC)
-
-_HEIC_HELP = ("for HEIC install pillow-heif and call pillow_heif.register_heif_opener(), or save "
-              "it as JPEG")
 
 def _taken(paths, place):
     "The pictures among the files of a place, in the order of their names; a warning of the others."
@@ -135,10 +137,11 @@ def load_pictures(
     Traceback (most recent call last):
     ValueError: there is no folder nowhere; give one with three to six pictures of your concept
     """
-    if not isinstance(folder, (str, os.PathLike)) or not (folder := Path(folder)).is_dir():
+    place = Path(folder) if isinstance(folder, (str, os.PathLike)) else None
+    if place is None or not place.is_dir():
         raise ValueError(f"there is no folder {folder}; "
                          "give one with three to six pictures of your concept")
-    files = _taken(folder.iterdir(), folder)
+    files = _taken(place.iterdir(), place)
     if len(files) == 1:
         warnings.warn(f"{folder} holds one picture; with three to six on different backgrounds "
                       "the concept is the thing and not the picture", stacklevel=2)
@@ -192,6 +195,7 @@ def read_squares(
                            "more than twice as long as wide yourself", stacklevel=2)
     return torch.stack(squares)
 
+# %% ../../nbs/brat/09_pictures.ipynb #8ed7e2bd
 def read_pictures(
     images: Any, # as `read_squares` takes them
     size: int    # pixels of a side

@@ -274,13 +274,14 @@ def encode_texts(
     >>> states.shape, mask.sum()
     (torch.Size([1, 32, 128]), tensor(5))
     """
-    texts = [None] if isinstance(texts, (str, bytes)) or not hasattr(texts, "__iter__") else [*texts]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    listed = hasattr(texts, "__iter__") and not isinstance(texts, (str, bytes))
+    captions = [*texts] if listed else []
+    if not captions or not all(isinstance(text, str) for text in captions):
         raise ValueError("texts must be a list of at least one caption")
     _whole(1, length=length)
     masked = denoiser(pipeline) is getattr(pipeline, "transformer", None)
     length = length if masked else pipeline.tokenizer.model_max_length
-    e = pipeline.tokenizer(texts, padding="max_length", truncation=True, max_length=length,
+    e = pipeline.tokenizer(captions, padding="max_length", truncation=True, max_length=length,
                            return_tensors="pt").to(pipeline.text_encoder.device)
     if not masked: return pipeline.text_encoder(e.input_ids)[0], None
     states = pipeline.text_encoder(e.input_ids, attention_mask=e.attention_mask)[0]

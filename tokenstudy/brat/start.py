@@ -29,8 +29,8 @@ def names_that_fit(
     tokenizer: Any,   # that knows the names
     template: str,    # a sentence with {}
     names: list[str], # the n tokens of a phrase
-    join: str = ",",  # what stands between them
     *,
+    join: str = ",",  # what stands between them
     room: int         # tokens that the encoder reads of a prompt, with its special ones
 ) -> int:             # 0 … n
     """How many of the tokens, from the first on, an encoder reads in a template.
@@ -86,6 +86,7 @@ def check_room(
     backbone: Backbone,   # with the tokens borrowed (see `borrowed`)
     sentences: list[str], # with {}
     names: list[str],     # the tokens of a phrase, the placeholder first
+    *,
     join: str = ","       # what stands between them
 ) -> None:
     """ValueError if an encoder of a `backbone` would not read the phrase to its end, in any of the
@@ -97,7 +98,8 @@ def check_room(
     >>> with borrowed(bb, ["<x>"], rows): check_room(bb, ["a photo of a {}"], ["<x>"])
     """
     room = rooms(backbone, names[0])
-    fits = {(slot, text): names_that_fit(_tokenizer(backbone, slot), text, names, join, room=size)
+    fits = {(slot, text): names_that_fit(_tokenizer(backbone, slot), text, names, join=join,
+                                          room=size)
             for slot, size in room.items() for text in sentences}
     (slot, text), least = min(fits.items(), key=lambda item: item[1])
     if least == len(names): return
@@ -173,14 +175,15 @@ def start_words(
         raise ValueError(f"{e}. Other ways to start: a list with one word for each of the "
                          f"{len(names)} tokens, or start= with a concept or its folder") from e
 
+# %% ../../nbs/brat/11_start.ipynb #57a70017
 def start_concept(
     backbone: Backbone,
     start: Any,       # a `Concept`, or the folder of a saved one
     names: list[str], # the n tokens
     strategy: str     # as in `Options`
 ) -> Concept:
-    """The concept to start from, if its family is that of the `backbone` and its tokens are as many;
-    ValueError if not.
+    """The concept to start from, if its family is that of the `backbone` and its tokens are as
+    many; ValueError if not.
 
     >>> from tokenstudy.brat.backbones import backbone
     >>> from tokenstudy.brat.pipelines import random_pipeline
@@ -194,7 +197,7 @@ def start_concept(
         raise ValueError(f"start is {start}, which holds no {MANIFEST}: it is no saved concept. A "
                          "checkpoint is continued by the call that began it; what that returns can "
                          "be given as start")
-    concept = start if isinstance(start, Concept) else load_concept(start)
+    concept = start if isinstance(start, Concept) else load_concept(Path(start))
     count, rows = len(concept.tokens), concept.embeddings
     found = {slot: list(x.shape) for slot, x in rows.items()}
     shapes = {slot: [len(names), encoder.get_input_embeddings().weight.shape[1]]
@@ -233,8 +236,8 @@ def writable(
 
 # %% ../../nbs/brat/11_start.ipynb #57a70016
 def prompt_list(
-    validation_prompts: str | Iterable[str]
-) -> list[str]:
+    validation_prompts: str | Iterable[str] # one, or several
+) -> list[str]:                             # of all of them
     """One prompt or several as a list; ValueError for what is none.
 
     >>> prompt_list("a <x>")

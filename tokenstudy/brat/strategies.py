@@ -10,6 +10,7 @@ import dataclasses
 import math
 import numbers
 import re
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ def _finite(x):
 
 def check_whole(
     name: str,      # of an option
-    value: object,  # what was given for it
+    value: Any,     # what was given for it
     least: int,     # that it may be
     *,
     most: int | None = None # that it may be; None for no limit
