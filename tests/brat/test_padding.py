@@ -62,7 +62,6 @@ def test_reported_short_prompts_draw_the_same(family, whole, strategy, monkeypat
     asked, lengths = drawn(pipe, concept, monkeypatch, False, max_sequence_length=40)
     assert lengths == {40} and (asked - full[:1]).abs().max() < 1e-4, "who asks for a length gets it"
     if strategy == "blocks":
-        other = learn(pipe, strategy=strategy, blocks=3, lr=.3, num_steps=3, seed=1)
+        other = learn(pipeline(family), strategy=strategy, blocks=3, lr=.3, num_steps=3, seed=1)
         other.embeddings = {k: torch.cat([concept.embeddings[k][:1], r[1:]]) for k, r in other.embeddings.items()}
-        other.tokens = other.placeholder, *other.tokens[1:]
         assert not torch.allclose(drawn(pipeline(family), other, monkeypatch, False)[0], drawn(pipeline(family), concept, monkeypatch, False)[0], atol=1e-4), "the later blocks are used"
