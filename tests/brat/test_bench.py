@@ -25,3 +25,13 @@ def test_bench_rows_have_their_fields(monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the memory")
 def test_bench_memory_is_what_a_step_needs(tmp_path):
     assert 1 < memory("ours", "unet", tmp_path, num_steps=1) < 2000
+
+
+def test_bench_row_of_short_prompts():
+    "Ours beside ours with all of the padding; no script and no memory in that row."
+    [row] = rows(("transformer",), runs=1, compiled=False)
+    assert row["name"] == "step_vs_padded_transformer" and row["peer_name"] == "prompts of 120 tokens" and row["ratio"] == pytest.approx(row["ours"]/row["peer"])
+
+
+def test_bad_arguments_of_the_bench():
+    with pytest.raises(ValueError, match="pipelines holds 'vae'"): list(rows(("vae",)))

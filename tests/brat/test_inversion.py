@@ -22,6 +22,7 @@ from tokenstudy.brat import pipelines
 from tokenstudy.brat.pipelines import UnsupportedPipelineError
 from tokenstudy.brat.tokens import LearnedEmbedding
 from tokenstudy.brat.backbones import Backbone, backbone, pipeline_fingerprint
+from tokenstudy.brat.pictures import read_pictures
 from tokenstudy.brat.strategies import Options
 from tokenstudy.brat.inversion import CHECKPOINT, DivergedError, Trainer, invert
 
@@ -82,7 +83,7 @@ class WholeTable:
         self.optimiser = torch.optim.AdamW([self.table], lr=trainer.options.lr, weight_decay=weight_decay)
 
     def loss(self, batch):
-        spread = self.pipe.vae.encode(self.trainer.pictures[batch.pictures]).latent_dist
+        spread = self.pipe.vae.encode(read_pictures(pictures(), self.trainer.bb.size)[batch.pictures]).latent_dist
         latents = (spread.mean + spread.std * batch.latent_noise) * self.pipe.vae.config.scaling_factor
         noisy = self.scheduler.add_noise(latents, batch.noise, batch.levels)
         texts = [t.replace("{}", self.trainer.options.join.join(self.trainer.names)) for t in batch.templates]
@@ -136,7 +137,7 @@ def test_flow_matching_loss_by_hand():
         batch, config = trainer.draw(), pipe.vae.config
         u = (batch.levels + 1) / 1000
         sigma = (3 * u / (1 + 2 * u)).view(-1, 1, 1, 1)
-        spread = pipe.vae.encode(trainer.pictures[batch.pictures]).latent_dist
+        spread = pipe.vae.encode(read_pictures(pictures(), 32)[batch.pictures]).latent_dist
         x = (spread.mean + spread.std * batch.latent_noise - config.shift_factor) * config.scaling_factor
         texts = [t.replace("{}", "<x>") for t in batch.templates]
         states, _, pooled, _ = trainer.bb.pipeline.encode_prompt(texts, texts, texts, do_classifier_free_guidance=False)
@@ -355,7 +356,7 @@ def test_checkpoints_of_something_else(tmp_path):
     assert len(learn(pipeline(), output_dir=tmp_path, resume=False).history) == 2
 
 
-def test_more_steps_at_the_same_rates_continue_and_others_do_not(tmp_path):
+def test_reported_more_steps_at_the_same_rates_continue_and_others_do_not(tmp_path):
     learn(pipeline(), output_dir=tmp_path/"constant")
     assert alike(learn(pipeline(), output_dir=tmp_path/"constant", num_steps=5), learn(pipeline(), num_steps=5))
     learn(pipeline(), output_dir=tmp_path/"cosine", lr_schedule="cosine")

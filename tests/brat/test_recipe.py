@@ -7,7 +7,8 @@ from tokenstudy import core
 from tokenstudy.brat.world import ATTRIBUTES, CONCEPTS, IDENTITY, check_creature
 from tokenstudy.brat.captions import caption, parse
 from tokenstudy.brat.bases import BASES, build_base, draw, load_base
-from tokenstudy.brat.recipe import base_loss, creature_of, draw_world, gate, gate_prompts, pixels_of, train_at, train_base
+from tokenstudy.brat.recipe import (accuracy, base_loss, creature_of, draw_world, embed, encode_texts, gate, gate_prompts, noisy_steps, pixels_of, train_at, train_base,
+                                    train_contrast, train_reader)
 
 
 def test_pictures_of_the_recipe_are_reproducible_and_never_of_a_held_out_kind():
@@ -70,3 +71,42 @@ def test_a_base_of_another_size_is_trained_once_and_loaded(tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(core.CorruptFileError, match="delete"): load_base("transformer", "cpu", 48, file=file)
     with pytest.raises(core.CorruptFileError): load_base("transformer", "cpu", 48, file=tmp_path/"missing")
+
+
+def seeded(): return torch.Generator().manual_seed(0)
+
+
+NAN, WORLD = float("nan"), draw_world(4, processes=1)
+BAD = dict(
+    noisy_steps=(lambda **kw: noisy_steps(**dict(dict(num_samples=2, generator=seeded()), **kw)),
+                 [dict(num_samples=x) for x in (-1, 1.5, None, "2", True)] + [dict(share=x) for x in (NAN, -.1, 2, None, "a")] + [dict(low=-1), dict(high=2), dict(low=.9, high=.1), dict(total=0), dict(total=None)]),
+    draw_world=(lambda **kw: draw_world(**dict(dict(count=2, processes=1), **kw)), [dict(count=0), dict(count=-3), dict(count=2.5), dict(count=None), dict(size=0), dict(size="32"), dict(processes=0), dict(part=0), dict(part=NAN)]),
+    creature_of=(creature_of, [dict(values=x) for x in ([], [0]*10, [0]*12, [0]*10 + [-1], [0]*10 + [99], [1.7] + [0]*10, [NAN] + [0]*10, None, 3, "0"*11)]),
+    pixels_of=(pixels_of, [dict(pictures=x) for x in (None, [1], np.zeros((1, 3, 4, 4), np.uint8), torch.zeros(1, 3, 4, 4))]),
+    train_reader=(lambda **kw: train_reader(*WORLD, **kw), [dict(num_steps=0), dict(num_steps=None), dict(batch_size=0), dict(batch_size=1.5), dict(lr=0), dict(lr=NAN), dict(lr="1"), dict(noise=-1), dict(noise=NAN), dict(blur=2), dict(blur=None)]),
+    train_contrast=(lambda **kw: train_contrast(*WORLD, **kw), [dict(num_steps=0), dict(batch_size=-1), dict(batch_size="4"), dict(lr=float("inf")), dict(lr=None)]),
+    encode_texts=(lambda **kw: encode_texts(build_base("transformer"), **dict(dict(texts=["a creature"]), **kw)), [dict(texts="a creature"), dict(texts=[]), dict(texts=None), dict(texts=[1]), dict(texts=b"a"), dict(length=0), dict(length=None)]),
+    train_base=(lambda **kw: train_base(**dict(dict(name="unet", pictures=WORLD[0], values=WORLD[1], num_steps=1, device="cpu"), **kw)),
+                [dict(num_steps=0), dict(early=-1), dict(decay=None), dict(warmup=1.5), dict(batch_size=0), dict(lr=NAN), dict(seed=-1), dict(pictures=None), dict(pictures=WORLD[0].float()), dict(pictures=WORLD[0][:0]), dict(values=WORLD[1][:2]), dict(values=None)]),
+    train_at=(lambda **kw: train_at(**dict(dict(size=16, name="unet", count=4), **kw)), [dict(size=0), dict(size=None), dict(count=0), dict(count=2.5), dict(reader_steps=0), dict(processes=0)]),
+    embed=(lambda **kw: embed(**dict(dict(file="x.safetensors", modules={}, made_by="nobody"), **kw)), [dict(file="../x.safetensors"), dict(file=""), dict(file=None), dict(modules=None), dict(modules=[])]),
+    gate_prompts=(gate_prompts, [dict(count=0), dict(count=-1), dict(count=1.5), dict(count=None)]),
+    gate=(lambda **kw: gate(build_base("unet"), None, **kw), [dict(prompts=[]), dict(prompts="a"), dict(prompts=["a creature"]), dict(prompts=[("a", 1)]), dict(prompts=[("a", dict(tail="long"))]), dict(prompts=7), dict(prompts=[("a", dict(colour="red"))], seed=-1)]))
+
+
+@pytest.mark.parametrize("name, wrong", [pytest.param(name, wrong, id=f"{name}-{i}") for name, (_, all_of) in BAD.items() for i, wrong in enumerate(all_of)])
+def test_bad_arguments_of_the_recipe(name, wrong):
+    with pytest.raises(ValueError, match=rf"\b{[*wrong][-1] if len(wrong) > 1 and 'seed' in wrong else [*wrong][0]}\b"): BAD[name][0](**wrong)
+
+
+def test_bad_arguments_of_a_base_loss():
+    base, z = build_base("unet"), torch.zeros(2, 24, 8, 8)
+    with pytest.raises(ValueError, match="texts holds 1 captions for 2 latents"): base_loss(base, base.unet, z, ["a creature"], seeded())
+    with pytest.raises(ValueError, match="values is None"): base_loss(base, base.unet, z, ["a"]*2, seeded(), teacher=torch.nn.Identity())
+    with pytest.raises(ValueError, match="weight is nan"): base_loss(base, base.unet, z, ["a"]*2, seeded(), weight=NAN)
+
+
+def test_bad_arguments_pictures_of_another_form_are_said():
+    for pictures, values in ((WORLD[0].float(), WORLD[1]), (WORLD[0][:, :1], WORLD[1]), (WORLD[0][0], WORLD[1]), (WORLD[0], WORLD[1][:3]), (WORLD[0], WORLD[1].float()), (WORLD[0], None), (WORLD[0][:0], WORLD[1][:0])):
+        for use in (train_reader, train_contrast, lambda p, v: accuracy(None, p, v)):
+            with pytest.raises(ValueError, match="(pictures|values) is"): use(pictures, values)

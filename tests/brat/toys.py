@@ -25,7 +25,7 @@ def pipeline(family="sd", **kw): return random_pipeline(family, **kw)
 
 def learn(pipe, **kw):
     "A concept from three pictures in a few steps of two."
-    return invert(pipe, pictures(), "<x>", init_word="cat", **dict(dict(num_steps=2, batch_size=2, size=32, progress=False), **kw))
+    return invert(pipe, pictures(), "<x>", **dict(dict(init_word="cat", num_steps=2, batch_size=2, size=32, progress=False), **kw))
 
 
 def seeded(seed=0): return torch.Generator().manual_seed(seed)

@@ -11,8 +11,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["world", "captions", "bases", "instruments", "recipe", "pipelines", "tokens",
-                "backbones", "pictures", "concepts", "strategies", "inversion", "fidelity",
-                "bench"],
+                "backbones", "pictures", "concepts", "start", "strategies", "inversion",
+                "fidelity", "bench"],
     submod_attrs={
         "world": ["CONCEPTS", "grid", "labelled_grid", "random_creature", "render"],
         "captions": ["CAPTION_TEMPLATES", "caption", "concept_pictures"],

@@ -9,6 +9,7 @@ __all__ = ['BACKBONES', 'NoiseLevels', 'Backbone', 'pipeline_fingerprint', 'SDXL
 # %% ../../nbs/brat/08_backbones.ipynb #844f06ee
 import contextlib
 import copy
+import inspect
 import warnings
 from typing import Any, Iterator
 
@@ -161,6 +162,19 @@ class Backbone:
         found = self.pipeline.encode_prompt(prompts, self.device, 1, False)
         return dict(encoder_hidden_states=found[0])
 
+    def longest(self, prompts: list[str]) -> int | None:
+        """How many tokens `padded` needs for `prompts` to give what `condition` gives; None where
+        padding takes part in what the denoiser sees."""
+        return None
+
+    def padded(self, prompts: list[str], length: int | None) -> dict:
+        "As `condition`, with only `length` tokens for each of the `prompts`, where that is exact."
+        return self.condition(prompts)
+
+    def shorter(self, prompts: list[str], options: dict) -> dict:
+        "What to add to the `options` of a call that draws `prompts`, to pad them no longer."
+        return {}
+
     def encode(self, pictures: torch.Tensor) -> tuple:
         """Mean and deviation (None if there is none) of unscaled latents, by the variational
         autoencoder, for `pictures` `[n, 3, S, S]` in [−1, 1]."""
@@ -254,7 +268,8 @@ class SDXL(Backbone):
 # %% ../../nbs/brat/08_backbones.ipynb #51c34829
 @_registers("PixArtAlphaPipeline", "PixArtSigmaPipeline")
 class PixArt(Backbone):
-    """PixArt-α and PixArt-Σ.
+    """PixArt-α and PixArt-Σ. Padding is masked in the text encoder and in the denoiser's attention,
+    so that prompts need no more tokens than the longest of them has.
 
     >>> from tokenstudy.brat.pipelines import random_pipeline
     >>> PixArt(random_pipeline("pixart")).condition(["a cat"])["encoder_attention_mask"].sum()
@@ -271,6 +286,28 @@ class PixArt(Backbone):
         return dict(encoder_hidden_states=found[0], encoder_attention_mask=found[1])
 
     def condition(self, prompts: list[str]) -> dict: return self._encode(prompts)
+
+    def longest(self, prompts: list[str]) -> int | None:
+        pipe, limit = self.pipeline, inspect.signature(type(self.pipeline).__call__).parameters
+        texts = pipe._text_preprocessing(list(prompts), clean_caption=False)
+        if hasattr(pipe, "maybe_convert_prompt"):
+            texts = pipe.maybe_convert_prompt(texts, pipe.tokenizer)
+        ids = pipe.tokenizer(texts, truncation=True,
+                             max_length=limit["max_sequence_length"].default).input_ids
+        return max(map(len, ids))
+
+    def padded(self, prompts: list[str], length: int | None) -> dict:
+        how = {} if length is None else dict(max_sequence_length=length)
+        return self._encode(prompts, **how)
+
+    def shorter(self, prompts: list[str], options: dict) -> dict:
+        fixed = ("max_sequence_length", "clean_caption", "complex_human_instruction",
+                 "prompt_embeds", "negative_prompt_embeds")
+        if any(options.get(name) is not None and options[name] is not False for name in fixed):
+            return {}
+        negative = options.get("negative_prompt") or ""
+        others = [negative] if isinstance(negative, str) else [n or "" for n in negative]
+        return dict(max_sequence_length=self.longest([*prompts, *others]))
 
     def micro_conditions(self, noisy: torch.Tensor) -> dict:
         "Size and shape, for models of 1024 px; one row for each of the `noisy` latents."
@@ -299,8 +336,8 @@ class Sana(PixArt):
     grain = 32
     call_options = PixArt.call_options | dict(complex_human_instruction=None)
 
-    def condition(self, prompts: list[str]) -> dict:
-        return self._encode(prompts, complex_human_instruction=None)
+    def _encode(self, prompts, **kw):
+        return super()._encode(prompts, complex_human_instruction=None, **kw)
 
     def clock(self, times: Any) -> Any: return times*self.denoiser.config.get("timestep_scale", 1.)
     def unclock(self, times: Any) -> Any:

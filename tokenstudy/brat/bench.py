@@ -18,7 +18,7 @@ from PIL import Image
 
 from .. import core
 from .world import CONCEPTS, as_pixels
-from .captions import concept_pictures
+from .captions import CAPTION_TEMPLATES, concept_pictures
 from .bases import load_base, word_merges
 from .pictures import read_templates
 from .strategies import Options
@@ -141,7 +141,8 @@ def sd_shaped(
         requires_safety_checker=False)
 
 # %% ../../nbs/brat/14_bench.ipynb #6e52f573
-PIPELINES = {"unet": lambda: load_base("unet", "cpu"), "sd": sd_shaped}
+PIPELINES = {"unet": lambda: load_base("unet", "cpu"), "sd": sd_shaped,
+             "transformer": lambda: load_base("transformer", "cpu")}
 
 def picture_files(
     folder: str | Path, # a new one, to fill
@@ -160,13 +161,14 @@ def picture_files(
     return out
 
 def contestant(
-    which: str,          # "ours", "compiled" or "script"
+    which: str,          # "ours", "compiled", "padded" or "script"
     pipeline: str,       # a key of `PIPELINES`
     folder: str | Path,  # for its pictures
     *,
     batch_size: int = 4
 ) -> Any:                # an object with `step()`, started
-    """A trainer that is ready to step, with `batch_size` pictures.
+    """A trainer that is ready to step, with `batch_size` pictures; "padded" is ours with prompts as
+    long as the pipeline has them.
 
     >>> import tempfile
     >>> trainer = contestant("ours", "unet", tempfile.mkdtemp(), batch_size=1)
@@ -176,8 +178,11 @@ def contestant(
     p = PIPELINES[pipeline]()
     files = picture_files(folder, 512 if pipeline == "sd" else 32)
     if which == "script": return ScriptTrainer(p, files, batch_size=batch_size)
-    options = Options(num_bonus=0, batch_size=batch_size, lr=5e-4)
-    return Trainer(p, files, "<ours>", "creature", options, compile=which == "compiled").__enter__()
+    templates = CAPTION_TEMPLATES if pipeline == "transformer" else "object"
+    options = Options(num_bonus=0, batch_size=batch_size, lr=5e-4, templates=templates)
+    ours = Trainer(p, files, "<ours>", "creature", options, compile=which == "compiled").__enter__()
+    if which == "padded": ours.length = None
+    return ours
 
 # %% ../../nbs/brat/14_bench.ipynb #9b36d205
 def measured_growth(
@@ -216,7 +221,7 @@ def memory(
 
     >>> memory("nobody's", "none", ".")
     Traceback (most recent call last):
-    ValueError: pipeline is 'none'; it must be unet or sd
+    ValueError: pipeline is 'none'; it must be unet or sd or transformer
     """
     if pipeline not in PIPELINES:
         raise ValueError(f"pipeline is {pipeline!r}; it must be {' or '.join(PIPELINES)}")
@@ -249,18 +254,30 @@ def _raced(name, folder, runs, compiled):
         yield core.bench_row(f"memory_vs_diffusers{suffix}", *pair, baseline, "MiB", goal=1.,
                              runs=1)
 
+def _shortened(folder, runs):
+    "The row of short prompts, where padding is masked; both sides are our trainer."
+    ours, padded = (contestant(which, "transformer", folder) for which in ("ours", "padded"))
+    a, b = core.race(ours.step, padded.step, runs, warmup=3)
+    for trainer in (ours, padded): trainer.__exit__(None, None, None)
+    yield core.bench_row("step_vs_padded_transformer", 1/a, 1/b, "prompts of 120 tokens", "steps/s",
+                         goal=1.2, runs=runs, lower_is_better=False)
+
 def rows(
-    pipelines: Iterable[str] = ("unet", "sd"), # keys of `PIPELINES`
+    pipelines: Iterable[str] = ("unet", "sd", "transformer"), # keys of `PIPELINES`
     runs: int = 15,        # timed steps of each
     *,
     compiled: bool = True  # compile ours too
 ) -> Iterator[dict]:
-    """Yield the rows of `tokenstudy bench brat` (see `core.bench_row`).
+    """Yield the rows of `tokenstudy bench brat` (see `core.bench_row`). ValueError for a pipeline
+    that is none of `PIPELINES`.
 
     >>> list(rows(()))
     []
     """
     import tempfile
     for name in pipelines:
+        if name not in PIPELINES:
+            raise ValueError(f"pipelines holds {name!r}; known are {', '.join(PIPELINES)}")
         with tempfile.TemporaryDirectory() as folder:
-            yield from _raced(name, folder, runs, compiled)
+            if name == "transformer": yield from _shortened(folder, runs)
+            else: yield from _raced(name, folder, runs, compiled)

@@ -124,12 +124,13 @@ def block_of(
     return ((total - times)*blocks/total).clamp(0, blocks - 1e-4).long()
 
 @contextlib.contextmanager
-def _switching(bb, pipeline, concept, prompts, repeats):
+def _switching(bb, pipeline, concept, prompts, repeats, length):
     "While the pipeline draws, the conditioning follows the block of the time."
     made: dict = {}
     def conditions(block):
         if block not in made:
-            with torch.no_grad(): new = bb.condition([concept.expand(p, block) for p in prompts])
+            texts = [concept.expand(p, block) for p in prompts]
+            with torch.no_grad(): new = bb.padded(texts, length)
             made[block] = {k: v.repeat_interleave(repeats, 0) for k, v in new.items()}
         return made[block]
     def exchange(module, args, kw):
@@ -182,9 +183,10 @@ def draw_concept(
         # Flux: off unless asked
         if "true_cfg_scale" in inspect.signature(pipeline.__call__).parameters:
             kw.setdefault("true_cfg_scale", concept.settings.get("gamma", 5.))
+    kw |= bb.shorter(concept.expand(prompts), kw)
     if concept.strategy != "blocks": return pipeline(concept.expand(prompts), **kw).images
     repeats = kw.get("num_images_per_prompt") or 1
-    with _switching(bb, pipeline, concept, prompts, repeats):
+    with _switching(bb, pipeline, concept, prompts, repeats, kw.get("max_sequence_length")):
         return pipeline(concept.expand(prompts), **kw).images
 
 # %% ../../nbs/brat/10_concepts.ipynb #940bdd89

@@ -12,22 +12,28 @@ import dataclasses
 import hashlib
 import io
 import math
+import re
+import warnings
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from diffusers.optimization import get_scheduler
 from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
 from .. import core
-from .tokens import add_tokens, word_id
+from .tokens import add_tokens
 from .backbones import backbone, borrowed, pipeline_fingerprint, warn_pooling
-from .pictures import read_pictures, read_templates
+from .pictures import open_picture, read_squares
 from .concepts import Concept, block_of, draw_concept
-from .strategies import Options, check_whole, cos_penalty, token_names
+from .start import (check_room, prompt_list, start_concept, start_words, terminable,
+                                   writable, written_out)
+from .strategies import (Options, check_flags, check_whole, cos_penalty,
+                                        token_names)
 
 # %% ../../nbs/brat/12_inversion.ipynb #ad9f6a2f
 class DivergedError(core.TrainingError):
@@ -66,6 +72,7 @@ class Trainer:
     1
     """
     rows: dict[str, nn.Parameter]
+    length: int | None
     norms: dict[str, float]
     mean: torch.Tensor
     std: torch.Tensor | None
@@ -78,9 +85,10 @@ class Trainer:
         pipeline: Any,    # a text-to-image pipeline of a family in `BACKBONES`
         images: Any,      # as `read_pictures` takes them
         placeholder: str, # such as "<creature>"
-        init_word: str,   # where all tokens start
+        init_word: Any,   # where all tokens start, or a list with a word for each
         options: Options, # how to learn
         *,
+        start: Any = None,     # a `Concept`, or its folder, to start from instead
         device: Any = None,    # to learn on; the pipeline's own if None
         compile: bool = False, # `torch.compile` the denoiser
         output_dir: str | Path | None = None, # a folder for a checkpoint; None for none
@@ -88,25 +96,26 @@ class Trainer:
     ):
         self.options, self.given, self.compile, self.resume = options, pipeline, compile, resume
         self.device_wanted = device
-        self.folder = None if output_dir is None else Path(output_dir)/CHECKPOINT
+        self.folder = None if output_dir is None else writable(output_dir)/CHECKPOINT
         self.bb = backbone(pipeline, options.size)
         self.names = token_names(placeholder, options)
-        self.sentences = read_templates(options.templates)
-        self.words = {}
-        for slot, (tokenizer, _) in self.bb.encoders.items():
+        for tokenizer, _ in self.bb.encoders.values():
             add_tokens(copy.deepcopy(tokenizer), self.names)
-            self.words[slot] = word_id(tokenizer, init_word)
-        self.pictures = read_pictures(images, self.bb.size)
-        count, values = len(self.pictures), (self.pictures*127.5 + 127.5).round().byte()
-        if options.flip: self.pictures = torch.cat([self.pictures, self.pictures.flip(-1)])
+        self.sentences = written_out(pipeline, options.templates, self.names)
+        strategy, self.begun, self.words = options.strategy, None, {}
+        if start is None: self.words = start_words(self.bb, init_word, self.names)
+        else: self.begun = start_concept(self.bb, start, self.names, strategy)
+        self.pictures = read_squares(images, self.bb.size)
+        begun = self.begun and dict(start=core.fingerprint(self.begun.embeddings))
         self.settings = core.plain(dataclasses.asdict(options) | dict(
-            placeholder=placeholder, init_word=init_word, pictures=count,
-            pictures_sha256=hashlib.sha256(values.numpy().tobytes()).hexdigest(),
+            placeholder=placeholder, init_word=init_word, pictures=len(self.pictures),
+            pictures_sha256=hashlib.sha256(self.pictures.numpy().tobytes()).hexdigest(),
             pipeline=type(pipeline).__name__, model=pipeline_fingerprint(pipeline),
-            size=self.bb.size))
+            size=self.bb.size) | (begun or {}))
         self.history: list = []
         self.validation: list = []
         self.training: Any = None
+        self._kept: Any = None
 
     @property
     def done(self) -> int:
@@ -126,9 +135,11 @@ def _start_rows(self: Trainer):
     options, self.rows, self.norms = self.options, {}, {}
     for slot, (_, encoder) in self.bb.encoders.items():
         table = encoder.get_input_embeddings().weight.detach()
-        rows = table[self.words[slot]].float().repeat(len(self.names), 1)
-        if options.strategy == "negative": rows[1] *= -1
-        if options.strategy == "tokens":
+        if self.begun: rows = self.begun.embeddings[slot].detach().clone().to(table.device).float()
+        else: rows = table[torch.tensor(self.words[slot], device=table.device)].float()
+        if options.strategy == "negative" and isinstance(self.settings["init_word"], str):
+            if not self.begun: rows[1] *= -1
+        if options.strategy == "tokens" and not self.begun:
             noise = torch.randn(rows[1:].shape, generator=self.generator)
             rows[1:] += options.jitter*noise.to(rows)
         self.norms[slot] = float(table.float().norm(dim=1).mean())
@@ -142,10 +153,25 @@ def _rates(self: Trainer):
     spare = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=options.lr)
     try: schedule = get_scheduler(options.lr_schedule, spare, num_warmup_steps=options.warmup,
                                   num_training_steps=options.num_steps)
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, AttributeError) as e:
         raise ValueError(f"lr_schedule is {options.lr_schedule!r}: {e}") from e
     factor = schedule.lr_lambdas[0]
     return lambda step: options.lr*factor(step)
+
+# %% ../../nbs/brat/12_inversion.ipynb #90f1ab32
+@patch
+def _phrase(self: Trainer):
+    "What a template holds in learning; of strategy \"blocks\", one of the phrases."
+    return self.names if self.options.strategy == "tokens" else self.names[:1]
+
+@patch
+def _room(self: Trainer):
+    "Refuse phrases that do not fit; the length that prompts need, None for the pipeline's own."
+    names, join = self._phrase(), self.options.join
+    check_room(self.bb, self.sentences, names, join=join)
+    every = [text.replace("{}", join.join(names)) for text in self.sentences]
+    if self.options.strategy == "negative": every.append(self.names[1])
+    return self.bb.longest(every)
 
 # %% ../../nbs/brat/12_inversion.ipynb #c864fcd8
 @patch
@@ -160,18 +186,27 @@ def __enter__(self: Trainer) -> Trainer:
         rates = self._rates()
         stack.enter_context(borrowed(self.bb, self.names, self.rows))
         warn_pooling(self.bb)
+        self.length = self._room()
         denoiser = self.bb.denoiser
         if self.options.gradient_checkpointing and not denoiser.is_gradient_checkpointing:
             stack.callback(denoiser.disable_gradient_checkpointing)
             denoiser.enable_gradient_checkpointing()
         self.bb.denoise = torch.compile(denoiser, dynamic=False) if self.compile else denoiser
-        count = len(self.pictures) if self.options.cache_latents else 1
-        parts = [self.bb.encode(p[None].to(self.bb.device)) for p in self.pictures[:count]]
+        cached, count = self.options.cache_latents, len(self.pictures)*(1 + self.options.flip)
+        parts = [self.bb.encode(self._pixels([i])) for i in range(count if cached else 1)]
         self.mean = torch.cat([m for m, _ in parts])
         self.std = None if parts[0][1] is None else torch.cat([s for _, s in parts])
+        if cached: self.pictures = self.pictures[:0].clone() # they are not needed any more
         self._start_training(rates)
         self._stack = stack.pop_all()
     return self
+
+@patch
+def _pixels(self: Trainer, which):
+    "Pictures `[B, 3, S, S]` by their numbers, in [-1, 1]; those beyond the last are mirrored."
+    count = len(self.pictures)
+    found = [self.pictures[i % count].flip(-1) if i >= count else self.pictures[i] for i in which]
+    return (2*(torch.stack(found)/255) - 1).to(self.bb.device)
 
 @patch
 def __exit__(self: Trainer, *error: Any) -> Any:
@@ -196,7 +231,7 @@ def _latents(self: Trainer, batch):
     mean, std = self.mean, self.std
     if self.options.cache_latents:
         mean, std = (None if t is None else t[batch.pictures] for t in (mean, std))
-    else: mean, std = self.bb.encode(self.pictures[batch.pictures].to(self.bb.device))
+    else: mean, std = self.bb.encode(self._pixels(batch.pictures.tolist()))
     return self.bb.scale(mean if std is None else mean + std*batch.latent_noise.to(mean))
 
 @patch
@@ -206,15 +241,14 @@ def prompts(self: Trainer, batch: Batch) -> list[str]:
         times, total = self.bb.levels.times[batch.levels], self.bb.levels.total
         chosen = block_of(times, total, len(self.names))
         return [text.replace("{}", self.names[i]) for text, i in zip(batch.templates, chosen)]
-    tokens = self.options.strategy == "tokens"
-    whole = self.options.join.join(self.names) if tokens else self.names[0]
+    whole = self.options.join.join(self._phrase())
     return [text.replace("{}", whole) for text in batch.templates]
 
 @patch
 def _condition(self: Trainer, prompts):
     "The conditioning of prompts, each different one encoded once."
     different = list(dict.fromkeys(prompts))
-    made = self.bb.condition(different)
+    made = self.bb.padded(different, self.length)
     if len(different) == len(prompts): return made
     rows = torch.tensor([different.index(p) for p in prompts], device=self.bb.device)
     return {key: value[rows] for key, value in made.items()}
@@ -269,9 +303,13 @@ def _follow(self: Trainer, step: int, loss: float):
     for slot, rows in self.rows.items() if self.options.fixed_norm else ():
         rows.copy_(F.normalize(rows, dim=1)*self.norms[slot])
     n, units = len(self.names), [F.normalize(rows, dim=1) for rows in self.rows.values()]
-    cos = [float(((u @ u.T).sum() - n)/(n*(n - 1))) for u in units] if n > 1 else []
+    norms = torch.cat([rows.norm(dim=1).to(self.denoising) for rows in self.rows.values()])
+    measured = [self.denoising, norms.mean()]
+    if n > 1: measured += [((u @ u.T).sum() - n)/(n*(n - 1)) for u in units]
+    # one wait for the device
+    denoising, norm, *cos = torch.stack([x.to(self.denoising) for x in measured]).tolist()
     mean = sum(cos)/len(cos) if cos else None
-    entry = dict(step=step + 1, loss=float(self.denoising), cos=mean, norm=self._norm())
+    entry = dict(step=step + 1, loss=denoising, cos=mean, norm=norm)
     if not math.isfinite(entry["norm"]): raise self._diverged(step, entry["loss"])
     self.history.append(entry)
 
@@ -325,6 +363,28 @@ def _diverged(self: Trainer, step: int, loss: float):
         f"{self._norm()} at learning rate {rate}; lower lr, set clip=1, or use another "
         f"mixed_precision{last}")
 
+# %% ../../nbs/brat/12_inversion.ipynb #2a3f2579
+@patch
+def _held(self: Trainer):
+    "What a step changes, apart from the history."
+    held = dict(rows=list(self.rows.values()), optimiser=self.optimiser, generator=self.generator)
+    return held | (dict(scaler=self.training.scaler) if self.training.scaler else {})
+
+@patch
+def keep(self: Trainer) -> None:
+    "Remember everything as it stands, for `rescue`."
+    state = copy.deepcopy(core.state_of(self._held()))
+    self._kept = self.done, self.training.loss, state
+
+@patch
+def rescue(self: Trainer) -> None:
+    "Go back to where `keep` was called last, out of the middle of a step, and write a checkpoint."
+    if self._kept is None: return
+    self.training.done, self.training.loss, state = self._kept
+    core.restore_state(self._held(), state)
+    del self.history[self.done:]
+    self.save()
+
 # %% ../../nbs/brat/12_inversion.ipynb #efb1776b
 def _validate(trainer, prompts, folder, options):
     "Draw the validation prompts as things stand, with the same noise every time."
@@ -334,18 +394,20 @@ def _validate(trainer, prompts, folder, options):
         with torch.no_grad(): [image] = draw_concept(trainer.bb, pipe, concept, prompt, **how)
         trainer.validation.append(dict(step=trainer.done, prompt=prompt, image=image))
         if folder is None: continue
-        held = io.BytesIO()
-        image.save(held, "png")
+        held, said = io.BytesIO(), PngInfo()
+        said.add_itxt("prompt", prompt)
+        image.save(held, "png", pnginfo=said)
         name = f"{trainer.done:06}-{number}.png"
         core.atomic_write(Path(folder)/"validation"/name, held.getvalue())
 
-def _read_validation(trainer, prompts, folder):
+def _read_validation(trainer, folder):
     "Validation pictures that an interrupted run had drawn."
-    for file in sorted((Path(folder)/"validation").glob("*-*.png")):
-        step, number = map(int, file.stem.split("-"))
-        if step > trainer.done or number >= len(prompts): continue
-        with Image.open(file) as image: whole = image.convert("RGB")
-        trainer.validation.append(dict(step=step, prompt=prompts[number], image=whole))
+    for file in sorted((Path(folder)/"validation").glob("*.png")):
+        named = re.fullmatch(r"(\d+)-\d+", file.stem)
+        if named is None or int(named[1]) > trainer.done: continue
+        with Image.open(file) as opened: prompt = getattr(opened, "text", {}).get("prompt", "")
+        image = open_picture(file)
+        trainer.validation.append(dict(step=int(named[1]), prompt=prompt, image=image))
 
 def _advance(trainer, bar):
     "One step, shown on the bar."
@@ -355,13 +417,36 @@ def _advance(trainer, bar):
     bar.set_postfix(loss=f"{entry['loss']:.4f}", cos=cos)
     bar.update()
 
+# %% ../../nbs/brat/12_inversion.ipynb #3f7700a2
+@contextlib.contextmanager
+def _rescued(trainer):
+    "What breaks the loop off costs the step that it broke; a message says where things stand."
+    try:
+        with terminable(trainer.folder is not None): yield
+    except DivergedError: raise
+    except BaseException as error:
+        total = trainer.options.num_steps
+        if trainer.folder is None:
+            said = (f"stopped after {trainer.done} of {total} steps, which are lost: no output_dir "
+                    "was given to keep them in")
+        else:
+            try:
+                trainer.rescue()
+                said = (f"stopped after {trainer.done} of {total} steps; {trainer.folder} holds "
+                        "them, and the same call continues there")
+            except core.TokenStudyError as e: said = f"stopped, and nothing could be written: {e}"
+        if isinstance(error, Exception): error.add_note(said)
+        else: warnings.warn(said, stacklevel=2)
+        raise
+
 # %% ../../nbs/brat/12_inversion.ipynb #a71d9f20
 def invert(
     pipeline: Any,                # a text-to-image pipeline of a family in `BACKBONES`
-    images: Any,                  # PIL pictures, paths, and tensors [3, H, W] in [0, 1]
+    images: Any,                  # a folder, or pictures as `read_pictures` takes them
     placeholder: str = "<creature>",
     *,
-    init_word: str = "creature",  # where all tokens start; one word that the tokenizers know
+    init_word: str | list[str] = "creature", # known to the tokenizers; a list has one per token
+    start: Any = None,            # a `Concept` or its folder, to start from instead of a word
     num_bonus: int = 1,           # tokens beside the placeholder (strategy "tokens")
     orthogonality: float = .01,   # λ, weight of Σ cos² (strategy "tokens"); summed over encoders
     join: str = ",",              # what stands between the tokens in a prompt: "," or " "
@@ -385,7 +470,7 @@ def invert(
     cache_latents: bool = True,   # encode pictures once
     flip: bool = False,           # mirror pictures at random
     seed: int = 0,                # of all randomness
-    validation_prompts: Iterable[str] = (), # drawn during training, with the placeholder in them
+    validation_prompts: str | Iterable[str] = (), # drawn while learning, with the placeholder
     validation_every: int = 0,    # steps; 0 for never
     validation_options: dict | None = None, # for the pipeline when it draws them
     output_dir: str | Path | None = None, # a folder for a checkpoint; None for none
@@ -398,11 +483,15 @@ def invert(
     """Learn embeddings for what the pictures show (arXiv 2408.04785).
 
     The pipeline is afterwards as it was before; `Concept.apply` or `Concept.generate` put the
-    `placeholder` to use. More steps at the same rates continue a finished training.
+    `placeholder` to use. The same call with more steps continues a finished training in its
+    `output_dir`, if its rates so far do not depend on their number; otherwise `start` begins a new
+    one, with a fresh optimiser, at what was learned. Interrupted, it keeps the last whole step in
+    `output_dir`. Placeholders of other applied concepts may stand in templates.
 
     ValueError or `core.TokenStudyError`, with what to do, for: no or unreadable pictures
     (`PictureError`), a name that cannot become one token (`PlaceholderError`), an init word of
-    several pieces, options out of range, a pipeline that is not supported
+    several pieces, a phrase that does not fit into a text encoder's context, options out of range,
+    a `start` of other tokens or another family, a pipeline that is not supported
     (`UnsupportedPipelineError`), a loss that is not finite (`DivergedError`; the last good
     checkpoint stays), a checkpoint of other settings, pictures or parameters
     (`core.CheckpointError`) or a damaged one (`core.CorruptFileError`).
@@ -413,19 +502,24 @@ def invert(
     >>> concept.tokens, "<x>" in pipe.tokenizer.get_vocab()
     (['<x>', '<x-bonus>'], False)
     """
-    given = dict(locals(), templates=templates if isinstance(templates, str) else tuple(templates))
+    given = dict(locals())
     check_whole("save_every", save_every, 1)
     check_whole("validation_every", validation_every, 0)
+    check_flags(resume=resume, compile=compile, progress=progress)
     options = Options(**{f.name: given[f.name] for f in dataclasses.fields(Options)})
-    prompts, how = list(validation_prompts), validation_options or {}
-    place = dict(device=device, compile=compile, output_dir=output_dir, resume=resume)
+    prompts, how = prompt_list(validation_prompts), validation_options or {}
+    if not isinstance(how, dict): raise ValueError(f"validation_options is {how!r}; give a dict")
+    if prompts and not validation_every:
+        warnings.warn("validation_every is 0: no validation prompt is drawn", stacklevel=2)
+    place = dict(device=device, compile=compile, output_dir=output_dir, resume=resume, start=start)
     with Trainer(pipeline, images, placeholder, init_word, options, **place) as trainer:
-        if trainer.done: _read_validation(trainer, prompts, output_dir)
+        if trainer.done: _read_validation(trainer, output_dir)
         bar = core.progress(total=num_steps, desc=placeholder, unit="step") if progress else None
         due = lambda every: every and (trainer.done == num_steps or trainer.done % every == 0)
-        with bar or contextlib.nullcontext():
+        with bar or contextlib.nullcontext(), _rescued(trainer):
             if bar is not None: bar.update(trainer.done)
             while trainer.done < num_steps:
+                if output_dir is not None: trainer.keep()
                 _advance(trainer, bar)
                 if due(validation_every): _validate(trainer, prompts, output_dir, how)
                 if output_dir is not None and due(save_every): trainer.save()

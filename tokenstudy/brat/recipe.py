@@ -8,6 +8,8 @@ __all__ = ['PHASES', 'TEACHER', 'BUDGET', 'noisy_steps', 'draw_world', 'creature
            'gate_prompts', 'gate']
 
 # %% ../../nbs/brat/05_recipe.ipynb #f84f445e
+import math
+import numbers
 import random
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -26,6 +28,19 @@ from .bases import build_base, denoiser, draw, parts
 from .instruments import Contrast, Reader, load_contrast
 
 # %% ../../nbs/brat/05_recipe.ipynb #4af6db98
+def _whole(least, **given):
+    "ValueError unless arguments are whole numbers of at least `least`."
+    for name, x in given.items():
+        if isinstance(x, bool) or not isinstance(x, numbers.Integral) or x < least:
+            raise ValueError(f"{name} is {x!r}; it must be a whole number of at least {least}")
+
+def _within(low, high, /, **given):
+    "ValueError unless arguments are finite numbers in [low, high]."
+    for name, x in given.items():
+        real = isinstance(x, numbers.Real) and not isinstance(x, bool)
+        if not real or not math.isfinite(x) or not low <= x <= high:
+            raise ValueError(f"{name} is {x!r}; it must be a finite number from {low} to {high}")
+
 def noisy_steps(
     num_samples: int,           # how many to draw
     generator: torch.Generator, # of the randomness
@@ -36,10 +51,15 @@ def noisy_steps(
     total: int = 1000           # steps of the schedule
 ) -> torch.Tensor:              # long [num_samples]
     """Steps of the noise schedule to train at: a share from a range, the others from everywhere.
+    ValueError for numbers out of range.
 
     >>> noisy_steps(4, torch.Generator().manual_seed(0), share=1.).min() >= 700
     tensor(True)
     """
+    _whole(0, num_samples=num_samples)
+    _whole(1, total=total)
+    _within(0, 1, share=share, low=low, high=high)
+    if low > high: raise ValueError(f"low is {low}, above high, which is {high}")
     u = torch.rand(num_samples, generator=generator)
     inside = torch.rand(num_samples, generator=generator) < share
     steps = torch.where(inside, low*total + (high - low)*total*u, total*u)
@@ -68,12 +88,13 @@ def draw_world(
     """Random creatures on random scenes, none of a held-out kind, and their values.
 
     The numbers say which value each attribute has. `seed` chooses the creatures, `processes` share
-    the work.
+    the work. ValueError for numbers below 1.
 
     >>> pictures, values = draw_world(3, processes=1)
     >>> pictures.shape, values.shape
     (torch.Size([3, 3, 32, 32]), torch.Size([3, 11]))
     """
+    _whole(1, count=count, size=size, processes=processes, part=part)
     jobs = [(f"{seed}-{i}", min(part, count - i), size) for i in range(0, count, part)]
     if processes > 1 and len(jobs) > 1:
         with ProcessPoolExecutor(processes) as pool: done = list(pool.map(_some, jobs))
@@ -85,23 +106,45 @@ def draw_world(
 def creature_of(
     values: Iterable # 11 numbers, a row of what `draw_world` gives
 ) -> dict:           # attribute -> value
-    """A creature from the numbers of its values.
+    """A creature from the numbers of its values; ValueError unless they are 11 that exist.
 
     >>> creature_of([0]*11)["shape"]
     'round'
     """
-    return {k: v[int(i)] for (k, v), i in zip(ATTRIBUTES.items(), values)}
+    if not hasattr(values, "__iter__") or isinstance(values, (str, dict)): values = ()
+    numbered = values.tolist() if hasattr(values, "tolist") else [*values]
+    sizes = [len(v) for v in ATTRIBUTES.values()]
+    if len(numbered) != len(sizes) or not all(i in range(n) for i, n in zip(numbered, sizes)):
+        raise ValueError(f"values is {numbered}; it must be {len(sizes)} whole numbers, each below "
+                         f"the number of its attribute's values, {sizes}")
+    return {k: v[int(i)] for (k, v), i in zip(ATTRIBUTES.items(), numbered)}
 
 # %% ../../nbs/brat/05_recipe.ipynb #40491bd3
 def pixels_of(
     pictures: torch.Tensor # uint8 [B, 3, H, W]
 ) -> torch.Tensor:         # float32 in [-1, 1]
-    """Bytes as the networks take them.
+    """Bytes as the networks take them; ValueError for other numbers.
 
     >>> pixels_of(torch.tensor([0, 255], dtype=torch.uint8))
     tensor([-1.,  1.])
     """
+    if not torch.is_tensor(pictures) or pictures.dtype != torch.uint8:
+        kind = pictures.dtype if torch.is_tensor(pictures) else type(pictures).__name__
+        raise ValueError(f"pictures is of {kind}; it must be a tensor of uint8")
     return pictures.float().div(127.5).sub(1)
+
+def _check_world(pictures, values):
+    "ValueError unless these are pictures and values as `draw_world` makes them."
+    shape = list(getattr(pictures, "shape", ()))
+    if not torch.is_tensor(pictures) or len(shape) != 4 or shape[1] != 3 or 0 in shape:
+        raise ValueError(f"pictures is a {type(pictures).__name__} of shape {shape}; it must be "
+                         "uint8 [N, 3, S, S], as draw_world makes it")
+    pixels_of(pictures[:1])
+    wanted = [len(pictures), len(ATTRIBUTES)]
+    if not torch.is_tensor(values) or list(values.shape) != wanted or values.is_floating_point():
+        found = list(getattr(values, "shape", ()))
+        raise ValueError(f"values is a {type(values).__name__} of shape {found}; it must be whole "
+                         f"numbers {wanted}, as draw_world makes them")
 
 # %% ../../nbs/brat/05_recipe.ipynb #6f40f5aa
 def train_reader(
@@ -118,12 +161,17 @@ def train_reader(
 ) -> Reader:
     """Train an attribute reader: the judge, or, smaller and on worse pictures, a teacher.
 
-    `num_steps` of `batch_size` pictures each, drawn by `seed`.
+    `num_steps` of `batch_size` pictures each, drawn by `seed`. ValueError for numbers out of range.
 
     >>> reader = train_reader(*draw_world(8, processes=1), num_steps=2, batch_size=4)
     >>> len(reader.read(torch.rand(1, 3, 32, 32))[0])
     11
     """
+    _check_world(pictures, values)
+    _whole(1, num_steps=num_steps, batch_size=batch_size)
+    _within(1e-12, 1e3, lr=lr)
+    _within(0, 1e3, noise=noise)
+    _within(0, 1, blur=blur)
     torch.manual_seed(seed)
     reader = Reader(**size)
     optimizer = torch.optim.AdamW(reader.parameters(), lr, weight_decay=.01)
@@ -152,6 +200,7 @@ def accuracy(
     >>> list(accuracy(Reader().eval(), *draw_world(4, processes=1))) == list(ATTRIBUTES)
     True
     """
+    _check_world(pictures, values)
     scores = [torch.cat(z) for z in zip(*(reader(pixels_of(x)) for x in pictures.split(500)))]
     return {k: float((z.argmax(1) == values[:, j]).float().mean())
             for j, (k, z) in enumerate(zip(ATTRIBUTES, scores))}
@@ -168,12 +217,15 @@ def train_contrast(
 ) -> Contrast:
     """Train the contrastive model of pictures and captions (arXiv 2103.00020).
 
-    `num_steps` of `batch_size` pairs each, drawn by `seed`.
+    `num_steps` of `batch_size` pairs each, drawn by `seed`. ValueError for numbers out of range.
 
     >>> contrast = train_contrast(*draw_world(8, processes=1), num_steps=1, batch_size=4)
     >>> contrast.text("a red creature").shape
     torch.Size([1, 128])
     """
+    _check_world(pictures, values)
+    _whole(1, num_steps=num_steps, batch_size=batch_size)
+    _within(1e-12, 1e3, lr=lr)
     torch.manual_seed(seed)
     model, rng, same = Contrast(), random.Random(seed), torch.arange(batch_size)
     small_start(model.texts)
@@ -215,15 +267,21 @@ def encode_texts(
     texts: Iterable[str], # B captions
     length: int = 32 # ids of a caption for the transformer; the UNet's is its tokenizer's
 ) -> tuple:          # states [B, T, 128], mask [B, T] or None
-    """What the denoiser attends to, as the base's own pipeline makes it, with gradients.
+    """What the denoiser attends to, as the base's own pipeline makes it, with gradients. ValueError
+    for what is no list of texts.
 
     >>> states, mask = encode_texts(build_base("transformer"), ["a red creature"])
     >>> states.shape, mask.sum()
     (torch.Size([1, 32, 128]), tensor(5))
     """
+    listed = hasattr(texts, "__iter__") and not isinstance(texts, (str, bytes))
+    captions = [*texts] if listed else []
+    if not captions or not all(isinstance(text, str) for text in captions):
+        raise ValueError("texts must be a list of at least one caption")
+    _whole(1, length=length)
     masked = denoiser(pipeline) is getattr(pipeline, "transformer", None)
     length = length if masked else pipeline.tokenizer.model_max_length
-    e = pipeline.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length,
+    e = pipeline.tokenizer(captions, padding="max_length", truncation=True, max_length=length,
                            return_tensors="pt").to(pipeline.text_encoder.device)
     if not masked: return pipeline.text_encoder(e.input_ids)[0], None
     states = pipeline.text_encoder(e.input_ids, attention_mask=e.attention_mask)[0]
@@ -262,12 +320,17 @@ def base_loss(
     weight: float = .05         # μ
 ) -> torch.Tensor:              # a scalar
     """Mean squared error of the predicted velocity (arXiv 2202.00512), and the teacher's
-    cross-entropy of what the captions name.
+    cross-entropy of what the captions name. ValueError for a caption too few, or values missing.
 
     >>> base, z = build_base("unet"), torch.zeros(1, 24, 8, 8)
     >>> base_loss(base, base.unet, z, ["a creature"], torch.Generator().manual_seed(0)).shape
     torch.Size([])
     """
+    if len(texts) != len(latents):
+        raise ValueError(f"texts holds {len(texts)} captions for {len(latents)} latents")
+    if teacher is not None and values is None:
+        raise ValueError("values is None; a teacher needs to know what is in the pictures")
+    _within(0, 1e6, weight=weight)
     t = noisy_steps(len(latents), generator, **phase).to(latents.device)
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     abar = pipeline.scheduler.alphas_cumprod.to(latents.device)[t][:, None, None, None]
@@ -306,13 +369,17 @@ def train_base(
 ) -> Any:                    # the pipeline with averaged weights, in evaluation mode
     """Train a base from scratch, in `num_steps` of `batch_size` pictures at the rate `lr`.
 
-    `core.CorruptFileError` for a damaged checkpoint, `core.CheckpointError` for one of another
+    ValueError for numbers out of range, `core.CorruptFileError` for a damaged checkpoint, `core.CheckpointError` for one of another
     training; `seed` decides all randomness.
 
     >>> how = dict(num_steps=1, batch_size=2, device="cpu")
     >>> train_base("unet", *draw_world(4, processes=1), **how).unet.training
     False
     """
+    _check_world(pictures, values)
+    _whole(1, num_steps=num_steps, batch_size=batch_size)
+    _whole(0, early=early, decay=decay, warmup=warmup, seed=seed)
+    _within(1e-12, 1e3, lr=lr)
     given = dict(name=name, early=early, warmup=warmup, batch_size=batch_size, lr=lr, seed=seed)
     identity = given | dict(data=core.fingerprint(pictures, values),
                             helpers=core.fingerprint(contrast, teacher)) if output_dir else None
@@ -382,6 +449,7 @@ def train_at(
     >>> file.suffix
     '.safetensors'
     """
+    _whole(1, size=size, count=count, reader_steps=reader_steps, processes=processes)
     folder = Path(output_dir or core.cache_dir()/"bases")
     settings = dict(options, count=count, reader_steps=reader_steps)
     key = core.config_key("brat/bases", core.current_scale(), settings)
@@ -430,6 +498,8 @@ def embed(
     if not isinstance(modules, (nn.Module, dict)):
         kind = type(modules).__name__
         raise ValueError(f"modules is a {kind}; give a module or a dict of modules")
+    if not isinstance(file, str) or not file or Path(file).name != file:
+        raise ValueError(f"file is {file!r}; it must be a name without a folder")
     path = core.atomic_write(core.assets_dir()/file, save(_half(modules)))
     return core.add_asset(path, made_by, seed)
 
@@ -443,6 +513,7 @@ def gate_prompts(
     >>> asked == parse(text)
     True
     """
+    _whole(1, count=count)
     rng = random.Random(f"{seed} gate")
     out: list = []
     while len(out) < count:
@@ -466,7 +537,13 @@ def gate(
     >>> len(gate(build_base("unet"), Reader().eval(), asked, num_inference_steps=1)["colour"])
     1
     """
-    prompts = prompts if prompts is not None else gate_prompts()
+    prompts = gate_prompts() if prompts is None else prompts
+    if not isinstance(prompts, (list, tuple)) or not prompts or not all(
+            isinstance(p, (list, tuple)) and len(p) == 2 and isinstance(p[1], dict)
+            and set(p[1]) <= set(ATTRIBUTES) for p in prompts):
+        raise ValueError("prompts must be pairs of a sentence and what it asks for, as "
+                         "gate_prompts makes them")
+    _whole(0, seed=seed)
     seeds = range(seed, seed + len(prompts))
     images = draw(pipeline, [text for text, _ in prompts], seeds, **options)
     out: dict = {k: [] for k in ATTRIBUTES}
