@@ -118,7 +118,7 @@ class Trainer:
         rows = {slot: r.detach().float().cpu().clone() for slot, r in self.rows.items()}
         return Concept(self.names[0], list(self.names), self.options.join, self.options.strategy,
                        rows, self.bb.family, dict(self.settings), list(self.history),
-                       list(self.validation))
+                       list(self.validation)).remember(self.bb)
 
 # %% ../../nbs/brat/12_inversion.ipynb #3ca798fd
 @patch

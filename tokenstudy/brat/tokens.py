@@ -356,7 +356,8 @@ def careful(
     """
     known, cls = tokenizer.get_vocab(), type(tokenizer)
     twin = copy.copy(tokenizer)
-    twin.__class__ = type(cls.__name__, (_Careful, cls), dict(__module__=cls.__module__))
+    if not issubclass(cls, _Careful):
+        twin.__class__ = type(cls.__name__, (_Careful, cls), dict(__module__=cls.__module__))
     twin._names = {known[name]: name for name in names if name in known}
     twin._slot = slot
     return twin
