@@ -472,6 +472,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'tokenstudy.brat.concepts._strict': ('brat/concepts.html#_strict', 'tokenstudy/brat/concepts.py'),
                                           'tokenstudy.brat.concepts._switching': ( 'brat/concepts.html#_switching',
                                                                                    'tokenstudy/brat/concepts.py'),
+                                          'tokenstudy.brat.concepts._tensors_of': ( 'brat/concepts.html#_tensors_of',
+                                                                                    'tokenstudy/brat/concepts.py'),
                                           'tokenstudy.brat.concepts._texts': ('brat/concepts.html#_texts', 'tokenstudy/brat/concepts.py'),
                                           'tokenstudy.brat.concepts._tokenizers': ( 'brat/concepts.html#_tokenizers',
                                                                                     'tokenstudy/brat/concepts.py'),

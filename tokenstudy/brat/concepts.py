@@ -196,15 +196,14 @@ def _served(encoders):
 @patch
 def _put(self: Concept, encoders):
     "Install the tokens in all encoders, or in none."
-    whole = lambda tokenizer: tokenizer.get_added_vocab().keys() >= set(self.tokens)
-    lacking = [pair for pair in _served(encoders) if not whole(pair[0])]
-    try:
-        for tokenizer, served in lacking: uninstall(tokenizer, served, self.tokens)
+    with contextlib.ExitStack() as undo:
+        for tokenizer, served in _served(encoders):
+            if tokenizer.get_added_vocab().keys() >= set(self.tokens): continue
+            uninstall(tokenizer, served, self.tokens) # what another loader left of them
+            undo.callback(uninstall, tokenizer, served, self.tokens)
         for slot, (tokenizer, encoder) in encoders.items():
             install(tokenizer, encoder, self.tokens, self.embeddings[slot])
-    except BaseException:
-        for tokenizer, served in lacking: uninstall(tokenizer, served, self.tokens)
-        raise
+        undo.pop_all()
 
 @patch
 def apply(self: Concept,
@@ -264,9 +263,9 @@ def generate(self: Concept,
     prompt: Any,   # a text with the placeholder in it, or a list of texts
     **kw: Any      # for the pipeline
 ) -> Any:          # its pictures
-    """Pictures of prompts in which the placeholder stands for the concept, in the size of learning
-    or of the given picture. Other applied concepts, negative prompts and `prompt_2` are written out
-    too.
+    """Pictures of prompts in which the placeholder stands for the concept, in the size of learning;
+    pipelines that are given a picture choose it themselves. Other applied concepts, negative
+    prompts and `prompt_2` are written out too.
 
     `PlaceholderError` if a learned token does not fit into an encoder's context, else as `apply`; a
     warning for a prompt without the placeholder."""
@@ -285,7 +284,7 @@ def _texts(prompt):
 
 def _is_prompt(key, value):
     "Whether a keyword argument of a pipeline is a text for its encoders."
-    texts = bool(value) and isinstance(value, (str, list, tuple))
+    texts = isinstance(value, (str, list, tuple)) and len(value) > 0
     return texts and re.fullmatch(r"(negative_)?prompt(_\d)?", key) is not None
 
 # %% ../../nbs/brat/10_concepts.ipynb #5c6c8e8b
@@ -639,11 +638,17 @@ def _check_suffix(path):
             "rows}, 'token.safetensors') with rows = found['string_to_param']['*'] (A1111) or the "
             "only entry of found (diffusers)")
 
-def _rows_of(path, encoders, adapter):
-    "Slot → rows `[n, d]` of a file of other people, and the token that it names, if any."
-    try: tensors = load_file(path)
+def _tensors_of(source):
+    "Key → tensor, and what to call the source in messages."
+    if isinstance(source, torch.Tensor): return {"*": source}, "the tensor"
+    if isinstance(source, dict): return source, "the dict"
+    _check_suffix(source)
+    try: return load_file(source), str(source)
     except (SafetensorError, OSError) as e:
-        raise core.CorruptFileError(f"{path} is no readable safetensors file: {e}") from e
+        raise core.CorruptFileError(f"{source} is no readable safetensors file: {e}") from e
+
+def _rows_of(tensors, path, encoders, adapter):
+    "Slot → rows `[n, d]` of tensors of other people, and the token that they name, if any."
     [only] = tensors if len(tensors) == 1 else [None]
     if only and len(encoders) == 1: rows, token = {slot: tensors[only] for slot in encoders}, only
     else:
@@ -663,8 +668,8 @@ def _rows_of(path, encoders, adapter):
     return {slot: r.float() for slot, r in rows.items()}, None if token in _KEYS else token
 
 def read_embedding(
-    file: str | Path, # safetensors
-    pipeline: Any,    # a diffusers pipeline that it is for; it is only read
+    source: Any,   # a safetensors file, or what stands in one: a dict of tensors, a tensor [n, d]
+    pipeline: Any, # a diffusers pipeline that it is for; it is only read
     placeholder: str | None = None # a name for it; its own, or `<name of the file>`, if None
 ) -> Concept:
     """A concept from a file of other people. ValueError for pickles and files for other encoders,
@@ -678,10 +683,11 @@ def read_embedding(
     >>> read_embedding(file, random_pipeline()).phrase()
     '<my-toy> <my-toy>_1'
     """
-    path, adapter = Path(file), adapter_class(pipeline)
-    _check_suffix(path)
-    rows, token = _rows_of(path, adapter(pipeline).encoders, adapter)
-    name = placeholder or token or f"<{re.sub(r'[^0-9A-Za-z_.-]+', '-', path.stem).strip('-')}>"
+    adapter = adapter_class(pipeline)
+    tensors, called = _tensors_of(source)
+    rows, token = _rows_of(tensors, called, adapter(pipeline).encoders, adapter)
+    stem = Path(source).stem if isinstance(source, (str, Path)) else "learned"
+    name = placeholder or token or f"<{re.sub(r'[^0-9A-Za-z_.-]+', '-', stem).strip('-')}>"
     count = max(map(len, rows.values()))
     names = [name, *(f"{name}_{i}" for i in range(1, count))]
     return Concept(name, names, " ", "tokens", rows, adapter.family, {})
@@ -727,19 +733,22 @@ class ConceptLoaderMixin(TextualInversionLoaderMixin):
         for name in (source, kw.get("weight_name")):
             if isinstance(name, (str, Path)): _check_suffix(name)
         if kw.get("use_safetensors") is False: _check_suffix("learned_embeds.bin")
-        path = Path(source) if isinstance(source, (str, Path)) else None
-        given = args or kw.keys() & {"weight_name", "tokenizer", "text_encoder"}
-        if path is not None and not given and self._is_ours(path): load(self, path, token)
-        else:
+        if args or kw or not self._is_ours(source):
             before = [set(t.get_added_vocab()) for t in _tokenizers(self)]
             super().load_textual_inversion(source, token, *args, **dict(use_safetensors=True) | kw)
             new = [set(t.get_added_vocab()) - b for t, b in zip(_tokenizers(self), before)]
             self.__dict__.setdefault("_foreign", set()).update(*new)
+        elif isinstance(source, (str, Path)): load(self, source, token)
+        else: read_embedding(source, self, token).apply(self)
 
-    def _is_ours(self, path):
-        "Whether a path is a concept's folder, or a file for several encoders."
-        if path.is_dir(): return (path/MANIFEST).is_file()
-        return path.is_file() and len(adapter_class(self)(self).encoders) > 1
+    def _is_ours(self, source):
+        "A concept's folder, a file for several encoders, and all where diffusers has no loader."
+        if isinstance(source, list): return False
+        if not isinstance(source, (str, Path)): return not self._converts
+        path = Path(source)
+        if (path/MANIFEST).is_file(): return True
+        several = len(adapter_class(self)(self).encoders) > 1
+        return not self._converts and path.exists() or path.is_file() and several
 
     def unload_textual_inversion(self, tokens: Any = None, *args: Any, **kw: Any) -> None:
         """Take concepts away from all encoders: those with the given tokens, or all. As in

@@ -9,6 +9,7 @@ __all__ = ['cos_penalty', 'Options', 'check_whole', 'token_names']
 import dataclasses
 import math
 import re
+import unicodedata
 
 import torch
 from torch.nn import functional as F
@@ -111,7 +112,8 @@ def token_names(
     ['<t>', '<t-block-1>']
     """
     if not isinstance(placeholder, str): return [placeholder] # refused by `check_placeholder`
-    stem = re.sub(r"[^0-9A-Za-z]*\Z", "", placeholder)
+    ends = [i for i, c in enumerate(placeholder, 1) if unicodedata.category(c)[0] in "LMN"]
+    stem = placeholder[:max(ends, default=0)] # letters of any script; brackets are the tail
     tail = placeholder[len(stem):]
     if options.strategy == "negative": extra = ["negative"]
     elif options.strategy == "blocks": extra = [f"block-{i}" for i in range(1, options.blocks)]

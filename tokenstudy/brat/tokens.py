@@ -215,11 +215,17 @@ def installed(
     return len(there) == len(names) and not late
 
 # %% ../../nbs/brat/07_tokens.ipynb #9cf38a5c
+@torch.no_grad()
 def _resize(encoder, size):
-    "A table of another length; nobody's random numbers are used up."
-    device = token_table(encoder).weight.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        encoder.resize_token_embeddings(size, mean_resizing=False)
+    "A table of another length in all modules that share it; new rows are zero."
+    old = token_table(encoder).weight
+    new = nn.Parameter(old.new_zeros(size, old.shape[1]), requires_grad=old.requires_grad)
+    new[:len(old)] = old[:size]
+    for module in encoder.modules():
+        for name in [name for name, p in module._parameters.items() if p is old]:
+            module._parameters[name] = new
+            if isinstance(module, nn.Embedding): module.num_embeddings = size
+    encoder.config.vocab_size = size
 
 @torch.no_grad()
 def _write(encoder, names, ids, rows):
@@ -278,7 +284,8 @@ def _close_gaps(encoder, gone, top):
     table.weight[min(gone):min(gone) + len(stay)] = table.weight[stay]
     for i in free:
         if i in kept["rows"]: table.weight[i] = kept["rows"].pop(i).to(table.weight)
-    if size > kept["size"]: _resize(encoder, max(kept["size"], size - len(free)))
+    new = max(kept["size"], size - len(free))
+    if new < size: _resize(encoder, new)
 
 def uninstall(
     tokenizer: Any,            # it is changed
