@@ -718,6 +718,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'tokenstudy.brat.tokens.careful': ('brat/tokens.html#careful', 'tokenstudy/brat/tokens.py'),
                                         'tokenstudy.brat.tokens.check_placeholder': ( 'brat/tokens.html#check_placeholder',
                                                                                       'tokenstudy/brat/tokens.py'),
+                                        'tokenstudy.brat.tokens.extended_name': ( 'brat/tokens.html#extended_name',
+                                                                                  'tokenstudy/brat/tokens.py'),
                                         'tokenstudy.brat.tokens.install': ('brat/tokens.html#install', 'tokenstudy/brat/tokens.py'),
                                         'tokenstudy.brat.tokens.installed': ('brat/tokens.html#installed', 'tokenstudy/brat/tokens.py'),
                                         'tokenstudy.brat.tokens.token_table': ('brat/tokens.html#token_table', 'tokenstudy/brat/tokens.py'),

@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save as tensors_as_bytes
 
 from .. import core
-from .tokens import (PlaceholderError, add_tokens, careful, install, installed,
-                                    uninstall)
+from .tokens import (PlaceholderError, add_tokens, careful, extended_name, install,
+                                    installed, uninstall)
 from .backbones import (BACKBONES, Backbone, adapter_class, backbone, model_probe,
                                        same_model)
 
@@ -681,7 +681,7 @@ def read_embedding(
     >>> file = tempfile.mkdtemp() + "/my toy.safetensors"
     >>> save_file(dict(emb_params=torch.ones(2, 16)), file)
     >>> read_embedding(file, random_pipeline()).phrase()
-    '<my-toy> <my-toy>_1'
+    '<my-toy> <my-toy-2>'
     """
     adapter = adapter_class(pipeline)
     tensors, called = _tensors_of(source)
@@ -689,7 +689,7 @@ def read_embedding(
     stem = Path(source).stem if isinstance(source, (str, Path)) else "learned"
     name = placeholder or token or f"<{re.sub(r'[^0-9A-Za-z_.-]+', '-', stem).strip('-')}>"
     count = max(map(len, rows.values()))
-    names = [name, *(f"{name}_{i}" for i in range(1, count))]
+    names = [name, *(extended_name(name, str(i)) for i in range(2, count + 1))]
     return Concept(name, names, " ", "tokens", rows, adapter.family, {})
 
 # %% ../../nbs/brat/10_concepts.ipynb #3cf5e9f4

@@ -9,11 +9,11 @@ __all__ = ['cos_penalty', 'Options', 'check_whole', 'token_names']
 import dataclasses
 import math
 import re
-import unicodedata
 
 import torch
 from torch.nn import functional as F
 
+from .tokens import extended_name
 from .pictures import read_templates
 
 # %% ../../nbs/brat/11_strategies.ipynb #ef6b4f7d
@@ -112,10 +112,7 @@ def token_names(
     ['<t>', '<t-block-1>']
     """
     if not isinstance(placeholder, str): return [placeholder] # refused by `check_placeholder`
-    ends = [i for i, c in enumerate(placeholder, 1) if unicodedata.category(c)[0] in "LMN"]
-    stem = placeholder[:max(ends, default=0)] # letters of any script; brackets are the tail
-    tail = placeholder[len(stem):]
     if options.strategy == "negative": extra = ["negative"]
     elif options.strategy == "blocks": extra = [f"block-{i}" for i in range(1, options.blocks)]
     else: extra = [f"bonus-{i}" if i > 1 else "bonus" for i in range(1, options.num_bonus + 1)]
-    return [placeholder, *(f"{stem}-{name}{tail}" for name in extra)]
+    return [placeholder, *(extended_name(placeholder, name) for name in extra)]
