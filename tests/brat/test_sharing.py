@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tokenstudy import core
 from tokenstudy.brat.backbones import BACKBONES, adapter_class, backbone
-from tokenstudy.brat.concepts import Concept, concepts_of, load, load_concept, read_embedding, with_textual_inversion
+from tokenstudy.brat.concepts import Concept, load, load_concept, read_embedding, with_textual_inversion
 from tokenstudy.brat.tokens import PlaceholderError
 
 

@@ -10,7 +10,8 @@ from brat.toys import FAMILIES, SMALL, changes as all_changes, picture, pictures
 
 from tokenstudy.brat import tokens
 from tokenstudy.brat.backbones import adapter_class, backbone, backbone_class
-from tokenstudy.brat.concepts import Concept, concepts_of, expand_prompt, load, with_textual_inversion, write_out
+from tokenstudy.brat.concepts import Concept, load, with_textual_inversion
+from tokenstudy.brat.drawing import concepts_of, expand_prompt, write_out
 from tokenstudy.brat.inversion import invert
 from tokenstudy.brat.pipelines import UnsupportedPipelineError
 from tokenstudy.brat.strategies import Options, token_names

@@ -25,7 +25,7 @@ class PlaceholderError(ValueError):
 
 # %% ../../nbs/brat/07_tokens.ipynb #9d283975
 #: letters that show nothing
-_BLANK = set("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | set(map(chr, range(0xfe00, 0xfe10)))
+_BLANK = {*"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0", *map(chr, range(0xfe00, 0xfe10))}
 
 def _hidden(char):
     "Control, format (as the overrides of writing direction), private and blank characters."
@@ -49,9 +49,9 @@ def check_placeholder(
     if hidden := [c for c in name if _hidden(c)]:
         raise PlaceholderError(f"the placeholder {name!a} holds {ascii(hidden[0])}, a character "
                                f"that cannot be seen or typed; use a name such as {better}")
-    known = tokenizer.get_vocab() # names that differ only in case are one name to CLIP's tokenizer
+    known = tokenizer.get_vocab()
     found = [form for form in (name, f"{name}</w>", f"▁{name}", f"{name}_1") if form in known]
-    # diffusers reads <x> as <x> <x>_1 … if there is an <x>_1
+    # for CLIP, names that differ only in case are one; diffusers puts an <x>_1 behind each <x>
     alike = {name.lower(), re.sub(r"_\d+\Z", "", name.lower())}
     found += [form for form in tokenizer.get_added_vocab() if form.lower() in alike]
     if found:
