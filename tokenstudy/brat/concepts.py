@@ -156,7 +156,8 @@ def _diffusers_calls(self: Concept, names):
 @patch
 def _card(self: Concept, names):
     "The text of the folder's README.md."
-    base, prompt = str(self.settings.get("pipeline", "?")), f"a photo of {self.placeholder}"
+    base, model = (str(self.settings.get(key, "?")) for key in ("pipeline", "model"))
+    prompt = f"a photo of {self.placeholder}"
     lines, typed = self._diffusers_calls(names)
     text = f"""---
 license: # yours to choose, such as cc-by-4.0
@@ -170,7 +171,7 @@ A concept for text-to-image models, learned by textual inversion.
 
 * Write in a prompt: {_span(self.phrase())}
 * Tokens: {", ".join(map(_span, self.tokens))}; strategy {_span(self.strategy)}
-* Family: {_span(self.family)}; learned with {_span(base)}
+* Family: {_span(self.family)}; learned with {_span(base)} of fingerprint {_span(model)}
 * Base model and licence: to be filled in by whoever shares this
 
 ## With tokenstudy
