@@ -60,6 +60,7 @@ def test_reported_several_concepts_in_one_prompt_are_all_whole(family):
     pipe = pipeline(family)
     for concept in (x, y, z): concept.apply(pipe)
     text, whole = "a <yz> in <x> , <y> of <X>", "a <yz> in <x>,<x-bonus> , <y> <y-bonus> <y-bonus-2> of <x>,<x-bonus>"
+    assert write_out([text]*2, iter([x, y, z])) == [whole]*2
     assert write_out(text, [x, y, z]) == write_out(text, [z, y, x]) == expand_prompt(pipe, text) == whole
     expected = drawn(pipe, whole)
     with quiet():
@@ -227,9 +228,10 @@ def test_reported_the_wrapper_unloads_from_all_encoders(family, tmp_path):
     with quiet(): assert list(concepts_of(able)) == ["<x>"] and torch.equal(drawn(able, "a <x>"), picture(pipeline(family), x, "a <x>"))
     with pytest.raises(ValueError, match="no concept '<z>' to unload; there are <x>"): able.unload_textual_inversion("<z>")
     able.load_textual_inversion(torch.ones(2, 16), token="<f>")
-    assert able.tokenizer.tokenize("a <f_1>") and "<f>_1" in able.tokenizer.get_vocab()
+    second = "<f>_1" if family in ("sd", "sdxl") else "<f-2>" # diffusers' own loader, or ours where it has none
+    assert second in able.tokenizer.get_vocab()
     able.unload_textual_inversion(["<f>"])
-    assert "<f>" not in able.tokenizer.get_vocab() and "<f>_1" not in able.tokenizer.get_vocab() and "<x>" in able.tokenizer.get_vocab()
+    assert "<f>" not in able.tokenizer.get_vocab() and second not in able.tokenizer.get_vocab() and "<x>" in able.tokenizer.get_vocab()
     able.unload_textual_inversion()
     assert set(changes(before, whole_state(able))) <= {"others"} # the wrapper's own list of names
     with pytest.raises(ValueError, match="to unload; there are none"): able.unload_textual_inversion()

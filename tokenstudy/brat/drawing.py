@@ -95,6 +95,7 @@ def write_out(
     >>> write_out(["<X> on <y>", "<x>, <x-bonus>"], [one, two])
     ['<x>,<x-bonus> on <y> <y-bonus>', '<x>,<x-bonus>']
     """
+    concepts = list(concepts)
     if isinstance(prompt, (list, tuple)): return [write_out(p, concepts, blocks) for p in prompt]
     if not isinstance(prompt, str):
         raise TypeError(f"a prompt is {type(prompt).__name__}; it must be a text or a list of them")
