@@ -16,10 +16,10 @@ def test_names_that_cannot_be_one_token_are_refused(name, why):
     assert changes(before, whole_state(pipe)) == []
 
 
-def test_names_that_collide_are_refused():
+def test_reported_names_that_collide_are_refused():
     pipe = pipeline()
     pipe.tokenizer.add_tokens(["<x-bonus>", "<dog>_1", "<z>"])
-    for name, why in (("<x>", "'<x-bonus>' is already known"), ("<dog>", "already known"), ("<Z>", "already known to the tokenizer \\(as '<z>'\\)")):
+    for name, why in (("<x>", "'<x-bonus>' is already known"), ("<dog>", "already known"), ("<z>_1", "already known to the tokenizer \\(as '<z>'\\)"), ("<Z>_12", "already known"), ("<Z>", "already known to the tokenizer \\(as '<z>'\\)")):
         with pytest.raises(PlaceholderError, match=why): invert(pipe, pictures(), name, init_word="cat")
 
 

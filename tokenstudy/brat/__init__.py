@@ -11,7 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["world", "captions", "bases", "instruments", "recipe", "pipelines", "tokens",
-                "backbones", "pictures", "concepts", "start", "strategies", "inversion",
+                "backbones", "drawing", "pictures", "concepts", "start", "strategies", "inversion",
                 "fidelity", "bench"],
     submod_attrs={
         "world": ["CONCEPTS", "grid", "labelled_grid", "random_creature", "render"],
@@ -22,6 +22,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "tokens": ["PlaceholderError"],
         "backbones": ["Backbone", "backbone"],
         "pictures": ["PictureError", "load_pictures", "read_pictures"],
-        "concepts": ["Concept", "load", "load_concept", "with_textual_inversion"],
+        "drawing": ["concepts_of", "expand_prompt"],
+        "concepts": ["Concept", "load", "load_concept", "read_embedding",
+                     "with_textual_inversion"],
         "strategies": ["Options", "cos_penalty"],
         "inversion": ["DivergedError", "Trainer", "invert"]})

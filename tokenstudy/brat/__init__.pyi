@@ -22,9 +22,12 @@ from .backbones import backbone as backbone
 from .pictures import PictureError as PictureError
 from .pictures import load_pictures as load_pictures
 from .pictures import read_pictures as read_pictures
+from .drawing import concepts_of as concepts_of
+from .drawing import expand_prompt as expand_prompt
 from .concepts import Concept as Concept
 from .concepts import load as load
 from .concepts import load_concept as load_concept
+from .concepts import read_embedding as read_embedding
 from .concepts import with_textual_inversion as with_textual_inversion
 from .strategies import Options as Options
 from .strategies import cos_penalty as cos_penalty

@@ -177,7 +177,7 @@ def drawn(
     """Pictures of a concept; the i-th prompt always gets the same noise.
 
     >>> from tokenstudy.brat.pipelines import random_pipeline
-    >>> from tokenstudy.brat.concepts import Concept
+    >>> from tokenstudy.brat.drawing import Concept
     >>> one = Concept("<x>", ["<x>"], ",", "tokens", dict(text_encoder=torch.ones(1, 16)), "sd", {})
     >>> drawn(random_pipeline(), one, ["a {}"], num_inference_steps=1).shape
     torch.Size([1, 3, 16, 16])

@@ -29,7 +29,7 @@ from .. import core
 from .tokens import add_tokens
 from .backbones import backbone, borrowed, pipeline_fingerprint, warn_pooling
 from .pictures import open_picture, read_squares
-from .concepts import Concept, block_of, draw_concept
+from .drawing import Concept, block_of, draw_concept
 from .start import (check_room, prompt_list, start_concept, start_words, terminable,
                                    writable, written_out)
 from .strategies import (Options, check_flags, check_whole, cos_penalty,
@@ -127,7 +127,7 @@ class Trainer:
         rows = {slot: r.detach().float().cpu().clone() for slot, r in self.rows.items()}
         return Concept(self.names[0], list(self.names), self.options.join, self.options.strategy,
                        rows, self.bb.family, dict(self.settings), list(self.history),
-                       list(self.validation))
+                       list(self.validation)).remember(self.bb)
 
 # %% ../../nbs/brat/12_inversion.ipynb #3ca798fd
 @patch

@@ -22,7 +22,8 @@ from .. import core
 from .tokens import LearnedEmbedding, PlaceholderError, word_id
 from .backbones import Backbone
 from .pictures import read_templates
-from .concepts import MANIFEST, Concept, load_concept
+from .concepts import MANIFEST, load_concept
+from .drawing import Concept, concepts_of, write_out
 
 # %% ../../nbs/brat/11_start.ipynb #57a70007
 def names_that_fit(
@@ -129,14 +130,15 @@ def written_out(
     ['a {} and <y>,<y-bonus>']
     """
     sentences = read_templates(templates)
-    for concept in getattr(pipeline, "_concepts", {}).values():
+    others = concepts_of(pipeline).values()
+    for concept in others:
         for text in sentences if concept.strategy != "tokens" else ():
-            if not any(token in text for token in concept.tokens): continue
+            if not any(token.lower() in text.lower() for token in concept.tokens): continue
             raise ValueError(
                 f"the template {text!r} holds {concept.placeholder}, which was learned with "
                 f"strategy {concept.strategy!r}: its tokens stand in several prompts, and a "
                 "template is one; use a concept of strategy 'tokens', or an ordinary word")
-        sentences = [concept.expand(text) for text in sentences]
+    sentences = write_out(sentences, others)
     known = {token.lower() for token in pipeline.tokenizer.get_vocab()} if any(
         "<" in text for text in sentences) else set()
     for text in sentences:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from .tokens import extended_name
 from .pictures import read_templates
 
 # %% ../../nbs/brat/11_strategies.ipynb #ef6b4f7d
@@ -150,9 +151,7 @@ def token_names(
     ['<t>', '<t-block-1>']
     """
     if not isinstance(placeholder, str): return [placeholder] # refused by `check_placeholder`
-    stem = re.sub(r"[^0-9A-Za-z]*\Z", "", placeholder)
-    tail = placeholder[len(stem):]
     if options.strategy == "negative": extra = ["negative"]
     elif options.strategy == "blocks": extra = [f"block-{i}" for i in range(1, options.blocks)]
     else: extra = [f"bonus-{i}" if i > 1 else "bonus" for i in range(1, options.num_bonus + 1)]
-    return [placeholder, *(f"{stem}-{name}{tail}" for name in extra)]
+    return [placeholder, *(extended_name(placeholder, name) for name in extra)]
