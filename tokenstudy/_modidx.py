@@ -2673,6 +2673,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'tokenstudy/tvm/setups.py'),
                                        'tokenstudy.tvm.setups.StepEnds._written': ( 'tvm/setups.html#stepends._written',
                                                                                     'tokenstudy/tvm/setups.py'),
+                                       'tokenstudy.tvm.setups.StepEnds.of': ('tvm/setups.html#stepends.of', 'tokenstudy/tvm/setups.py'),
                                        'tokenstudy.tvm.setups.StepEnds.plain': ( 'tvm/setups.html#stepends.plain',
                                                                                  'tokenstudy/tvm/setups.py'),
                                        'tokenstudy.tvm.setups._grouped': ('tvm/setups.html#_grouped', 'tokenstudy/tvm/setups.py'),

@@ -293,6 +293,7 @@ def block_of(
     """
     return ((total - times)*blocks/total).clamp(0, blocks - 1e-4).long()
 
+# %% ../../nbs/brat/09_drawing.ipynb #5c6c8e8c
 @contextlib.contextmanager
 def _switching(bb, pipeline, concepts, prompts, repeats, length):
     "While the pipeline draws, the conditioning follows the blocks of the time."

@@ -309,7 +309,7 @@ def weights_from_spans(
     found = []
     for i, (row, made) in enumerate(zip(pairs.with_format(None), tokenize_pairs(pairs, tokenizer))):
         text, ids = row[side], made[f"{side}_ids"]
-        if not isinstance(text, str): text = text[-1]["content"]
+        text = text if isinstance(text, str) else text[-1]["content"]
         ends = [len(tokenizer.decode(ids[:k + 1])) for k in range(len(ids))]
         whole = tokenizer.decode(ids)
         start = whole.find(text.strip())
@@ -320,8 +320,8 @@ def weights_from_spans(
         weights = [rest] * len(ids)
         for a, b, weight in row[spans]:
             if not 0 <= a < b <= len(text):
-                raise PreferenceDataError(f"row {i}: the span [{a:g}, {b:g}] does not lie in a text of "
-                                          f"{len(text)} characters")
+                raise PreferenceDataError(f"row {i}: the span [{a:g}, {b:g}] does not lie in a "
+                                          f"text of {len(text)} characters")
             for k, (left, right) in enumerate(zip([0, *ends], ends)):
                 if left < b + shift and right > a + shift: weights[k] = max(weights[k], weight)
         found.append(weights)

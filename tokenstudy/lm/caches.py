@@ -250,7 +250,7 @@ def _probe_key(lm):
 
 @torch.inference_mode()
 def _probe(lm):
-    "What is wrong with the distributions at the nodes of a small tree; nothing if they are correct."
+    "What is wrong with the distributions at the nodes of a small tree, or nothing."
     size = lm.model.get_input_embeddings().num_embeddings
     texts = [[t % size for t in text] for text in _PROBE["texts"]]
     tokens = [(7 * i + 2) % size for i in range(6)]

@@ -400,10 +400,9 @@ def _start(ray):
     if ray.is_initialized(): return
     try: ray.init(include_dashboard=False, log_to_driver=False)
     except Exception as e: # ray raises plain ones
-        raise core.TokenStudyError("engine='ray': ray does not start here "
-                                   f"({str(e).splitlines()[0][:200] if str(e) else type(e).__name__}); "
-                                   "start it by hand (`ray start --head`), or use engine='local'"
-                                   ) from e
+        why = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        raise core.TokenStudyError(f"engine='ray': ray does not start here ({why}); start it by "
+                                   "hand (`ray start --head`), or use engine='local'") from e
 
 def _ray_shard(lm, settings):
     torch.set_num_threads(1)

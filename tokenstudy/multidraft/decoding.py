@@ -714,6 +714,7 @@ def _refuse_kept(asked):
         raise ValueError("past_key_values: multi-draft decoding keeps a cache of its own and can "
                          "neither read nor fill another; leave it out and give the whole text")
 
+# %% ../../nbs/multidraft/09_decoding.ipynb #1b4fcc7c
 def _refuse_inputs(given, mask):
     "ValueError for inputs of the model beside its token ids that would change what it says."
     for name, value in given.items():

@@ -97,8 +97,8 @@ def _numerals(text):
         found.append((m.start(), m.end(), sign + m["body"] + cents))
     return found
 
-_OF_MATHEMATICS = set("pi sqrt sin cos tan cot sec csc log ln exp frac or and infty inf mod max min "
-                      "gcd lcm".split())
+_OF_MATHEMATICS = set("pi sqrt sin cos tan cot sec csc log ln exp frac or and infty inf mod "
+                      "max min gcd lcm".split())
 
 def _words(text):
     "The words in a text that are no mathematics."

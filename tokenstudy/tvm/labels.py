@@ -397,8 +397,8 @@ def value_data(
     if "one_step" in total and rows and not several:
         what = sorted(steps)[:8] if isinstance(steps, frozenset) else getattr(steps, "plain", steps)
         raise ValueDataError(f"no step ends at the delimiter {what!r} in any of "
-                             f"{total['samples']} samples; a text may tokenise in several ways, all "
-                             "of which `StepEnds` finds")
+                             f"{total['samples']} samples; a text may tokenise in several ways, "
+                             "all of which `StepEnds` finds")
     _check_rows(rows)
     _warn_of(total)
     ids, lead, labels, confidence, weights, problem = map(list, zip(*rows))

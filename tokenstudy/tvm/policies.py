@@ -56,6 +56,7 @@ def _text(nodes, node):
         node = nodes[node].parent
     return tuple(t for step in reversed(steps) for t in step)
 
+# %% ../../nbs/tvm/08_policies.ipynb #50bf36ed
 def dvts_policy(
     K: int, # candidates of a round
     b: int  # subtrees

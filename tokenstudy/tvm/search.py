@@ -419,8 +419,7 @@ def tree_search(
     _check_numbers(seed, K=K, max_steps=max_steps, step_tokens=step_tokens, lookahead=lookahead,
                    max_new_tokens=max_new_tokens, batch_size=batch_size)
     _check_verifier(generator, verifier, recompute)
-    if isinstance(delimiter, StepEnds) and block is None: ends = delimiter
-    else: ends = StepEnds(generator, delimiter, block)
+    ends = StepEnds.of(generator, delimiter, block)
     questions = _questions(generator, problems, chat, streams, K)
     _check_lengths(generator, verifier, questions, max_new_tokens)
     found, warping = {}, dict(temperature=temperature, top_k=top_k, top_p=top_p)

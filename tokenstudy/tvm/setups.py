@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from fastcore.basics import patch
 
 from .. import core, lm as lms, reasoning
 from ..lm import finetuning
@@ -49,6 +50,9 @@ class StepEnds:
     >>> ends([5, 3]), ends([3, 5])
     (True, False)
     """
+    tokenizer: Any = None # of a delimiter of text
+    reach = 0             # the most tokens that it may be spread over
+
     def __init__(self,
         generator: lms.LM, # writes the steps
         delimiter: "str | int | Iterable[int] | None" = None, # what ends a step
@@ -69,36 +73,11 @@ class StepEnds:
             if not self.ids or not all(0 <= i < most for i in self.ids):
                 raise ValueError(f"delimiter {sorted(self.ids)}: token ids must lie below {most}")
 
-    def _read_text(self, generator, text):
-        "Prepare for a delimiter of text."
-        self.text, self.tokenizer = text, generator.tokenizer
-        if self.tokenizer is None:
-            raise ValueError(f"{generator.name} has no tokenizer: give the delimiter as token ids, "
-                             "or a block")
-        made = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        self.reach = len(text.encode())       # in how many tokens it may stand: one for each byte
-        if not text or not self._written(made):
-            raise ValueError(f"delimiter {text!r}: the tokenizer of {generator.name} cannot write "
-                             "it, so no step would end; give another one, or token ids, or a block")
-
     def __call__(self, tokens: list[int]) -> bool:
         "Whether a step with these `tokens` is over."
         if self.block: return len(tokens) >= self.block
         if self.ids is not None: return tokens[-1] in self.ids
         return self._written(tokens) and not self._blank(tokens)
-
-    def _written(self, tokens):
-        "Whether the last token completes the delimiter."
-        tail = tuple(tokens[-self.reach:])
-        if tail not in self._texts:
-            now, before = (self.tokenizer.decode(list(t)).count(self.text)
-                           for t in (tail, tail[:-1]))
-            self._texts[tail] = now > before
-        return self._texts[tail]
-
-    def _blank(self, tokens):
-        "Whether nothing but the delimiter and blanks is written."
-        return not self.tokenizer.decode(list(tokens)).replace(self.text, "").strip()
 
     @property
     def plain(self) -> "int | list[int] | str":
@@ -106,6 +85,46 @@ class StepEnds:
         return self.block or (sorted(self.ids) if self.ids else self.text)
 
     def __repr__(self) -> str: return f"StepEnds({self.plain!r})"
+
+# %% ../../nbs/tvm/04_setups.ipynb #f737491d
+@patch(cls_method=True)
+def of(cls: StepEnds,
+    generator: lms.LM, # writes the steps
+    delimiter: "str | int | Iterable[int] | StepEnds | None" = None, # as above, or made already
+    block: int | None = None # as above
+) -> StepEnds:
+    "What is there already, or one that is made."
+    if not isinstance(delimiter, StepEnds): return StepEnds(generator, delimiter, block)
+    if block is not None: raise ValueError("give a delimiter or a block of tokens, not both")
+    return delimiter
+
+@patch
+def _read_text(self: StepEnds, generator, text):
+    "Prepare for a delimiter of text."
+    self.text, self.tokenizer = text, generator.tokenizer
+    if self.tokenizer is None:
+        raise ValueError(f"{generator.name} has no tokenizer: give the delimiter as token ids, "
+                         "or a block")
+    made = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    self.reach = len(text.encode())       # a token for each byte
+    if not text or not self._written(made):
+        raise ValueError(f"delimiter {text!r}: the tokenizer of {generator.name} cannot write "
+                         "it, so no step would end; give another one, or token ids, or a block")
+
+@patch
+def _written(self: StepEnds, tokens):
+    "Whether the last token completes the delimiter."
+    tail = tuple(tokens[-self.reach:])
+    if tail not in self._texts:
+        now, before = (self.tokenizer.decode(list(t)).count(self.text)
+                       for t in (tail, tail[:-1]))
+        self._texts[tail] = now > before
+    return self._texts[tail]
+
+@patch
+def _blank(self: StepEnds, tokens):
+    "Whether nothing but the delimiter and blanks is written."
+    return not self.tokenizer.decode(list(tokens)).replace(self.text, "").strip()
 
 # %% ../../nbs/tvm/04_setups.ipynb #a39dd91e
 @dataclass

@@ -289,8 +289,8 @@ def _learned_from(trajectories, kind, **options):
         return value_data(trajectories, "tvm" if kind is None else kind, **options)
     if kind not in (None, trajectories.kind):
         raise ValueDataError(f"kind = {kind!r}, but these labels are {trajectories.kind}")
-    given = [name for name, usual in dict(delimiter=None, block=None, prior=None, unique=True).items()
-             if options[name] is not usual]
+    usual = dict(delimiter=None, block=None, prior=None, unique=True)
+    given = [name for name, value in usual.items() if options[name] is not value]
     if given:
         raise ValueDataError(f"{given[0]}: these labels are made already; give {given[0]} to "
                              "`value_data`")

@@ -270,7 +270,7 @@ def load_verifier(
     if not (folder/"config.json").is_file():
         raise core.MissingModelError(f"no verifier at {folder}: give a folder that `save_verifier` "
                                      "wrote, or `model` in that of a training")
-    with lms.quiet(): model = TokenValueModel.from_pretrained(folder, dtype=dtype)
+    with lms.quiet(): model = TokenValueModel.from_pretrained(str(folder), dtype=dtype)
     tokenizer = None
     if (folder/"tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
