@@ -1,0 +1,35 @@
+"The modules of pure mathematics whose tests are measured by mutants, and the tests that are asked."
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGE = "tokenstudy"
+
+
+@dataclass(frozen=True)
+class Module:
+    tests: tuple          # files, from the project's root
+    without: tuple = ()   # functions that are no mathematics: they draw, train, tokenise, or run a language model
+
+
+def tests(*names: str) -> tuple: return tuple(f"tests/{name}.py" for name in names)
+
+
+MODULES = {
+    "core/statistics": Module(tests("core/test_statistics")),
+    "reasoning/trie": Module(tests("reasoning/test_trie")),
+    "tvm/labels": Module(tests("tvm/test_labels")),
+    "tvm/voting": Module(tests("tvm/test_voting"), without=("draw_accuracy",)),
+    "cdpo/losses": Module(tests("cdpo/test_losses")),
+    "cdpo/critical": Module(tests("cdpo/test_critical")),
+    "cdpo/weights": Module(tests("cdpo/test_weights"), without=(
+        "weights_from_contrast", "tokenize_pairs", "weights_from_spans", "word_lm", "no_bars", "StreamReview", "BorderCheck",
+        "TokenWeightedCollator")),
+    "multidraft/schemes": Module(tests("multidraft/test_optimal")),
+    "multidraft/canonical": Module(tests("multidraft/test_optimal")),
+    "multidraft/optimal": Module(tests("multidraft/test_optimal")),
+    "multidraft/acceptance": Module(tests("multidraft/test_rates"), without=("draw_comparison", "panel")),
+    "multidraft/verification": Module(tests("multidraft/test_rates")),
+}
