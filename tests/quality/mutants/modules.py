@@ -12,6 +12,7 @@ PACKAGE = "tokenstudy"
 class Module:
     tests: tuple          # files, from the project's root
     without: tuple = ()   # functions that are no mathematics: they draw, train, tokenise, or run a language model
+    compiled: bool = True # False: numba's kernels run as plain Python, which spares compiling each of their mutants
 
 
 def tests(*names: str) -> tuple: return tuple(f"tests/{name}.py" for name in names)
@@ -27,9 +28,9 @@ MODULES = {
     "cdpo/weights": Module(tests("cdpo/test_weights"), without=(
         "weights_from_contrast", "tokenize_pairs", "weights_from_spans", "word_lm", "no_bars", "StreamReview", "BorderCheck",
         "TokenWeightedCollator")),
-    "multidraft/schemes": Module(tests("multidraft/test_optimal")),
-    "multidraft/canonical": Module(tests("multidraft/test_optimal")),
-    "multidraft/optimal": Module(tests("multidraft/test_optimal")),
+    "multidraft/schemes": Module(tests("multidraft/test_optimal"), compiled=False),
+    "multidraft/canonical": Module(tests("multidraft/test_optimal"), compiled=False),
+    "multidraft/optimal": Module(tests("multidraft/test_optimal"), compiled=False),
     "multidraft/acceptance": Module(tests("multidraft/test_rates"), without=("draw_comparison", "panel")),
     "multidraft/verification": Module(tests("multidraft/test_rates")),
 }

@@ -8,6 +8,7 @@ warnings, which is all that stands in a `raise` or in a `warnings.warn(...)`, an
 from __future__ import annotations
 
 import ast
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,15 +71,15 @@ def mutants(module: str, source: str, *, without: tuple = ()) -> Iterator[Mutant
     visitor = _Visitor()
     tree = MetadataWrapper(cst.parse_module(source), unsafe_skip_copy=True)
     tree.visit(visitor)
-    lines, seen = source.splitlines(keepends=True), {source}
+    lines, seen = source.splitlines(keepends=True), {_tree(source)}
     for new, line, span, function in visitor.found:
         if function.split(".")[0] in without or function in without: continue
         first, last = span.start.line - 1, span.end.line - 1
         old = lines[first:last + 1]
         changed = lines[first][:span.start.column] + tree.module.code_for_node(new) + lines[last][span.end.column:]
         text = "".join([*lines[:first], changed, *lines[last + 1:]])
-        if text in seen or not _compiles(text): continue
-        seen.add(text)
+        if (parsed := _tree(text)) is None or parsed in seen: continue    # 1e300 + 1 is 1e300
+        seen.add(parsed)
         yield Mutant(Key(module, function or "<module>", *_difference(old, changed.splitlines(keepends=True))), text, line)
 
 
@@ -90,10 +91,12 @@ def _difference(old: list, new: list) -> tuple[str, str]:
     return before, after
 
 
-def _compiles(text: str) -> bool:
-    try: compile(text, "mutant", "exec")
-    except (SyntaxError, ValueError): return False
-    return True
+def _tree(text: str) -> bytes | None:
+    "A digest of the syntax tree; None if there is none."
+    try:
+        compile(text, "mutant", "exec")
+        return hashlib.sha256(ast.dump(ast.parse(text)).encode()).digest()
+    except (SyntaxError, ValueError): return None
 
 
 def statements(source: str) -> dict[int, range]:

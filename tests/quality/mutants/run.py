@@ -3,6 +3,7 @@
     python tests/quality/mutants/run.py                               every module of `modules.MODULES`
     python tests/quality/mutants/run.py tvm/labels                    one of them
     python tests/quality/mutants/run.py tvm/labels review             one function of it
+    python tests/quality/mutants/run.py tvm/labels report.txt         those that survived when report.txt was printed
 
 One process imports the module and its tests, and runs each test once to learn which lines it reaches and how long it takes. Then it
 forks for each mutant. The child puts the mutated code into the live functions and runs the tests that reach the changed statement,
@@ -149,6 +150,20 @@ def learn(items: dict, path: str, answer: Path) -> None:
     os._exit(0)
 
 
+def import_packages(known: Known) -> None:
+    "What the tests have imported from elsewhere, so that no child has to."
+    for package in known.packages:
+        try: importlib.import_module(package)
+        except Exception: pass                                  # made by another package while it was imported
+
+
+def warm_up(items: dict, known: Known) -> None:
+    "Compile numba's kernels once: by the quick test that reaches most lines."
+    reached = {name: sum(name in names for names in known.tests.values()) for name in known.seconds}
+    best = max((name for name in reached if known.seconds[name] < 5), key=reached.__getitem__)
+    items[best].config.hook.pytest_runtest_protocol(item=items[best], nextitem=None)
+
+
 def changed_functions(old: CodeType, new: CodeType) -> list | None:
     "The functions and methods in which two compiled modules differ, as pairs of code; None if they differ outside of these."
     if old == new: return []
@@ -162,10 +177,11 @@ def changed_functions(old: CodeType, new: CodeType) -> list | None:
 
 class Swapper:
     "Puts the code of mutants into the live functions of a module."
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, compiled: bool):
         self.path, self.source = str(path), path.read_text(encoding="utf-8")
         self.code = compile(self.source, self.path, "exec")
-        self.kernels = set(re.findall(r"(?:@compiled\s+def |_compiled\()(\w+)", self.source))   # of numba: compiled once and cached
+        kernels = re.findall(r"(?:@compiled\s+def |_compiled\()(\w+)", self.source)
+        self.kernels = set(kernels) - {"function"} if compiled else set()          # compiled once, and cached
         self.live: dict = defaultdict(list)
         for f in gc.get_objects():
             if isinstance(f, FunctionType) and f.__code__.co_filename == self.path:
@@ -200,11 +216,14 @@ def judge(name: str, module: Module, only: Callable[[Mutant], bool] = lambda mut
     arguments = [*ARGUMENTS, f"--rootdir={ROOT}", f"--basetemp={scratch/'tests'}", *(str(ROOT/test) for test in module.tests)]
     dotted = f"{PACKAGE}/{name}".replace("/", ".")
     os.environ["NUMBA_CACHE_DIR"] = str(scratch/"numba")
+    if not module.compiled: os.environ["NUMBA_DISABLE_JIT"] = "1"
 
     def serve(items):
         "Learn, then judge the mutants that can be swapped in; write (known, {number: killed})."
         if forked(lambda: learn(items, str(path), scratch/"known"), 3600): os._exit(4)
-        known, swapper, killed = pickle.loads((scratch/"known").read_bytes()), Swapper(path), {}
+        known, swapper, killed = pickle.loads((scratch/"known").read_bytes()), Swapper(path, module.compiled), {}
+        import_packages(known)
+        if swapper.kernels: warm_up(items, known)
         gc.freeze()
         for i, mutant in enumerate(wanted):
             if (swaps := swapper.swaps(mutant)) is None: continue
@@ -227,9 +246,7 @@ def judge(name: str, module: Module, only: Callable[[Mutant], bool] = lambda mut
         finally: os._exit(3)
     if os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]): raise RuntimeError(f"the tests of {name} fail on the module as it is")
     known, killed = pickle.loads((scratch/"judged").read_bytes())
-    for package in known.packages:
-        try: importlib.import_module(package)
-        except Exception: pass                                  # made by another package while it was imported
+    import_packages(known)
     for i, mutant in enumerate(wanted):
         if i in killed: continue
         def work():
@@ -267,8 +284,9 @@ def report(results: dict[str, list], equivalent: dict[Key, str], whole: bool) ->
 
 
 def main(arguments: list[str]) -> int:
-    names, functions = [a for a in arguments if a in MODULES], [a for a in arguments if a not in MODULES]
-    only = lambda mutant: not functions or any(mutant.key.function in (f, f"{f}.{mutant.key.function.split('.')[-1]}") for f in functions)
+    names, some = [a for a in arguments if a in MODULES], [a for a in arguments if a not in MODULES]
+    told = "".join(Path(a).read_text(encoding="utf-8") for a in some if Path(a).is_file())
+    only = lambda mutant: not some or mutant.key.function in some or f"{mutant.key}\n" in told
     results, equivalent = {}, read_equivalent(HERE/"equivalent.txt")
     for name in names or MODULES:
         start, answer = time.monotonic(), Path(tempfile.mkstemp()[1])
@@ -279,9 +297,9 @@ def main(arguments: list[str]) -> int:
             os._exit(0)
         if os.waitpid(child, 0)[1]: return 1
         results[name] = pickle.loads(answer.read_bytes())
-        text, _ = report({name: results[name]}, equivalent, not functions)
+        text, _ = report({name: results[name]}, equivalent, not some)
         print(f"{text}\n{name}: {time.monotonic() - start:.0f} s\n" if len(names) != 1 else text, flush=True)
-    text, fine = report(results, equivalent, not functions)
+    text, fine = report(results, equivalent, not some)
     if len(results) > 1: print(text)
     return 0 if fine else 1
 
