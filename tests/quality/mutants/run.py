@@ -45,7 +45,7 @@ from mutate import Key, Mutant, mutants, read_equivalent, statements
 
 PATIENCE = 3, 5            # a test may take 3 s and 5 times its CPU time; after 120 s of no answer the child is ended
 MEMORY = 8 * 2**30         # bytes that a child may allocate
-ARGUMENTS = ["-x", "-q", "--tb=no", "--assert=plain", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore"]
+ARGUMENTS = ["-x", "-q", "--tb=no", "--assert=plain", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:xdist", "-W", "ignore"]
 
 
 @dataclass
