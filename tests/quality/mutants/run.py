@@ -196,7 +196,7 @@ class Swapper:
 
 
 class Imported(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    "Imports one module from another text, and numba's kernels without what is on disk."
+    "Imports one module from another text."
     def __init__(self, name: str, path: Path, source: str): self.name, self.path, self.source = name, path, source
 
     def find_spec(self, name, path=None, target=None):
@@ -250,7 +250,7 @@ def judge(name: str, module: Module, only: Callable[[Mutant], bool] = lambda mut
     for i, mutant in enumerate(wanted):
         if i in killed: continue
         def work():
-            os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(dir=scratch)
+            if "numba" in sys.modules: sys.modules["numba"].config.CACHE_DIR = tempfile.mkdtemp(dir=scratch)    # it keys by bytecode, without constants
             sys.meta_path.insert(0, Imported(dotted, path, mutant.source))
             then = lambda items: run_tests(items, [n for n in known.chosen(around[mutant.line]) if n in items], limited(known))
             if pytest.main(arguments, plugins=[Session(then)]): os._exit(1)
