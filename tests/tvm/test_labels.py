@@ -256,7 +256,7 @@ def test_values_review_by_hand():
     assert counts == dict(samples=7, correct=2, tokens=11, empty=1, truncated=1, called_correct=1, behind_eos=1, no_answer=1, repeated=0, mixed=0)
     believed, told = review(given)
     assert [t.finished for t in believed] == [True, True, True, True, False, True, False] and [t.correct for t in believed] == [True, True, True, False, False, False, False]
-    assert told == dict(samples=7, correct=3, tokens=13, empty=1, truncated=1, called_correct=1, behind_eos=0, no_answer=1, repeated=0, mixed=0)
+    assert told == dict(samples=7, correct=3, tokens=13, empty=1, truncated=1, called_correct=0, behind_eos=0, no_answer=1, repeated=0, mixed=0)
     assert problem_trie(given, end)[1] == counts | dict(repeated=1, mixed=2)
     assert review([])[1] == dict.fromkeys(COUNTS, 0)
 

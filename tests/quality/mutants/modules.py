@@ -31,6 +31,10 @@ MODULES = {
     "multidraft/schemes": Module(tests("multidraft/test_optimal"), compiled=False),
     "multidraft/canonical": Module(tests("multidraft/test_optimal"), compiled=False),
     "multidraft/optimal": Module(tests("multidraft/test_optimal"), compiled=False),
-    "multidraft/acceptance": Module(tests("multidraft/test_rates"), without=("draw_comparison", "panel")),
-    "multidraft/verification": Module(tests("multidraft/test_rates")),
+    "multidraft/acceptance": Module(tests("multidraft/test_acceptance"), without=("draw_comparison", "panel")),
+    "multidraft/verification": Module(
+        tests("multidraft/test_verification") + tuple(f"tests/multidraft/{name}" for name in (
+            "test_decoding.py::test_sequence_distribution_of_tables_block", "test_decoding.py::test_sequence_distribution_of_tables_traversal",
+            "test_decoding.py::test_sequence_distribution_of_named_tables", "test_rates.py::test_sequence_distribution_of_lifted_schemes",
+            "test_rates.py::test_decoding_lifted_scheme_must_select_one_token")), compiled=False),
 }
