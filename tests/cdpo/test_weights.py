@@ -1,5 +1,6 @@
 "Builders of weights, pairs from texts and from samples, the review of pairs, batches."
 import math
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -94,8 +95,9 @@ def test_preference_weights_are_checked_by_the_number():
     refused(lambda: W.check_weights([.5, 1, 4], most=3.), "weights[2] is 4.0; a weight must lie in [0, 3]; set max_weight")
     for bad in (-.5, math.nan, math.inf):
         refused(lambda: W.check_weights([bad], most=math.inf), f"weights[0] is {bad}; a weight must lie in [0, inf]")
-    with pytest.raises(PreferenceDataError) as error: W.check_weights([-.5])
-    assert str(error.value).endswith("[0, 1]")                  # no hint that does not help
+    for bad, most, end in ((-.5, 1., "[0, 1]"), (math.inf, math.inf, "[0, inf]"), (1.5, 1., "set max_weight for larger ones")):      # a hint where it helps
+        with pytest.raises(PreferenceDataError) as error: W.check_weights([bad], most=most)
+        assert str(error.value).endswith(end)
     refused(lambda: W.weights_from_scores([2.]), "scores[0] is")
     refused(lambda: W.weights_from_rollouts([.5, 2.]), "rates[1] is")
     refused(lambda: W.weights_from_rollouts([]), "rates is empty")
@@ -109,7 +111,10 @@ def test_preference_weights_from_rollouts_by_hand():
 def test_preference_simple_weights_by_hand():
     assert W.oracle_weights(3, 1, .5) == [0, .5, 0] and W.oracle_weights(2, 0) == [1, 0] and W.oracle_weights(2, 1) == [0, 1]
     for place in (None, -1, 2): refused(lambda: W.oracle_weights(2, place), f"there is no token {place} in a response of 2 tokens")
-    assert W.constant_weights([]) == [] and W.constant_weights([.25, .75]) == [.5, .5]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert W.constant_weights([]) == []
+    assert W.constant_weights([.25, .75]) == [.5, .5]
     w = [.1, .2, .3, .4, .5]
     assert W.shuffled_weights(w, 3) == [w[i] for i in np.random.default_rng(3).permutation(5)]
     for given, correct, place in (("ab", "ab", None), ("a", "ab", None), ("abc", "ab", 2), ("ax", "ab", 1), ("", "a", None), ("xb", "ab", 0)):
@@ -146,6 +151,12 @@ def test_comparison_of_preference_pairs_by_hand():
     assert len({tuple(W.pairs_from_samples(some, seed)[0]["chosen_ids"][1]) for seed in range(6)}) == 2
 
 
+def test_comparison_of_preference_pairs_are_all_counted():
+    some = [sampled(p, a, a == "7", [int(a or 0), 2], done) for p, a, done in (("a", "7", True), ("a", "3", True), ("b", "3", True), ("c", "3", True), ("d", "7", True), ("e", "7", True),
+                                                                               ("e", None, True), ("d", None, True), ("a", "3", False), ("f", "3", False))]
+    assert W.pairs_from_samples(some)[1] == dict(problems=6, pairs=1, no_right=3, no_wrong=3, without_answer=2, unfinished=2)
+
+
 def kinds(prompt, chosen, rejected, **options): return W.review_pair(dict(prompt_ids=prompt, chosen_ids=chosen, rejected_ids=rejected), **options)
 
 
@@ -162,7 +173,7 @@ def test_preference_review_of_one_pair():
     for empty in (([], [3], [4]), ([1], [], [4]), ([1], [3], []), ([1], [], [])): assert kinds(*empty) == ["empty"]
     assert kinds([1], [3], [3]) == ["chosen_is_rejected"] and kinds([1], [3], [3], eos=[9]) == ["chosen_is_rejected"]
     assert kinds([1], [3, 9], [4, 9], eos=[8, 9]) == kinds([1], [3, 8], [4, 9], eos=[8, 9]) == []
-    for chosen, rejected in (([3, 9], [9, 4]), ([9, 3], [4, 9]), ([3], [4])): assert kinds([1], chosen, rejected, eos=[9]) == ["without_eos"]
+    for chosen, rejected in (([3, 9], [4, 9, 5]), ([3, 9, 5], [4, 9]), ([3, 9], [9, 4]), ([9, 3], [4, 9]), ([3], [4])): assert kinds([1], chosen, rejected, eos=[9]) == ["without_eos"]
 
 
 def test_preference_review_checks_weights():
@@ -183,6 +194,6 @@ def test_preference_review_of_a_table():
     assert W.review_pairs(data, 5, keep_end=True)[0] == [0, 1, 4, 5] and W.review_pairs(data)[0] == [0, 1, 4, 5]
     refused(lambda: W.review_pairs(data, context=6), "pairs, row 1: 7 tokens")
     refused(lambda: W.review_pairs(data, context=6, name="eval"), "eval, row 1: 7 tokens")
-    heavy = data.select([0]).add_column("chosen_weights", [[1., 3.]])
+    heavy = data.select([0]).add_column("chosen_weights", [[1., 1.5]])
     assert W.review_pairs(heavy.with_format("torch"), max_weight=3.)[0] == [0]
-    refused(lambda: W.review_pairs(heavy), "pairs, row 0: chosen_weights[1] is 3.0")
+    refused(lambda: W.review_pairs(heavy), "pairs, row 0: chosen_weights[1] is 1.5")

@@ -122,7 +122,7 @@ def test_wilson_covers():
         assert binom.pmf(k, n, p)[(low <= p) & (p <= high)].sum() > .92
 
 
-@pytest.mark.parametrize("n, k", [(1, 0), (1, 1), (2, 1), (5, 1), (20, 0), (20, 20), (20, 7), (64, 3), (4 * 10**9, 2 * 10**9)])
+@pytest.mark.parametrize("n, k", [(1, 0), (1, 1), (2, 1), (5, 1), (3, 0), (15, 0), (20, 0), (3, 3), (10, 10), (20, 20), (20, 7), (64, 3), (2**32, 2**31)])
 @pytest.mark.parametrize("level", [.5, .95])
 def test_wilson_is_the_roots_of_its_equation(n, k, level):
     "The shares p for which k/n lies exactly z standard errors of p away: (k/n - p)² = z² p (1 - p) / n."

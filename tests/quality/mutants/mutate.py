@@ -29,7 +29,7 @@ LEFT_ALONE = (cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom, cst.Rai
 class Key:
     "What a mutant changes, without line numbers."
     module: str    # multidraft/schemes
-    function: str  # Scheme.select, or <module>
+    function: str  # Scheme.select, or the name of a module's constant
     before: str    # the lines that it changes, stripped, joined by newlines
     after: str     # what they become
 
@@ -53,21 +53,27 @@ class _Visitor(cst.CSTVisitor):
         self.scope, self.found = [], []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        if isinstance(node, LEFT_ALONE) or m.matches(node, MESSAGE): return False
-        if m.matches(node, DOCSTRING | NAMES): return False
-        if isinstance(node, (cst.FunctionDef, cst.ClassDef)): self.scope.append(node.name.value)
+        if isinstance(node, LEFT_ALONE) or m.matches(node, MESSAGE | DOCSTRING | NAMES): return False
+        if name := self._name(node): self.scope.append((node, name))
         made = [new for kind, operator in mutation_operators if isinstance(node, kind) for new in operator(node)]
         if made and not m.matches(node, NEVER_CALLED):
             line, span = (self.get_metadata(p, node) for p in self.METADATA_DEPENDENCIES)
-            self.found += [(new, line.start.line, span, ".".join(self.scope)) for new in made]
+            self.found += [(new, line.start.line, span, ".".join(name for _, name in self.scope)) for new in made]
         return True
 
     def on_leave(self, node: cst.CSTNode) -> None:
-        if isinstance(node, (cst.FunctionDef, cst.ClassDef)): self.scope.pop()
+        if self.scope and self.scope[-1][0] is node: self.scope.pop()
+
+    def _name(self, node: cst.CSTNode) -> str | None:
+        "Of a function, a class, or a constant of the module."
+        if isinstance(node, (cst.FunctionDef, cst.ClassDef)): return node.name.value
+        if self.scope or not isinstance(node, (cst.Assign, cst.AnnAssign)): return None
+        target = node.target if isinstance(node, cst.AnnAssign) else node.targets[0].target
+        return target.value if isinstance(target, cst.Name) else None
 
 
 def mutants(module: str, source: str, *, without: tuple = ()) -> Iterator[Mutant]:
-    "All different mutants of a module's text, those of the functions and classes `without` left out."
+    "All different mutants of a module's text, those of the functions, classes and constants `without` left out."
     visitor = _Visitor()
     tree = MetadataWrapper(cst.parse_module(source), unsafe_skip_copy=True)
     tree.visit(visitor)
