@@ -13,10 +13,13 @@ class Module:
     tests: tuple          # files, from the project's root
     without: tuple = ()   # what is no mathematics: functions that draw, tokenise or run a language model, texts of warnings, names of columns
     compiled: bool = True # False: numba's kernels run as plain Python, which spares compiling each of their mutants
+    slow: tuple = ()      # tests that are not asked: what they add is size, not mathematics
 
 
 def tests(*names: str) -> tuple: return tuple(f"tests/{name}.py" for name in names)
 
+
+LARGE = ("memory_is_linear", "large_vocabulary", "real_vocabularies", "sampled_select", "low_precision", "sums_that_round")
 
 MODULES = {
     "core/statistics": Module(tests("core/test_statistics")),
@@ -28,9 +31,9 @@ MODULES = {
     "cdpo/weights": Module(tests("cdpo/test_weights"), without=(
         "weights_from_contrast", "tokenize_pairs", "weights_from_spans", "word_lm", "no_bars", "StreamReview", "BorderCheck",
         "TokenWeightedCollator", "BAD", "TOKENS", "REFERENCE")),
-    "multidraft/schemes": Module(tests("multidraft/test_optimal"), compiled=False),
-    "multidraft/canonical": Module(tests("multidraft/test_optimal"), compiled=False),
-    "multidraft/optimal": Module(tests("multidraft/test_optimal"), compiled=False),
+    "multidraft/schemes": Module(tests("multidraft/test_optimal"), compiled=False, slow=LARGE),
+    "multidraft/canonical": Module(tests("multidraft/test_optimal"), compiled=False, slow=LARGE),
+    "multidraft/optimal": Module(tests("multidraft/test_optimal"), compiled=False, slow=LARGE),
     "multidraft/acceptance": Module(tests("multidraft/test_acceptance"), without=("draw_comparison", "panel")),
     "multidraft/verification": Module(
         tests("multidraft/test_verification") + tuple(f"tests/multidraft/{name}" for name in (

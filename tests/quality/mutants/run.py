@@ -45,7 +45,8 @@ from mutate import Key, Mutant, mutants, read_equivalent, statements
 
 PATIENCE = 3, 5            # a test may take 3 s and 5 times its CPU time; after 120 s of no answer the child is ended
 MEMORY = 8 * 2**30         # bytes that a child may allocate
-ARGUMENTS = ["-x", "-q", "--tb=no", "--assert=plain", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:xdist", "-W", "ignore"]
+EXAMPLES = 30              # of a test by hypothesis, at most
+ARGUMENTS = ["-x", "-q", "--tb=line", "--assert=plain", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:xdist", "-W", "ignore"]
 
 
 @dataclass
@@ -56,19 +57,21 @@ class Known:
     packages: list[str] = field(default_factory=list)                        # that were imported
 
     def chosen(self, lines: range) -> list[str]:
-        "Tests that reach one of the lines, quick ones first; all of them if the lines are run at import."
+        "Tests that reach one of the lines, quick ones first; all of them if no test does: the lines are run at import."
         some = set().union(*(self.tests[line] for line in lines if line in self.tests)) or set(self.seconds)
         return sorted(some, key=self.seconds.__getitem__)
 
 
 class Session:
     "A plugin of pytest that hands the collected tests to a function, instead of running them."
-    def __init__(self, then: Callable[[dict], None]): self.then = then
+    def __init__(self, then: Callable[[dict], None], note: Path | None = None): self.then, self.note = then, note
 
-    def pytest_sessionstart(self):
+    def pytest_collection_modifyitems(self, items):
         import hypothesis as h
-        h.settings.register_profile("mutants", h.settings(), phases=[h.Phase.explicit, h.Phase.generate], report_multiple_bugs=False)
-        h.settings.load_profile("mutants")                      # a counterexample is enough, it need not be small
+        for item in items:                                      # a counterexample is enough, it need not be small
+            if how := getattr(item.obj, "_hypothesis_internal_use_settings", None):
+                item.obj._hypothesis_internal_use_settings = h.settings(
+                    how, max_examples=min(how.max_examples, EXAMPLES), phases=[h.Phase.explicit, h.Phase.generate], report_multiple_bugs=False)
 
     def pytest_runtestloop(self, session):
         if session.testsfailed: os._exit(1)                     # a test file that cannot be imported
@@ -76,7 +79,9 @@ class Session:
         return True
 
     def pytest_runtest_logreport(self, report):
-        if report.failed: os._exit(1)
+        if not report.failed: return
+        if self.note: self.note.write_text(f"{report.nodeid}\n{report.longreprtext}", encoding="utf-8")
+        os._exit(1)
 
 
 def run_tests(items: dict, names: list[str], around: Callable = lambda name: None) -> None:
@@ -175,13 +180,30 @@ def changed_functions(old: CodeType, new: CodeType) -> list | None:
     return None if None in pairs else sum(pairs, [])
 
 
+def leave_uncompiled() -> None:
+    "numba's functions stay Python, with the numbers and the errors that they have when they are compiled."
+    import numba
+    import numpy as np
+    def plain(*function, **options):
+        def wrap(f):
+            def call(*given):
+                with np.errstate(all="ignore"): return f(*(np.asarray(x)[()] for x in given))
+            return call
+        return wrap(function[0]) if function else wrap
+    numba.njit = plain
+
+
+def kernels_of(source: str) -> set[str]:
+    "Functions that numba compiles or that remember their results: what a warm process has of them stays as it is."
+    return set(re.findall(r"(?:@compiled\s+def |@functools.cache\s+def |_compiled\()(\w+)", source))
+
+
 class Swapper:
     "Puts the code of mutants into the live functions of a module."
     def __init__(self, path: Path, compiled: bool):
         self.path, self.source = str(path), path.read_text(encoding="utf-8")
         self.code = compile(self.source, self.path, "exec")
-        kernels = re.findall(r"(?:@compiled\s+def |_compiled\()(\w+)", self.source)
-        self.kernels = set(kernels) - {"function"} if compiled else set()          # compiled once, and cached
+        self.kernels = kernels_of(self.source) if compiled else set()
         self.live: dict = defaultdict(list)
         for f in gc.get_objects():
             if isinstance(f, FunctionType) and f.__code__.co_filename == self.path:
@@ -213,10 +235,11 @@ def judge(name: str, module: Module, only: Callable[[Mutant], bool] = lambda mut
     source = path.read_text(encoding="utf-8")
     wanted = [mutant for mutant in mutants(name, source, without=module.without) if only(mutant)]
     around, scratch = statements(source), Path(tempfile.mkdtemp(prefix="mutants"))
-    arguments = [*ARGUMENTS, f"--rootdir={ROOT}", f"--basetemp={scratch/'tests'}", *(str(ROOT/test) for test in module.tests)]
+    arguments = [*ARGUMENTS, f"--rootdir={ROOT}", f"--basetemp={scratch/'tests'}", *(str(ROOT/test) for test in module.tests),
+                 *(["-k", " and ".join(f"not {name}" for name in module.slow)] if module.slow else [])]
     dotted = f"{PACKAGE}/{name}".replace("/", ".")
     os.environ["NUMBA_CACHE_DIR"] = str(scratch/"numba")
-    if not module.compiled: os.environ["NUMBA_DISABLE_JIT"] = "1"
+    if not module.compiled: leave_uncompiled()
 
     def serve(items):
         "Learn, then judge the mutants that can be swapped in; write (known, {number: killed})."
@@ -239,12 +262,12 @@ def judge(name: str, module: Module, only: Callable[[Mutant], bool] = lambda mut
         if status in (3, 5): raise RuntimeError(f"the tests of {mutant.key} could not be run (status {status})")
         return status != 0
 
-    import_all = lambda: pytest.main(arguments, plugins=[Session(serve)])
-    server = os.fork()
+    server, note = os.fork(), scratch/"failed"
     if not server:
-        try: import_all()
+        try: pytest.main(arguments, plugins=[Session(serve, note)])
         finally: os._exit(3)
-    if os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]): raise RuntimeError(f"the tests of {name} fail on the module as it is")
+    if os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]):
+        raise RuntimeError(f"the tests of {name} fail on the module as it is: {note.read_text(encoding='utf-8') if note.is_file() else ''}")
     known, killed = pickle.loads((scratch/"judged").read_bytes())
     import_packages(known)
     for i, mutant in enumerate(wanted):
@@ -252,7 +275,8 @@ def judge(name: str, module: Module, only: Callable[[Mutant], bool] = lambda mut
         def work():
             if "numba" in sys.modules: sys.modules["numba"].config.CACHE_DIR = tempfile.mkdtemp(dir=scratch)    # it keys by bytecode, without constants
             sys.meta_path.insert(0, Imported(dotted, path, mutant.source))
-            then = lambda items: run_tests(items, [n for n in known.chosen(around[mutant.line]) if n in items], limited(known))
+            reached = range(0) if mutant.key.function in kernels_of(source) else around[mutant.line]      # no line of a kernel is seen
+            then = lambda items: run_tests(items, [n for n in known.chosen(reached) if n in items], limited(known))
             if pytest.main(arguments, plugins=[Session(then)]): os._exit(1)
         killed[i] = settled(forked(work, 300), mutant)
         say(mutant, killed[i])
