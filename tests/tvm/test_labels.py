@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 
 from tokenstudy import core, lm, reasoning
-from tokenstudy.tvm.labels import COUNTS, LABELS, ValueDataError, beta_posterior, by_problem, label_samples, labels_flat, prm_labels_by_rollout, problem_trie, review, step_ends, value_data
+from tokenstudy.tvm.labels import COUNTS, LABELS, ValueData, ValueDataError, beta_posterior, by_problem, label_samples, labels_flat, prm_labels_by_rollout, problem_trie, review, step_ends, value_data
 from tvm.toys import NAN, ids, made, same, samples
 
 
@@ -350,3 +350,40 @@ def test_values_a_step_that_ends_nowhere_is_found():
     assert len(value_data(given, "prm_hard", [5, 77])) == 2 and len(value_data(given, "tvm", [77])) == 2
     named(ValueDataError, "^there are no tokens", value_data, [made([], 0)], "prm_hard", [5])
     named(ValueDataError, "several", problem_trie, [given[0], given[1]])
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=4), st.integers(0, 10**6)), min_size=1, max_size=9))
+def test_values_given_labels_are_means_over_copies(rows):
+    given = [made(path, 0) for path, _ in rows]
+    labels = [np.where((x := np.random.default_rng(seed).random(len(path))) < .3, np.nan, x).astype(np.float32) for path, seed in rows]
+    labels[0][0] = .5
+    data = value_data(given, labels)
+    for found, response in zip(data.labels, (x[2:].tolist() for x in data.ids)):
+        of = np.array([y for (path, _), y in zip(rows, labels) if path == response])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            assert same([found], [np.nanmean(of, 0)])
+
+
+def test_values_in_the_precision_of_labels():
+    given = [made([3, 9, 4], 1), made([3, 9], 0)]
+    with pytest.warns(UserWarning): assert {x.dtype for x in label_samples(given, "tvm", eos_ids=[9])} == {np.dtype(np.float32)}
+    with pytest.warns(UserWarning): assert {x.dtype for x in value_data(given, "tvm", eos_ids=[9], prior=(1, 1)).confidence} == {np.dtype(np.float32)}
+    assert value_data(given[:1], [[1 + 1e-9, 0, 0]]).labels[0].tolist() == [1, 0, 0]                 # one, in float32
+    coarse = np.array([.1, 2.3], np.float32), np.array([1.7, 3.1], np.float32)
+    for both in ((coarse[0], coarse[1].astype(float)), (coarse[0].astype(float), coarse[1]), coarse):
+        assert np.array_equal(beta_posterior(*both, (.3, .7)), beta_posterior(*(x.astype(float) for x in coarse), (.3, .7)))
+
+
+def test_values_of_light_samples_and_of_few():
+    light = reasoning.Trie([[1], [1], [2]], [1, 0, 1], [.25, .25, .5])
+    assert labels_flat(light, "ovm").tolist() == labels_flat(light, "orm").tolist() == [.5, .5, 1]
+    assert review([made([9, 3], 0), made([9, 3, 3], 0)], [9])[1]["behind_eos"] == 2
+    assert len(value_data([made([3, 5], 1), made([4, 4], 0, problem="q")], "prm_hard", [3])) == 2                # a step ends in the first problem only
+    assert ValueData([], np.array([]), [], [], np.array([]), np.array([]), {}).kind == "given"
+
+
+def test_values_one_correct_rollout_makes_a_hard_label(monkeypatch):
+    monkeypatch.setattr(lm, "rollouts_many", lambda *a, **k: [Rolled([[[3], [4], None, [4]]])])
+    assert prm_labels_by_rollout(None, [made([5], 1)], lambda ids: ids == [3], block=1, num_samples=4, hard=True)[0].tolist() == [1]

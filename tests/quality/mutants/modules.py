@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = "tokenstudy"
+EQUIVALENT = Path(__file__).resolve().parent/"equivalent.txt"
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,17 @@ MODULES = {
     "tvm/labels": Module(tests("tvm/test_labels"), without=("_DOUBTS",)),
     "tvm/voting": Module(tests("tvm/test_voting"), without=("draw_accuracy",)),
     "cdpo/losses": Module(tests("cdpo/test_losses")),
-    "cdpo/critical": Module(tests("cdpo/test_critical")),
+    "cdpo/critical": Module(tests("cdpo/test_critical"), slow=("known_truth", "uses_few_rollouts", "that_can_come_right", "test_critical_interventions", "no_room")),
     "cdpo/weights": Module(tests("cdpo/test_weights"), without=(
         "weights_from_contrast", "tokenize_pairs", "weights_from_spans", "word_lm", "no_bars", "StreamReview", "BorderCheck",
         "TokenWeightedCollator", "BAD", "TOKENS", "REFERENCE")),
-    "multidraft/schemes": Module(tests("multidraft/test_optimal"), compiled=False, slow=LARGE),
-    "multidraft/canonical": Module(tests("multidraft/test_optimal"), compiled=False, slow=LARGE),
+    "multidraft/schemes": Module(tests("multidraft/test_optimal"), slow=LARGE),
+    "multidraft/canonical": Module(tests("multidraft/test_optimal"), slow=LARGE),
     "multidraft/optimal": Module(tests("multidraft/test_optimal"), compiled=False, slow=LARGE),
     "multidraft/acceptance": Module(tests("multidraft/test_acceptance"), without=("draw_comparison", "panel")),
     "multidraft/verification": Module(
         tests("multidraft/test_verification") + tuple(f"tests/multidraft/{name}" for name in (
             "test_decoding.py::test_sequence_distribution_of_tables_block", "test_decoding.py::test_sequence_distribution_of_tables_traversal",
             "test_decoding.py::test_sequence_distribution_of_named_tables", "test_rates.py::test_sequence_distribution_of_lifted_schemes",
-            "test_rates.py::test_decoding_lifted_scheme_must_select_one_token")), compiled=False),
+            "test_rates.py::test_decoding_lifted_scheme_must_select_one_token"))),
 }

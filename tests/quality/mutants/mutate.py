@@ -90,11 +90,11 @@ def mutants(module: str, source: str, *, without: tuple = ()) -> Iterator[Mutant
 
 
 def _difference(old: list, new: list) -> tuple[str, str]:
-    "The lines that differ, without those that are alike at both ends."
+    "The lines that differ, stripped, without those that are alike at both ends."
+    old, new = ([line.strip() for line in some] for some in (old, new))
     while old and new and old[0] == new[0]: old, new = old[1:], new[1:]
     while old and new and old[-1] == new[-1]: old, new = old[:-1], new[:-1]
-    before, after = ("\n".join(line.strip() for line in some) for some in (old, new))
-    return before, after
+    return "\n".join(old), "\n".join(new)
 
 
 def _tree(text: str) -> bytes | None:

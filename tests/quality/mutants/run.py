@@ -40,12 +40,13 @@ sys.path.insert(0, str(HERE))
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
 
 import pytest
-from modules import MODULES, PACKAGE, ROOT, Module
+from modules import EQUIVALENT, MODULES, PACKAGE, ROOT, Module
 from mutate import Key, Mutant, mutants, read_equivalent, statements
 
 PATIENCE = 3, 5            # a test may take 3 s and 5 times its CPU time; after 120 s of no answer the child is ended
 MEMORY = 8 * 2**30         # bytes that a child may allocate
 EXAMPLES = 30              # of a test by hypothesis, at most
+BUDGET = 15                # CPU seconds of tests for a mutant; what slower ones alone would notice counts as survived
 ARGUMENTS = ["-x", "-q", "--tb=line", "--assert=plain", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:xdist", "-W", "ignore"]
 
 
@@ -57,9 +58,10 @@ class Known:
     packages: list[str] = field(default_factory=list)                        # that were imported
 
     def chosen(self, lines: range) -> list[str]:
-        "Tests that reach one of the lines, quick ones first; all of them if no test does: the lines are run at import."
+        "Tests that reach one of the lines, quick ones first, as many as `BUDGET` allows; any of them if no test does: the lines are run at import."
         some = set().union(*(self.tests[line] for line in lines if line in self.tests)) or set(self.seconds)
-        return sorted(some, key=self.seconds.__getitem__)
+        names, total = sorted(some, key=self.seconds.__getitem__), 0.
+        return [n for n in names if (total := total + self.seconds[n]) < BUDGET or n == names[0]]
 
 
 class Session:
@@ -163,10 +165,11 @@ def import_packages(known: Known) -> None:
 
 
 def warm_up(items: dict, known: Known) -> None:
-    "Compile numba's kernels once: by the quick test that reaches most lines."
-    reached = {name: sum(name in names for names in known.tests.values()) for name in known.seconds}
-    best = max((name for name in reached if known.seconds[name] < 5), key=reached.__getitem__)
-    items[best].config.hook.pytest_runtest_protocol(item=items[best], nextitem=None)
+    "Compile numba's kernels once, by some quick tests."
+    end = time.process_time() + 10
+    for name in sorted(items, key=known.seconds.__getitem__):
+        if .05 < known.seconds[name] < 5 and time.process_time() < end:
+            items[name].config.hook.pytest_runtest_protocol(item=items[name], nextitem=None)
 
 
 def changed_functions(old: CodeType, new: CodeType) -> list | None:
@@ -246,7 +249,7 @@ def judge(name: str, module: Module, only: Callable[[Mutant], bool] = lambda mut
         if forked(lambda: learn(items, str(path), scratch/"known"), 3600): os._exit(4)
         known, swapper, killed = pickle.loads((scratch/"known").read_bytes()), Swapper(path, module.compiled), {}
         import_packages(known)
-        if swapper.kernels: warm_up(items, known)
+        if module.compiled: warm_up(items, known)
         gc.freeze()
         for i, mutant in enumerate(wanted):
             if (swaps := swapper.swaps(mutant)) is None: continue
@@ -311,7 +314,7 @@ def main(arguments: list[str]) -> int:
     names, some = [a for a in arguments if a in MODULES], [a for a in arguments if a not in MODULES]
     told = "".join(Path(a).read_text(encoding="utf-8") for a in some if Path(a).is_file())
     only = lambda mutant: not some or mutant.key.function in some or f"{mutant.key}\n" in told
-    results, equivalent = {}, read_equivalent(HERE/"equivalent.txt")
+    results, equivalent = {}, read_equivalent(EQUIVALENT)
     for name in names or MODULES:
         start, answer = time.monotonic(), Path(tempfile.mkstemp()[1])
         child = os.fork()                                       # what it imports is forgotten with it
