@@ -66,6 +66,7 @@ def test_grown_trees_continue_their_text():
     mixed = grow([lambda text: [1, 0, 0], lambda text: [0, 0, 1]], (), 2, rng=np.random.default_rng(0))
     assert shape(mixed)[()] == [0, 2] and sorted(map(tuple, shape(mixed))) == [(), (0,), (0, 0), (2,), (2, 2)]
     assert [dist.probs.tolist() for dist, _ in mixed.draws[0]] == [[1], [1]] and [dist.tokens.tolist() for dist, _ in mixed.draws[0]] == [[0], [2]]
+    assert {dist.probs.dtype for dist, _ in mixed.draws[0]} == {np.dtype(float)}
     apart = grow([lambda text: [.5, .5, 0]]*3, (), 1, rng=np.random.default_rng(0), replacement=False)     # fewer tokens than sequences
     assert sorted(shape(apart)[()]) == [0, 1]
 

@@ -151,6 +151,13 @@ def test_trie_of_many_nodes():
     assert len(trie) == len(long) + 2 and trie.count[-3:].tolist() == [2, 1, 1] and trie.value[-2:].tolist() == [1, 0]
 
 
+def test_reported_starts_that_are_no_whole_numbers_are_refused():
+    "The flat form of [[1.7]]: starts were cut to whole numbers in silence."
+    for starts in ([0, 1.5, 2], np.array([0, 1.2, 2], np.float32), ["0", "2"]):
+        with pytest.raises(ValueError, match="^starts must be whole numbers"): r.Trie((np.array([1, 2]), starts))
+    assert r.Trie((np.array([1, 2]), np.array([0, 1, 2], np.uint8))).starts.tolist() == [0, 1, 2]
+
+
 def test_trie_find_and_mixed_by_hand():
     trie = r.Trie([[1, 2], [3]])
     assert [trie.find(x) for x in ([], [1], [1, 2], [3], [2], [1, 3], [3, 3], [1, 2, 3])] == [0, 1, 2, 3, -1, -1, -1, -1]
