@@ -267,6 +267,7 @@ def judge(name: str, module: Module, only: Callable[[Mutant], bool] = lambda mut
 
     server, note = os.fork(), scratch/"failed"
     if not server:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)            # what pytest has to say
         try: pytest.main(arguments, plugins=[Session(serve, note)])
         finally: os._exit(3)
     if os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]):
