@@ -32,8 +32,8 @@ MODULES = {
     "cdpo/weights": Module(tests("cdpo/test_weights"), without=(
         "weights_from_contrast", "tokenize_pairs", "weights_from_spans", "word_lm", "no_bars", "StreamReview", "BorderCheck",
         "TokenWeightedCollator", "BAD", "TOKENS", "REFERENCE")),
-    "multidraft/schemes": Module(tests("multidraft/test_optimal"), slow=LARGE),
-    "multidraft/canonical": Module(tests("multidraft/test_optimal"), slow=LARGE),
+    "multidraft/schemes": Module(tests("multidraft/test_schemes", "multidraft/test_optimal"), slow=LARGE),
+    "multidraft/canonical": Module(tests("multidraft/test_canonical", "multidraft/test_optimal"), slow=LARGE),
     "multidraft/optimal": Module(tests("multidraft/test_optimal"), compiled=False, slow=LARGE),
     "multidraft/acceptance": Module(tests("multidraft/test_acceptance"), without=("draw_comparison", "panel")),
     "multidraft/verification": Module(
