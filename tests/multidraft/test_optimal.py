@@ -2,6 +2,7 @@
 be caught by the very checks that pass for the real code."""
 import itertools
 import tracemalloc
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -676,3 +677,24 @@ def test_optimal_arguments_are_named():
     assert is_lossless_acceptance_one([.5 - 1e-9, .5 + 1e-9], [[.5, .5]], 1e-8) and not is_lossless_acceptance_one([.5 - 1e-9, .5 + 1e-9], [[.5, .5]])
     assert type(optimal_acceptance(Q, [P, Q])) is type(optimal_acceptance(Q, [P])) is float and optimal_acceptance(Q, [P, Q]) == round(optimal_acceptance(Q, [P, Q]), 14)
     assert optimal_acceptance([.5, .5, 0], [[.5, .5 - 1e-310, 1e-310]]*2) == optimal_acceptance([.5, .5], [[.5, .5]]*2) == 1
+
+
+@pytest.mark.parametrize("seed", [2, 16, 22, 28, 37, 120, 126, 184, 592, 914])
+def test_worst_gap_where_boxes_must_be_halved(seed):
+    "Drawn so that the best set is not the first that is looked at, lies in either half, and boxes in between are empty."
+    rng = np.random.default_rng(seed)
+    n, K = 6 + seed % 6, 2 + seed % 3
+    q, ps = rng.dirichlet(np.full(n, .8)), [rng.dirichlet(np.full(n, .5)) for _ in range(K)]
+    mix = rng.dirichlet(np.ones(K))
+    q = .1*q + .9*(mix @ np.stack(ps)) if seed % 2 else q*np.mean(ps, 0)**rng.uniform(0, 1.5)
+    q = q/q.sum()
+    subsets = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    assert optimal._worst_gap(q, ps) == pytest.approx((subsets @ q - np.prod([subsets @ p for p in ps], 0)).min(), abs=1e-12)
+
+
+def test_lorenz_curve_ends_at_one_exactly_and_in_silence():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for p in np.random.default_rng(0).dirichlet(np.ones(30), 50): assert lorenz(p[::-1], p)[0][-1] == 1
+        assert lorenz(np.array([.5, .5]), np.array([1e-320, 1.]))[2].tolist() == [1, 0]
+        assert optimal_selection_distribution([.5, .5], [1e-320, 1.], 2).sum() == 1
