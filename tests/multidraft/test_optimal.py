@@ -698,3 +698,9 @@ def test_lorenz_curve_ends_at_one_exactly_and_in_silence():
         for p in np.random.default_rng(0).dirichlet(np.ones(30), 50): assert lorenz(p[::-1], p)[0][-1] == 1
         assert lorenz(np.array([.5, .5]), np.array([1e-320, 1.]))[2].tolist() == [1, 0]
         assert optimal_selection_distribution([.5, .5], [1e-320, 1.], 2).sum() == 1
+
+
+def test_optimum_has_fourteen_digits():
+    found = [optimal_acceptance(q, [p]*3) for q, p in np.random.default_rng(1).dirichlet(np.ones(7), (60, 2))]
+    assert all(x == round(x, 14) for x in found) and not all(x == round(x, 13) for x in found)
+    assert is_lossless_acceptance_one([.5, .3, .2], [[.2, .3, .5]], .3) and optimal_acceptance([.5, .3, .2], [[.2, .3, .5]]) == .7 == 1 - .3

@@ -186,3 +186,13 @@ def test_specinfer_without_replacement_by_hand():
     with pytest.raises(ValueError, match="^drawing without replacement needs identical drafts"): SpecInfer(replacement=False).prepare(Q, [P, Q])
     alone = SpecInfer(replacement=False).prepare([.5, .5], [[1, 0]]*2)                    # one token can be drawn at all
     assert alone.drafted == 1 and alone.select([0], Dice(.6, .2)) == (1, False)
+
+
+def test_details_of_schemes_at_their_edges():
+    assert SingleDraft().replacement is SpecTr().replacement is True and SingleDraft().prepare([1, 0], [[1, 0]]*2).drafted == 2
+    assert SpecInfer().prepare(Q, [Q]*3).accepted_probabilities() == pytest.approx(Q) and SpecTr().prepare(Q, [P]).select([2], Dice(.39)) == (2, True)
+    class Counts(SingleDraft):
+        def __init__(self): self.seen = []
+        def select(self, drafts, rng): return self.seen.append(drafts) or super().select(drafts, rng)
+    rule = Counts()
+    assert exact_distribution(rule, Q, [P]).acceptance == pytest.approx(.7) and rule.seen == []
