@@ -46,7 +46,7 @@ from mutate import Key, Mutant, mutants, read_equivalent, statements
 PATIENCE = 3, 5            # a test may take 3 s and 5 times its CPU time; after 120 s of no answer the child is ended
 MEMORY = 8 * 2**30         # bytes that a child may allocate
 EXAMPLES = 30              # of a test by hypothesis, at most
-BUDGET = 4                 # CPU seconds of tests for a mutant; what slower ones alone would notice counts as survived
+BUDGET = 8                 # CPU seconds of tests for a mutant; what slower ones alone would notice counts as survived
 ARGUMENTS = ["-x", "-q", "--tb=line", "--assert=plain", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:xdist", "-W", "ignore"]
 
 
