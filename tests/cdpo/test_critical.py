@@ -372,3 +372,27 @@ def test_critical_interventions_ask_for_two_kinds_of_rollouts(monkeypatch):
         with pytest.raises(ValueError, match="^2 trajectories, "): critical.intervene("lm", pairs, graders, indices=indices)
     with pytest.raises(ValueError, match="^trajectory 0: index 1 leaves no room"): critical.intervene("lm", pairs[:1], [grade], indices=[1], max_total=1)
     assert critical.intervene("lm", pairs[:1], [grade], indices=[1], max_total=2)[0]["kept"] == 0
+
+
+def test_critical_search_remembers_what_passes_by():
+    "Rollout j from position t goes through t + 1 … t + far_j on the solution's own tokens; a position is hopeless after `screen` of them without a correct one."
+    known = critical._Known(6, 8, .05, 4)
+    def roll(t, upto, good, far):
+        run = known.roll(t, upto)
+        assert next(run)[0] == [t]
+        with pytest.raises(StopIteration): run.send((np.array([good]), np.array([far])))
+    roll(1, 3, [False, False, True], [2, 0, 5])
+    assert known.passing.tolist() == [0, 0, 2, 2, 1, 1, 1] and known.passing_correct.tolist() == [0, 0, 1, 1, 1, 1, 1]
+    roll(0, 2, [True, False], [3, 4])
+    assert known.passing.tolist() == [0, 2, 4, 4, 2, 1, 1] and known.passing_correct.tolist() == [0, 1, 2, 2, 1, 1, 1]
+    assert known.correct.tolist() == [1, 1, 0, 0, 0, 0, 0] and known.counts.tolist() == [2, 3, 0, 0, 0, 0, 0] and known.correct.dtype.kind == known.counts.dtype.kind == "i"
+    fresh = critical._Known(3, 8, .05, 4)
+    fresh.counts[:], fresh.passing[:] = [4, 3, 3, 2], [0, 1, 0, 2]
+    assert [fresh.hopeless(t) for t in range(4)] == [True, True, False, True]
+    fresh.correct[0] = fresh.passing_correct[0] = fresh.correct[1] = fresh.passing_correct[3] = 1
+    assert not any(fresh.hopeless(t) for t in range(4))
+
+
+def test_critical_rule_counts_in_double_precision():
+    assert critical.critical_token(np.float32([.5, 0, .7]), later=.7).index == 1 and critical.critical_token([.5, 0, .7], later=.7).index is None        # .69999999 is below .7
+    assert critical.critical_token([1, 0, 0]).index == 1

@@ -59,6 +59,7 @@ def test_composition_by_hand():
     "Select by beta, accept by min(1, q/p_I), draw what is rejected from (q - p_I)+."
     tuples, probabilities, q = np.array([[0, 1], [1, 0]]), np.array([.25, .75]), np.array([.1, .5, .4])
     beta = np.array([[1., 0, 0], [.2, .8, 0]])                                              # p_I = (.4, .6, 0): token 0 stays with 1/4, token 1 with 5/6
+    del [np.full(3, np.nan) for _ in range(8)][:]                                          # what was in memory before does not matter
     back = compose(beta, tuples, probabilities, q)
     assert back.acceptance == pytest.approx(.6) and back.tuples is tuples and back.probabilities is probabilities and type(back.acceptance) is float
     assert back.joint == pytest.approx(np.array([[.0625, 0, .1875], [.0375, .5, .75 - .0375 - .5]]))
@@ -161,3 +162,14 @@ def test_truncated_program_leaves_out_a_round_that_would_cost():
     worse = [np.array([.25, .25, .25, .25]), np.array([0, 0, 0, 1.])]
     target = np.array([.3, .3, .2, .2])
     assert TruncatedLP(1, 1).prepare(target, worse).acceptance() >= TruncatedLP(1, 1, skip=False).prepare(target, worse).acceptance()
+
+
+@pytest.mark.parametrize("seed, n, K", [(0, 2, 1), (1, 3, 2), (2, 4, 1), (4, 3, 1)])
+def test_program_completes_what_the_solver_leaves(seed, n, K):
+    "The solver's solution leaves mass of both sides; the plan is completed without it changing the acceptance."
+    rng = np.random.default_rng(seed)
+    q = rng.dirichlet(np.full(n, .4))
+    ps = [rng.dirichlet(np.full(n, .4)) for _ in range(K)]
+    plan = solve_lp(q, ps)
+    assert plan.joint.sum(1) == pytest.approx(plan.probabilities, abs=1e-9) and plan.joint.sum(0) == pytest.approx(q, abs=1e-9) and plan.joint.min() >= 0
+    assert plan.joint[membership(plan.tuples, n)].sum() == pytest.approx(plan.acceptance) == optimal_acceptance(q, ps)
