@@ -357,7 +357,7 @@ def test_critical_arguments_are_named(monkeypatch):
     assert critical.identify_many(None, [([1], [4, 4])], [lambda ids: True], num_samples=4)[0].counts.tolist() == [4]*3       # cut off: it is not correct
 
 
-def test_critical_interventions_ask_for_two_kinds_of_rollouts(monkeypatch):
+def test_critical_without_the_token_and_behind_it(monkeypatch):
     asked, pairs = [], [([1, 2], [4, 3, 5]), ([9], [3])]
     monkeypatch.setattr(lms, "rollouts_many", known_rollouts(asked))
     grade = lambda ids: 3 not in ids
@@ -396,3 +396,21 @@ def test_critical_search_remembers_what_passes_by():
 def test_critical_rule_counts_in_double_precision():
     assert critical.critical_token(np.float32([.5, 0, .7]), later=.7).index == 1 and critical.critical_token([.5, 0, .7], later=.7).index is None        # .69999999 is below .7
     assert critical.critical_token([1, 0, 0]).index == 1
+
+
+def test_critical_search_says_why_there_is_none(monkeypatch):
+    for T in (2, 5):
+        assert play(critical.SEARCHES["sequential"], np.ones((T + 1, 64), bool))[0] == critical.Critical(None, "no token was found")
+        assert play(critical.SEARCHES["sequential"], np.zeros((T + 1, 64), bool))[0] == critical.Critical(None, "no rollout from the prompt is correct", 0)
+    late = np.zeros((6, 64), bool)
+    late[1:4, ::2] = True                                       # the prompt alone never, later ones do
+    assert play(critical.SEARCHES["sequential"], late, checks=4)[0] == critical.Critical(None, "no rollout from the prompt is correct", 3)
+    assert critical.Identified(critical.Critical(0, "found"), np.array([1, 1]), np.array([4, 1]), 1, 1).scores.tolist() == [1]
+    rolled = lms.Rollouts([5], [1], np.array([[[6], [7]]], np.int32), np.array([[1, 1]]), np.ones((1, 2), bool), None)
+    assert critical._follows(rolled, 0).tolist() == [0, 0] and critical._follows(rolled, 0).dtype.kind == "i"
+    asked = []
+    monkeypatch.setattr(lms, "rollouts_many", known_rollouts(asked))
+    monkeypatch.setattr(lms, "eos_ids", lambda lm: [7])
+    monkeypatch.setattr(lms, "Trunk", type("Trunk", (tuple,), dict(__new__=lambda cls, lm, *text: tuple.__new__(cls, text))))
+    critical.identify_sequential("lm", ([1], [4, 3]), lambda ids: 3 not in ids, num_samples=1, screen=1, max_total=2, top_k=3)
+    assert asked[0][0] == "lm" and asked[0][2]["top_k"] == 3 and asked[0][2]["max_total"] == 2

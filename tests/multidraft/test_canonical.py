@@ -173,3 +173,15 @@ def test_program_completes_what_the_solver_leaves(seed, n, K):
     plan = solve_lp(q, ps)
     assert plan.joint.sum(1) == pytest.approx(plan.probabilities, abs=1e-9) and plan.joint.sum(0) == pytest.approx(q, abs=1e-9) and plan.joint.min() >= 0
     assert plan.joint[membership(plan.tuples, n)].sum() == pytest.approx(plan.acceptance) == optimal_acceptance(q, ps)
+
+
+def test_program_is_solved_in_silence(capfd):
+    pair_weights(np.array([.3, .4, .3]), np.array([.2, .3, .5]), np.array([.6, .3, .1]))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_truncated_program_ranks_the_most_likely_tokens():
+    for seed in range(5):
+        q, p = np.random.default_rng(seed).dirichlet(np.ones(60), 2)
+        for omega0 in (1, 2, 7, 59): assert sorted(TruncatedLP(2, omega0).prepare(q, [p]*2)._rounds[0][0] or range(0)) in (sorted(np.argsort(-q)[:omega0]), [])
+        assert sorted(TruncatedLP(2, 7, skip=False).prepare(q, [p]*2)._rounds[0][0]) == sorted(np.argsort(-q)[:7])
