@@ -181,7 +181,5 @@ def test_program_is_solved_in_silence(capfd):
 
 
 def test_truncated_program_ranks_the_most_likely_tokens():
-    for seed in range(5):
-        q, p = np.random.default_rng(seed).dirichlet(np.ones(60), 2)
-        for omega0 in (1, 2, 7, 59): assert sorted(TruncatedLP(2, omega0).prepare(q, [p]*2)._rounds[0][0] or range(0)) in (sorted(np.argsort(-q)[:omega0]), [])
-        assert sorted(TruncatedLP(2, 7, skip=False).prepare(q, [p]*2)._rounds[0][0]) == sorted(np.argsort(-q)[:7])
+    q, p = np.random.default_rng(0).dirichlet(np.ones(2000), 2)
+    for omega0 in (1, 2, 7, 40, 300, 1999): assert sorted(TruncatedLP(2, omega0, skip=False).prepare(q, [p]*2)._rounds[0][0]) == sorted(np.argsort(-q)[:omega0])
