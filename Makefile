@@ -3,6 +3,7 @@
 # make lab      open JupyterLab on the notebooks
 # make docs     build the site in _site/
 # make bench    measure against peers
+# make mutants  change the mathematics line by line and see whether the tests notice (an hour; ARGS="tvm/labels": one module)
 # make export   regenerate what the notebooks generate: modules and README.md
 # make clean    remove what the commands above wrote, except runs/ and .venv
 #
@@ -10,7 +11,7 @@
 
 SHELL := bash
 .NOTPARALLEL:
-.PHONY: help study test lab docs bench export clean env
+.PHONY: help study test lab docs bench mutants export clean env
 
 # The environment is complete when it holds a stamp named after the content of what defines it, and after its place.
 KEY := $(shell { cat settings.ini setup.py pyproject.toml constraints.txt requirements-model.txt; echo "$(CURDIR)"; } | cksum | tr -d ' ')
@@ -39,6 +40,9 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	@.venv/bin/tokenstudy bench $(ARGS)
+
+mutants: $(STAMP)
+	@PYTHONPATH=. $(PY) tests/quality/mutants/run.py $(ARGS)
 
 export: $(STAMP)
 	@.venv/bin/nbdev-clean

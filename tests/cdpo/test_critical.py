@@ -208,3 +208,214 @@ def test_critical_search_gives_a_position_up_only_beyond_the_bound():
     for search in critical.SEARCHES.values():
         assert play(search, outcomes, before=.2)[0] == critical.Critical(0, "found")
         assert play(search, outcomes[:, ::-1][:, 1:], before=.3)[0].reason == "the score before is too low"
+
+
+# ---- details that a mutant of the module has lost
+
+def test_critical_rule_at_its_bounds():
+    for later in (0, -.1, 1.1):
+        with pytest.raises(ValueError, match="^later = "): critical.critical_token([0], later)
+    for before in (-.1, 1.1):
+        with pytest.raises(ValueError, match="^before = "): critical.critical_token([0], before=before)
+    assert critical.critical_token([.5, 0, .9], later=1.).index == 1 and critical.critical_token([1, 0], before=1.).index == 1
+    assert critical.critical_token([.04, .05, 0]) == critical.critical_token([.04, .05, 0], .05, 0.) == critical.Critical(2, "found", None)
+    assert critical.critical_token([]) == critical.Critical(None, "no token has score 0", None)
+    assert critical.critical_token([.5, 0, .3], start=0.) == critical.Critical(None, "no rollout from the prompt is correct", 1)
+    assert critical.critical_token([0, .5, 0], start=0.) == critical.Critical(None, "no rollout from the prompt is correct", 2)
+    assert critical.critical_token([.5, .3], start=0.) == critical.Critical(None, "no token has score 0")
+    assert critical.critical_token([.2, .1, 0, 0], before=.1) == critical.Critical(2, "found") and critical.critical_token([.2, .1, 0], before=.11).fallback == 2
+
+
+def test_critical_numbers_of_a_solution():
+    found = critical.Identified(critical.Critical(1, "found"), np.array([4, 3, 0, 0]), np.array([8, 4, 0, 8]), 40, 9)
+    assert found.index == 1 and found.scores[0] == .75 and np.isnan(found.scores[1]) and found.scores[2] == 0
+    from tokenstudy.core.statistics import wilson
+    for level in (.95, .5):
+        assert np.array_equal(np.transpose(found.interval(level)), np.transpose([x[1:] for x in wilson([4, 3, 0, 0], [8, 4, 0, 8], level)]))
+    assert np.array_equal(found.interval(), found.interval(.95))
+
+
+def asks(T, n, answers, **rule):
+    "What the sequential search asks for, one question after the other, and its result; `answers(t, j)` says (correct, tokens that follow) of rollout j from t."
+    run, seen = critical.SEARCHES["sequential"](T, n, **(RULE | rule)), []
+    request = next(run)
+    while True:
+        (t,), numbers = request
+        seen.append((t, numbers.start, numbers.stop))
+        told = [answers(t, j) for j in numbers]
+        try: request = run.send((np.array([[ok for ok, _ in told]]), np.array([[far for _, far in told]])))
+        except StopIteration as end: return seen, end.value[2]
+
+
+def test_critical_search_asks_step_by_step():
+    "Ten tokens of which the seventh (index 6) destroys the solution: the questions of the four steps, in order."
+    solvable = lambda t, j: (t <= 6 and j % 2 == 0, 0)
+    seen, found = asks(10, 64, solvable, screen=8)
+    assert found == critical.Critical(6, "found")
+    assert [t for t, _, _ in seen] == [0, 0, 5, 5, 7, 7, 6, 6, 7, 7, 7, 8, 8, 9, 9]
+    assert [(a, b) for t, a, b in seen if t == 7] == [(0, 4), (4, 8), (8, 16), (16, 32), (32, 64)]      # first screened, then all 64
+    assert all((a, b) in ((0, 4), (4, 8)) for t, a, b in seen if t != 7)
+    for checks, extra in ((0, []), (1, [9]), (3, [8, 9, 10])):
+        more, again = asks(10, 64, solvable, screen=8, checks=checks)
+        assert again == found and [t for t, _, _ in more[11:]] == [t for t in extra for _ in range(2)]
+
+
+def test_critical_search_goes_on_behind_a_position_that_is_solvable_after_all():
+    "Zero at 3 to 6, solvable at 7 and 8, lost from 9: one of the checks finds it, and the search starts again there."
+    seen, found = asks(12, 64, lambda t, j: ((t <= 2 or t in (7, 8)) and j % 2 == 0, 0), screen=8, checks=4)
+    assert found == critical.Critical(8, "found")
+    seen, found = asks(12, 64, lambda t, j: ((t <= 2 or t in (7, 8)) and j % 2 == 0, 0), screen=8, checks=0)
+    assert found == critical.Critical(2, "found")
+
+
+@pytest.mark.parametrize("share, first", [(0., 4), (.05, 4), (.25, 16), (1., 64)])
+def test_critical_search_needs_a_share_of_all(share, first):
+    "A position is solvable as soon as the share of all 64 is reached, whatever is still to come; one rollout fewer is not enough."
+    outcomes = np.zeros((2, 64), bool)
+    outcomes[0, :first] = True
+    found, made = play(critical.SEARCHES["sequential"], outcomes, before=share)
+    assert found == critical.Critical(0, "found") and made.tolist() == [first, 64]
+    outcomes[0, first - 1] = False
+    found, made = play(critical.SEARCHES["sequential"], outcomes, before=share)
+    assert found == (critical.Critical(None, "the score before is too low", 0) if share else critical.Critical(0, "found")) and made[1] == 64
+
+
+class Known:
+    "Rollouts whose texts are known: `texts` [positions][samples] of continuations, None where one did not end."
+    new_tokens, prefix_tokens, forwarded = 100, 10, 1
+    def __init__(self, response, positions, texts):
+        self.response_ids, self.positions, self.texts = response, positions, texts
+        self.finished = [[t is not None for t in row] for row in texts]
+        widest = max((len(t or ()) for row in texts for t in row), default=0)
+        self.tokens = np.array([[[*(t or ()), *[-1]*(widest - len(t or ()))] for t in row] for row in texts])
+    def responses(self, a): return [[*self.response_ids[:self.positions[a]], *(t or [3])] for t in self.texts[a]]
+
+
+def known_rollouts(asked):
+    "Every second rollout ends in 1, if the token 3 was not written before; the rest do not end, or end in 3."
+    def many(lm, texts, **options):
+        asked.append((lm, texts, options))
+        made = []
+        for i, text in enumerate(texts):
+            response = list(text[1])
+            count = options["num_samples"][i] if isinstance(options["num_samples"], list) else options["num_samples"]
+            made.append(Known(response, options["positions"][i], [[[[1], [3], None, [1]][j % 4] for j in count] for _ in options["positions"][i]]))
+        return made
+    return many
+
+
+def test_critical_many_ask_for_all_at_once(monkeypatch):
+    asked, graded = [], []
+    monkeypatch.setattr(lms, "rollouts_many", known_rollouts(asked))
+    monkeypatch.setattr(lms, "eos_ids", lambda lm: [7])
+    def grade(ids):
+        graded.append(tuple(ids))
+        assert type(ids) is list
+        return 3 not in ids
+    found = critical.identify_many("the model", [([1, 2], [4, 3, 5]), ([9], [3])], [grade]*2, num_samples=4, max_total=9, temperature=.5)
+    assert [(f.critical, f.correct.tolist(), f.counts.tolist(), f.tokens, f.read) for f in found] == [
+        (critical.Critical(1, "found"), [2, 2, 0, 0], [4]*4, 100, 11), (critical.Critical(0, "found"), [2, 0], [4]*2, 100, 11)]
+    assert asked == [("the model", [([1, 2], [4, 3, 5]), ([9], [3])], dict(num_samples=[range(4)]*2, positions=[[0, 1, 2, 3], [0, 1]], streams=[0, 1], max_total=9, temperature=.5))]
+    assert {type(f.tokens) for f in found} == {type(f.read) for f in found} == {int}
+    rest = graded[2:]                                              # after the solutions themselves
+    assert len(set(rest[:rest.index((1,), 1)])) == rest.index((1,), 1)                             # each text once for each solution
+    critical.identify_many(None, [([1], [3])], [grade], streams=[5])
+    assert asked[-1][2]["streams"] == [5] and asked[-1][2]["num_samples"] == [range(64)] and asked[-1][2]["max_total"] == 256
+    one = critical.identify("the model", ([1, 2], [4, 3, 5]), grade, num_samples=8)
+    assert one.counts.tolist() == [8]*4 and asked[-1][0] == "the model" and critical.identify(None, ([1], [3]), grade).counts.tolist() == [64]*2
+
+
+def test_critical_rules_reach_the_search(monkeypatch):
+    asked = []
+    monkeypatch.setattr(lms, "rollouts_many", known_rollouts(asked))
+    monkeypatch.setattr(lms, "eos_ids", lambda lm: [7])
+    read = []
+    monkeypatch.setattr(lms, "Trunk", type("Trunk", (tuple,), dict(__new__=lambda cls, lm, *text: read.append((lm, text)) or tuple.__new__(cls, text), __len__=lambda self: 50)))
+    grade, text = lambda ids: 3 not in ids, ([1, 2], [4, 4, 3, 5, 5, 5, 5, 5, 5])
+    def search(**options): return critical.identify_many("lm", [text], [grade], num_samples=32, search="sequential", **options)[0]
+    plain = search()
+    assert plain.critical == critical.Critical(2, "found") and plain.counts.tolist() == [4, 0, 4, 32, 16, 16, 0, 16, 0, 0]
+    assert plain.read == 50 + 11*len(asked) and plain.tokens == 100*len(asked) and read == [("lm", text)]
+    assert search(screen=4, checks=0).counts[4:].sum() < plain.counts[4:].sum() and search(before=.6).critical.reason == "the score before is too low"
+    assert search(later=.6).index == 2 and search(later=.6).counts[:4].tolist() == [32]*4                  # no position is solvable enough
+    few = critical.identify_sequential("lm", text, grade, num_samples=32)
+    assert (few.counts == plain.counts).all() and critical.identify_sequential("lm", text, grade).counts.max() == 64
+    before = len(read)
+    asked.clear()
+    elsewhere = search(engine="elsewhere")
+    assert len(read) == before and asked[0][2]["engine"] == "elsewhere" and elsewhere.read == 11*len(asked)
+
+
+def test_critical_arguments_are_named(monkeypatch):
+    monkeypatch.setattr(lms, "eos_ids", lambda lm: [7])
+    never, good = lambda ids: False, ([1], [4])
+    def refused(message, trajectories=(good,), graders=(never,), error=ValueError, **options):
+        with pytest.raises(error, match=message): critical.identify_many(None, list(trajectories), list(graders), **options)
+    for bad in (dict(num_samples=0), dict(screen=0), dict(checks=-1)): refused("^num_samples = .*must be at least 1, 1 and 0", **bad)
+    refused("^search 'fast': it must be one of full, sequential", search="fast")
+    refused("^1 trajectories need as many graders, not 2", graders=[never]*2)
+    refused("^1 trajectories need as many streams, not 2", streams=[1, 2])
+    refused("^trajectory 1 has no tokens", [good, ([1], [])], [never]*2, critical.TrajectoryError)
+    refused("^trajectory 0 has 4 tokens, more than max_total = 3", [([1], [4]*4)], error=critical.TrajectoryError, max_total=3)
+    refused("^trajectory 0 is correct", [([1], [4, 7])], [lambda ids: True], critical.TrajectoryError)
+    monkeypatch.setattr(lms, "rollouts_many", known_rollouts([]))
+    assert critical.identify_many(None, [([1], [4, 4])], [lambda ids: True], num_samples=4)[0].counts.tolist() == [4]*3       # cut off: it is not correct
+
+
+def test_critical_without_the_token_and_behind_it(monkeypatch):
+    asked, pairs = [], [([1, 2], [4, 3, 5]), ([9], [3])]
+    monkeypatch.setattr(lms, "rollouts_many", known_rollouts(asked))
+    grade = lambda ids: 3 not in ids
+    assert critical.intervene("lm", pairs, [grade]*2, indices=[1, 0], num_samples=8, streams=[4, 6], top_p=.9) == [dict(without=4, kept=0, tokens=200)]*2
+    common = dict(num_samples=range(8, 16), max_total=256, streams=[4, 6], top_p=.9)
+    assert asked == [("lm", pairs, dict(positions=[[1], [0]], banned=[{1: [3]}, {0: [3]}], **common)), ("lm", pairs, dict(positions=[[2], [1]], **common))]
+    critical.intervene("lm", pairs[:1], [grade], indices=[2])
+    assert asked[-1][2] == dict(positions=[[3]], num_samples=range(64, 128), max_total=256, streams=None)
+    for indices in ([None], [-1], [3]):
+        with pytest.raises(ValueError, match="^trajectory 0: index .* is not one of its 3 tokens"): critical.intervene("lm", pairs[:1], [grade], indices=indices)
+    for graders, indices in (([grade], [0, 0]), ([grade]*2, [0])):
+        with pytest.raises(ValueError, match="^2 trajectories, "): critical.intervene("lm", pairs, graders, indices=indices)
+    with pytest.raises(ValueError, match="^trajectory 0: index 1 leaves no room"): critical.intervene("lm", pairs[:1], [grade], indices=[1], max_total=1)
+    assert critical.intervene("lm", pairs[:1], [grade], indices=[1], max_total=2)[0]["kept"] == 0
+
+
+def test_critical_search_remembers_what_passes_by():
+    "Rollout j from position t goes through t + 1 … t + far_j on the solution's own tokens; a position is hopeless after `screen` of them without a correct one."
+    known = critical._Known(6, 8, .05, 4)
+    def roll(t, upto, good, far):
+        run = known.roll(t, upto)
+        assert next(run)[0] == [t]
+        with pytest.raises(StopIteration): run.send((np.array([good]), np.array([far])))
+    roll(1, 3, [False, False, True], [2, 0, 5])
+    assert known.passing.tolist() == [0, 0, 2, 2, 1, 1, 1] and known.passing_correct.tolist() == [0, 0, 1, 1, 1, 1, 1]
+    roll(0, 2, [True, False], [3, 4])
+    assert known.passing.tolist() == [0, 2, 4, 4, 2, 1, 1] and known.passing_correct.tolist() == [0, 1, 2, 2, 1, 1, 1]
+    assert known.correct.tolist() == [1, 1, 0, 0, 0, 0, 0] and known.counts.tolist() == [2, 3, 0, 0, 0, 0, 0] and known.correct.dtype.kind == known.counts.dtype.kind == "i"
+    fresh = critical._Known(3, 8, .05, 4)
+    fresh.counts[:], fresh.passing[:] = [4, 3, 3, 2], [0, 1, 0, 2]
+    assert [fresh.hopeless(t) for t in range(4)] == [True, True, False, True]
+    fresh.correct[0] = fresh.passing_correct[0] = fresh.correct[1] = fresh.passing_correct[3] = 1
+    assert not any(fresh.hopeless(t) for t in range(4))
+
+
+def test_critical_rule_counts_in_double_precision():
+    assert critical.critical_token(np.float32([.5, 0, .7]), later=.7).index == 1 and critical.critical_token([.5, 0, .7], later=.7).index is None        # .69999999 is below .7
+    assert critical.critical_token([1, 0, 0]).index == 1
+
+
+def test_critical_search_says_why_there_is_none(monkeypatch):
+    for T in (2, 5):
+        assert play(critical.SEARCHES["sequential"], np.ones((T + 1, 64), bool))[0] == critical.Critical(None, "no token was found")
+        assert play(critical.SEARCHES["sequential"], np.zeros((T + 1, 64), bool))[0] == critical.Critical(None, "no rollout from the prompt is correct", 0)
+    late = np.zeros((6, 64), bool)
+    late[1:4, ::2] = True                                       # the prompt alone never, later ones do
+    assert play(critical.SEARCHES["sequential"], late, checks=4)[0] == critical.Critical(None, "no rollout from the prompt is correct", 3)
+    assert critical.Identified(critical.Critical(0, "found"), np.array([1, 1]), np.array([4, 1]), 1, 1).scores.tolist() == [1]
+    rolled = lms.Rollouts([5], [1], np.array([[[6], [7]]], np.int32), np.array([[1, 1]]), np.ones((1, 2), bool), None)
+    assert critical._follows(rolled, 0).tolist() == [0, 0] and critical._follows(rolled, 0).dtype.kind == "i"
+    asked = []
+    monkeypatch.setattr(lms, "rollouts_many", known_rollouts(asked))
+    monkeypatch.setattr(lms, "eos_ids", lambda lm: [7])
+    monkeypatch.setattr(lms, "Trunk", type("Trunk", (tuple,), dict(__new__=lambda cls, lm, *text: tuple.__new__(cls, text))))
+    critical.identify_sequential("lm", ([1], [4, 3]), lambda ids: 3 not in ids, num_samples=1, screen=1, max_total=2, top_k=3)
+    assert asked[0][0] == "lm" and asked[0][2]["top_k"] == 3 and asked[0][2]["max_total"] == 2

@@ -120,3 +120,91 @@ def test_wilson_covers():
         k = np.arange(n + 1)
         low, high = core.wilson(k, n)
         assert binom.pmf(k, n, p)[(low <= p) & (p <= high)].sum() > .92
+
+
+@pytest.mark.parametrize("n, k", [(1, 0), (1, 1), (2, 1), (5, 1), (3, 0), (15, 0), (20, 0), (3, 3), (10, 10), (20, 20), (20, 7), (64, 3), (2**32, 2**31)])
+@pytest.mark.parametrize("level", [.5, .95])
+def test_wilson_is_the_roots_of_its_equation(n, k, level):
+    "The shares p for which k/n lies exactly z standard errors of p away: (k/n - p)² = z² p (1 - p) / n."
+    from scipy.stats import norm
+    z2, share = norm.ppf((1 + level)/2)**2, k/n
+    low, high = sorted(np.roots([1 + z2/n, -(2*share + z2/n), share**2]).real)
+    assert [float(x) for x in core.wilson(k, n, level)] == pytest.approx([low, high], abs=1e-12, rel=1e-7)
+    assert core.wilson(k, n, level)[0] == 0 or k > 0                     # exactly, not by rounding
+    assert core.wilson(k, n, level)[1] == 1 or k < n
+
+
+def test_wilson_of_several_and_of_nothing():
+    low, high = core.wilson([0, 0, 1, 2], [0, 2, 2, 2])
+    assert (low[0], high[0]) == (0, 1) and low.tolist() == sorted(low) and (high[0], high[3]) == (1, 1)
+    assert [list(core.wilson(k, 2)) for k in (0, 1, 2)] == np.transpose([low, high])[1:].tolist()
+    assert core.wilson(3, 64) == core.wilson(3, 64, .95) != core.wilson(3, 64, .9)
+    assert [(k, n) for n in (0, 1, 2) for k in range(n + 1) if not 0 <= core.wilson(k, n)[0] < core.wilson(k, n)[1] <= 1] == []
+    for bad in ((-1, 2), (3, 2), ([1, -1], [2, 2])):
+        with pytest.raises(ValueError, match="between 0 and n"): core.wilson(*bad)
+    for level in (0, 1, 1.5, -.5):
+        with pytest.raises(ValueError, match="level"): core.wilson(1, 2, level)
+
+
+def test_pass_at_k_is_counted():
+    from itertools import combinations
+    for n in range(1, 6):
+        for correct in range(n + 1):
+            for k in range(1, n + 1):
+                hits = [any(i < correct for i in some) for some in combinations(range(n), k)]
+                assert core.pass_at_k(n, correct, k) == pytest.approx(np.mean(hits), abs=1e-12)
+    for bad in ((3, 4, 1), (3, -1, 1)):
+        with pytest.raises(ValueError, match="correct"): core.pass_at_k(*bad)
+    for bad in ((3, 1, 0), (3, 1, 4)):
+        with pytest.raises(ValueError, match="^k = "): core.pass_at_k(*bad)
+
+
+# ---- what the arguments are by default, and in which precision one counts
+
+SKEWED = np.random.default_rng(2).exponential(size=(3, 40))
+
+
+def test_defaults_of_intervals():
+    spelled, units = dict(level=.95, resamples=2000, seed=0), [dict(enumerate(row)) for row in SKEWED[:2].tolist()]
+    for interval, given in ((core.bootstrap_interval, [SKEWED[0]]), (core.two_way_interval, [SKEWED]), (core.crossed_interval, [SKEWED]), (core.paired_interval, units)):
+        found = interval(*given)
+        assert found == interval(*given, **spelled)
+        for change in (dict(level=.9), dict(resamples=1999), dict(resamples=2001), dict(seed=1)): assert found != interval(*given, **(spelled | change))
+
+
+def test_intervals_count_in_double_precision():
+    "Numbers in float32 give what the same numbers give in float64; whole numbers and booleans are numbers too."
+    coarse = (1000 + SKEWED).astype(np.float32)
+    fine = coarse.astype(float)
+    assert core.bootstrap_interval(coarse[0]) == core.bootstrap_interval(fine[0]) and core.crossed_interval(coarse) == core.crossed_interval(fine)
+    assert core.two_way_interval(coarse, coarse[1:]) == core.two_way_interval(fine, fine[1:]) and core.equivalence(coarse[0], 2000) == core.equivalence(fine[0], 2000)
+    assert core.bootstrap_interval([True, False]) == core.bootstrap_interval([1, 0]) == core.bootstrap_interval([1., 0.])
+
+
+def test_interval_in_blocks_equals_the_naive_loop():
+    x, rng = np.random.default_rng(1).exponential(size=5000), np.random.default_rng(5)
+    means = [x[rng.integers(5000, size=5000)].mean() for _ in range(900)]             # two blocks
+    assert core.bootstrap_interval(x, seed=5, resamples=900) == pytest.approx((x.mean(), *np.quantile(means, [.025, .975])), abs=1e-12)
+
+
+def test_two_way_interval_of_one_table():
+    rng, means, x = np.random.default_rng(4), [], SKEWED
+    for _ in range(200):
+        columns, rows = rng.integers(40, size=40), rng.integers(3, size=3)
+        means.append(x[np.ix_(rows, columns)].mean())
+    assert core.two_way_interval(x, resamples=200, seed=4) == pytest.approx((x.mean(), *np.quantile(means, [.025, .975])), abs=1e-12)
+    for bad in ([1., 2.], [[[1.]]], [[]], 3.):
+        with pytest.raises(ValueError, match="seeds × questions"): core.two_way_interval(bad)
+
+
+def test_what_is_not_finite_is_named_by_its_place():
+    with pytest.raises(ValueError, match=r"^values\[1\] is not finite"): core.bootstrap_interval([1, np.nan, np.inf])
+    with pytest.raises(ValueError, match=r"^values\[1, 0\] is not finite"): core.two_way_interval([[1, 2], [np.inf, 2]])
+
+
+def test_equivalence_of_numbers_that_are_all_alike():
+    "No spread: equivalent inside of the bound, and neither on it nor outside."
+    for value, p in ((0., 0), (.5, 0), (-.9, 0), (1., 1), (-1., 1), (2., 1)):
+        assert core.equivalence([value]*3, 1.) == dict(mean=value, low=value, high=value, bound=1., p=p, equivalent=not p)
+    edge = core.equivalence([0., .5], .25, level=.5)                                   # p is exactly 1 - level
+    assert (edge["p"], edge["equivalent"], edge["mean"], edge["bound"]) == (.5, False, .25, .25)

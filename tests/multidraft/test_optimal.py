@@ -2,6 +2,8 @@
 be caught by the very checks that pass for the real code."""
 import itertools
 import tracemalloc
+import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from hypothesis import assume, given, settings, strategies as st
 
 from tokenstudy.multidraft import canonical, optimal, schemes
-from tokenstudy.multidraft.schemes import NaiveLookup, SingleDraft, SpecInfer, SpecTr, as_distributions, exact_distribution
+from tokenstudy.multidraft.schemes import NaiveLookup, SingleDraft, SpecInfer, SpecTr, all_branches, as_distributions, exact_distribution
 from tokenstudy.multidraft.optimal import Optimal, is_lossless_acceptance_one, lorenz, optimal_acceptance, optimal_selection_distribution
 from tokenstudy.multidraft.canonical import TruncatedLP, acceptance_lp, compose, decompose, solve_lp, subset_minimum, truncation_bound
 
@@ -516,3 +518,189 @@ def test_distribution_that_was_not_sampled_from_is_caught():
     class OtherDraftDistribution(Optimal):
         def draft(self, rng): return tuple(schemes.draw(rng, self.ps[0] ** 1.2) for _ in range(self.K))
     assert np.abs(exact_distribution(OtherDraftDistribution(), Q, [P] * 2).distribution - Q).max() > 1e-3
+
+
+# --- the parts, by hand -------------------------------------------------------------------------------------------------------------------------------
+
+def test_lorenz_curve_by_hand():
+    t, L, order = lorenz(np.array([.5, .1, .2, .2]), np.array([.25, 0, .5, .25]))             # q/p = 2, never drafted, .4, .8
+    assert order.tolist() == [2, 3, 0] and t.tolist() == [0, .5, .75, 1] and L == pytest.approx([0, .2, .4, .9])
+    t, L, order = lorenz(np.array([.2, .8]), np.array([.5, .5]))
+    assert (t.tolist(), L.tolist(), order.tolist()) == ([0, .5, 1], [0, .2, 1], [0, 1])
+    t, _, order = lorenz(np.array([.25]*4), np.array([1e-320, .5, .25, .25]))                 # q/p is beyond all floats
+    assert order[-1] == 0 and t[-1] == 1
+
+
+def test_bounds_of_a_product_by_hand():
+    low, high = np.array([.1, .3, .2]), np.array([.5, .4, .9])
+    c, c0 = optimal._majorant(low[:2], high[:2], True)                                        # low1 P0 + high0 (P1 - low1)
+    assert c == pytest.approx([.3, .5]) and c0 == pytest.approx(-.15)
+    c, c0 = optimal._majorant(low[:2], high[:2], False)                                       # high1 P0 + low0 (P1 - high1)
+    assert c == pytest.approx([.4, .1]) and c0 == pytest.approx(-.04)
+    c, c0 = optimal._majorant(low, high, True)                                                # that times low2, and high0 high1 (P2 - low2)
+    assert c == pytest.approx([.06, .1, .2]) and c0 == pytest.approx(-.03 - .04)
+    c, c0 = optimal._majorant(low, high, False)
+    assert c == pytest.approx([.36, .09, .03]) and c0 == pytest.approx(-.036 - .027)
+    assert [x.tolist() if isinstance(x, np.ndarray) else x for x in optimal._majorant(low[:1], high[:1], True)] == [[1], 0]
+    for point in itertools.product(*zip(low, (low + high)/2, high)):
+        for first in (True, False):
+            c, c0 = optimal._majorant(low, high, first)
+            assert c0 + c @ point >= np.prod(point) - 1e-15
+    assert optimal._others(np.array([.5, .2, .3])) == pytest.approx([.06, .15, .1])
+
+
+def value_of(box, inside): return box[2] + sum(box[4][i] for i in inside) - np.prod([box[3][k] + sum(box[5][k, i] for i in inside) for k in range(len(box[3]))])
+
+
+def everything(m): return [H for r in range(m + 1) for H in itertools.combinations(range(m), r)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_boxes_lose_no_set_and_bound_all_of_them(seed):
+    "Whatever a box decides about tokens, the best of all sets stays if it was inside; bound and values lie below it, and the values belong to sets."
+    rng = np.random.default_rng(seed)
+    P, q = np.stack([rng.dirichlet(np.full(5, .7)) for _ in range(2 + seed % 2)]), rng.dirichlet(np.full(5, .7))
+    low = np.round(P.sum(1)*rng.uniform(0, .4), 2)
+    box = low, np.minimum(1, low + rng.uniform(.3, .7)), 0., np.zeros(len(P)), q, P
+    masses = {H: P[:, list(H)].sum(1) for H in everything(5)}
+    values = {H: q[list(H)].sum() - np.prod(x) for H, x in masses.items()}
+    star = min(values, key=values.get)
+    inside = (box[0] <= masses[star]).all() and (masses[star] <= box[1]).all()
+    small = optimal._shrunk(box)
+    if small is None:
+        assert not inside
+        return
+    assert (small[0] >= box[0]).all() and (small[1] <= box[1]).all() and (small[1] >= small[0] - 1e-12).all()
+    left = [value_of(small, H) for H in everything(len(small[4]))]
+    middle, none, bound = optimal._bounds(small)
+    assert none == pytest.approx(left[0]) and any(abs(middle - v) < 1e-12 for v in left) and set(np.round(left, 12)) <= set(np.round(list(values.values()), 12))
+    if inside: assert min(left) <= values[star] + 1e-12 and min(middle, none, bound) <= values[star] + 1e-12
+    half = .5*(small[0] + small[1])
+    chosen = [i for i in range(len(small[4])) if small[4][i] < sum(np.prod(np.delete(half, k))*small[5][k, i] for k in range(len(P)))]
+    assert middle == pytest.approx(value_of(small, chosen), abs=1e-14)
+
+
+def test_boxes_decide_what_is_certain():
+    "Two drafts. Token 0 costs nothing and enters, token 1 costs more than it can bring and leaves, token 2 stays open."
+    q, P = np.array([1e-9, .9, .35]), np.array([[.4, .3, .3], [.4, .3, .3]])
+    low, high, q_in, p_in, q_u, P_u = optimal._shrunk((np.array([.1, .1]), np.array([.7, .7]), 0., np.zeros(2), q, P))
+    assert (q_in, q_u.tolist(), p_in.tolist(), P_u.tolist()) == (1e-9, [.35], [.4, .4], [[.3], [.3]])
+    assert low.tolist() == [.4, .4] and high == pytest.approx([.7, .7])
+    assert optimal._shrunk((np.array([.5, .5]), np.array([.4, .9]), 0., np.zeros(2), q, P)) is None
+    assert optimal._shrunk((np.array([.2, .2]), np.array([.9, .9]), 0., np.zeros(2), np.array([.5]), np.array([[.1], [.1]]))) is None       # not enough to reach it
+    middle, none, bound = optimal._bounds((low, high, .2, np.array([.5, .3]), np.zeros(0), np.zeros((2, 0))))
+    assert middle == none == pytest.approx(.05) and bound == np.inf
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_worst_gap_is_that_of_all_subsets(seed):
+    rng = np.random.default_rng(seed)
+    n, K = 4 + seed % 4, 2 + seed % 3
+    q, ps = rng.dirichlet(np.full(n, .6)), list(rng.dirichlet(np.full(n, .6), K))
+    q[seed % n] = 0
+    ps[0][(seed + 1) % n] = ps[1][(seed + 1) % n] = 0
+    q, ps = q/q.sum(), [p/p.sum() for p in ps]
+    want = min(q[list(H)].sum() - np.prod([p[list(H)].sum() for p in ps]) for H in everything(n))
+    assert optimal._worst_gap(q, ps) == pytest.approx(want, abs=1e-12) and optimal._worst_gap(q, ps, tolerance=.1) <= want + .1
+    assert optimal._lorenz_gap(q, ps[0], np.argsort(q/np.maximum(ps[0], 1e-300)), K) == pytest.approx(min(q[list(H)].sum() - ps[0][list(H)].sum()**K for H in everything(n)), abs=1e-12)
+    assert optimal._worst_gap(q, [q, q]) == 0 == optimal._lorenz_gap(q, q, np.argsort(q), 2)
+
+
+@pytest.mark.parametrize("K", [1, 2, 3, 5])
+def test_slopes_and_what_slides_and_eats(K):
+    for a, b in ((.2, .7), (0., .5), (.5, 1.), (.3, .3)):
+        want = (b**K - a**K)/(b - a) if b > a else K*a**(K - 1)
+        assert optimal._slope(a, b, K) == pytest.approx(want, rel=1e-12) and optimal._slope_array(np.array([a]), np.array([b]), K)[0] == pytest.approx(want, rel=1e-12)
+    if K == 1: return
+    for g, length, low, high in ((.3, .2, .1, .8), (.25, .5, 0., .5), (.1, .1, .1, .5), (.5, .1, .2, .5), (.4, 1e-9, 0., 1 - 1e-9)):
+        assert optimal._slide(low, high, length, optimal._slope(g, g + length, K), K) == pytest.approx(g, abs=1e-9)
+    moment = lambda a, b: b**K - a**K
+    for d, top, beta, rest in ((.1, .3, .5, .25), (.02, .3, .6, .2), (.2, .25, .4, .3), (.05, .1, .1, .1)):
+        need = moment(top - d, top) + moment(beta, beta + rest - d)
+        assert optimal._eat(top, min(rest, top), 0., beta, rest, need, K) == pytest.approx(d, abs=1e-9)
+        assert optimal._eat(top, min(rest, top), d/2, beta, rest, need, K) == pytest.approx(d, abs=1e-9)
+
+
+def moments_of(group, left, size, K): return [sum((a + s)**K - a**K for g, a, s in zip(group, left, size) if g == i) for i in range(max(group) + 1)]
+
+
+@pytest.mark.parametrize("K", [2, 3, 6])
+@pytest.mark.parametrize("lengths", [[.6, .4], [.25, .25, .5], [.1, .2, .3, .4], [.5, .5], [1.], [.3, .3, .2, .2]])
+@pytest.mark.parametrize("flat", [0., .3, .7, 1.])
+def test_tickets_have_their_lengths_and_moments(K, lengths, flat):
+    "Pieces side by side from 0 to 1, with the length and the winning mass of each group, at most two a group. `flat` 0: in order, 1: all alike."
+    lengths = np.array(lengths)
+    top = np.cumsum(lengths)
+    moments = (1 - flat)*np.diff(np.r_[0, top**K]) + flat*lengths
+    order = np.argsort(moments/lengths)
+    lengths, moments = lengths[order], moments[order]
+    group, left, size = optimal.left_curtain(lengths, moments, K)
+    place = np.argsort(np.where(size > 1e-12, left, 2))[:(size > 1e-12).sum()]              # without those below the spacing of floats
+    assert left[place][0] == pytest.approx(0, abs=1e-9) and np.abs(left[place][1:] - (left + size)[place][:-1]).max(initial=0) < 1e-9 and (left + size).max() == pytest.approx(1)
+    assert np.bincount(group, size) == pytest.approx(lengths, abs=1e-9) and moments_of(group, left, size, K) == pytest.approx(moments, abs=1e-8)
+    assert len(group) <= 2*len(lengths) and (size > 0).all() and group.dtype == np.int64
+
+
+@pytest.mark.parametrize("K", [1, 2, 4])
+@pytest.mark.parametrize("q, p", [(Q, P), (P, Q), ([.2, .3, .5], [.6, .3, .1]), ([.3, .25, .2, .15, .1], [.1, .15, .2, .25, .3]), ([0, .5, .5], [.5, .5, 0]), ([1, 0], [0, 1]), ([.5, .5], [.5, .5]),
+                                  ([.1, .2, .3, .4], [.25]*4), ([.26, .25, .25, .24], [.25]*4)])
+def test_clipping_by_hand(q, p, K):
+    "p_I = p clip(q/p, c, C): as many tokens at the lowest and at the highest ratio as are said, all others at their own."
+    q, (p,) = as_distributions(q, [p])
+    order, P_, x, low, high = optimal._clipped(q, p, K)
+    ratio, own = x/P_, q[order]/P_
+    assert sorted(order) == np.flatnonzero(p).tolist() and P_ == pytest.approx(p[order]/p[order].sum()) and x.sum() == pytest.approx(1, abs=1e-15)
+    assert (np.diff(ratio) >= -1e-9).all() and (np.diff(own) >= 0).all()
+    if low: assert ratio[:low] == pytest.approx(ratio[0]) and (ratio[:low] >= own[:low] - 1e-12).all()
+    if high: assert ratio[len(x) - high:] == pytest.approx(ratio[-1]) and (ratio[len(x) - high:] <= own[len(x) - high:] + 1e-12).all()
+    middle = slice(low, len(x) - high)
+    assert ratio[middle] == pytest.approx(own[middle], abs=1e-12)
+    assert np.minimum(q[order], x).sum() == pytest.approx(subset_minimum(q, [p]*K)[0], abs=1e-12)
+    selected = optimal_selection_distribution(q, p, K)
+    assert selected[order] == pytest.approx(x) and selected[p == 0].sum() == 0
+    rule = Optimal().prepare(q, [p]*K)
+    assert rule.selection_distribution() == pytest.approx(selected, abs=1e-10) and rule._group[p == 0].tolist() == [-1]*int((p == 0).sum())
+    found = Counter()
+    for weight, drafts in all_branches(rule.draft):
+        for chance, winner in all_branches(lambda rng: rule.choose(drafts, rng)):
+            found[winner] += weight*chance
+            assert winner in drafts
+    assert [found[i] for i in range(len(q))] == pytest.approx(selected, abs=1e-10)
+
+
+def test_optimal_arguments_are_named():
+    for K in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"^K = {K}: it must be a whole number ≥ 1"): optimal_selection_distribution(Q, P, K)
+    assert optimal_selection_distribution(Q, P, 2.0).tolist() == optimal_selection_distribution(Q, P, 2).tolist() and optimal_selection_distribution(Q, P, 1) == pytest.approx(P)
+    with pytest.raises(ValueError, match=r"^ps: for q of shape \[2, 5\] every draft must have the same shape, got \[\[2, 5\], \[5\]\]"): optimal_acceptance([Q, P], [[P, Q], P])
+    assert is_lossless_acceptance_one(Q, [Q]*2) is True and is_lossless_acceptance_one(Q, [P]*2) is False and is_lossless_acceptance_one(Q, [P]*2, .5) is True
+    assert is_lossless_acceptance_one([.5 - 1e-9, .5 + 1e-9], [[.5, .5]], 1e-8) and not is_lossless_acceptance_one([.5 - 1e-9, .5 + 1e-9], [[.5, .5]])
+    assert type(optimal_acceptance(Q, [P, Q])) is type(optimal_acceptance(Q, [P])) is float and optimal_acceptance(Q, [P, Q]) == round(optimal_acceptance(Q, [P, Q]), 14)
+    assert optimal_acceptance([.5, .5, 0], [[.5, .5 - 1e-310, 1e-310]]*2) == optimal_acceptance([.5, .5], [[.5, .5]]*2) == 1
+
+
+@pytest.mark.parametrize("seed", [2, 16, 22, 28, 37, 120, 126, 184, 592, 914])
+def test_worst_gap_where_boxes_must_be_halved(seed):
+    "Drawn so that the best set is not the first that is looked at, lies in either half, and boxes in between are empty."
+    rng = np.random.default_rng(seed)
+    n, K = 6 + seed % 6, 2 + seed % 3
+    q, ps = rng.dirichlet(np.full(n, .8)), [rng.dirichlet(np.full(n, .5)) for _ in range(K)]
+    mix = rng.dirichlet(np.ones(K))
+    q = .1*q + .9*(mix @ np.stack(ps)) if seed % 2 else q*np.mean(ps, 0)**rng.uniform(0, 1.5)
+    q = q/q.sum()
+    subsets = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    assert optimal._worst_gap(q, ps) == pytest.approx((subsets @ q - np.prod([subsets @ p for p in ps], 0)).min(), abs=1e-12)
+
+
+def test_lorenz_curve_ends_at_one_exactly_and_in_silence():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for p in np.random.default_rng(0).dirichlet(np.ones(30), 50): assert lorenz(p[::-1], p)[0][-1] == 1
+        assert lorenz(np.array([.5, .5]), np.array([1e-320, 1.]))[2].tolist() == [1, 0]
+        assert optimal_selection_distribution([.5, .5], [1e-320, 1.], 2).sum() == 1
+
+
+def test_optimum_has_fourteen_digits():
+    found = [optimal_acceptance(q, [p]*3) for q, p in np.random.default_rng(1).dirichlet(np.ones(7), (60, 2))]
+    assert all(x == round(x, 14) for x in found) and not all(x == round(x, 13) for x in found)
+    assert is_lossless_acceptance_one([.5, .3, .2], [[.2, .3, .5]], .3) and optimal_acceptance([.5, .3, .2], [[.2, .3, .5]]) == .7 == 1 - .3

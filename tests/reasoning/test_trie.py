@@ -116,3 +116,64 @@ def test_a_weighted_trie_made_unique_is_the_same(rows):
     first, times = trie.unique()
     assert as_dict(r.Trie([paths[i] for i in first], np.array(labels)[first], times)) == as_dict(trie)
     assert times.sum() == sum(weights) and len({paths[i].__str__() for i in first}) == len(first)
+
+
+# ---- details that a mutant of the module has lost
+
+def test_trie_types_and_the_root():
+    trie = r.Trie([[5], [5, 6], []], [1, 0, 1])
+    assert (trie.token[0], trie.parent[0], trie.depth[0]) == (-1, -1, 0) and trie.leaf.tolist() == [1, 2, 0]
+    assert len(trie.token) == len(trie.parent) == len(trie.depth) == len(trie.count) == 3 and len(trie.order) == 2 and len(trie.first) == 4
+    assert {x.dtype for x in (trie.token, trie.parent, trie.depth, trie.node_of, trie.leaf, trie.order)} == {np.dtype(np.int32)}
+    assert {x.dtype for x in (trie.starts, trie.count, trie.correct, trie.weights, trie.labels, trie.first)} == {np.dtype(np.int64)}
+    for whole in (None, [1, 2, 3], [True]*3, np.ones(3, np.uint8)):
+        assert {x.dtype for x in (r.Trie([[5], [5, 6], []], [1, 0, 1], whole).count, r.Trie([[1]]*3, weights=whole).unique()[1])} == {np.dtype(np.int64)}
+    shares = r.Trie([[5], [5, 6]], [.5, 1], np.float32([.5, .25]))
+    assert {x.dtype for x in (shares.count, shares.correct, shares.weights, shares.labels, shares.value)} == {np.dtype(float)}
+    assert shares.count.tolist() == [.75, .75, .25] and shares.value.tolist() == [2/3, 2/3, 1]
+    assert r.Trie((np.array([5, 6], np.uint8), np.array([0, 1, 2], np.int32))).starts.dtype == np.int64
+
+
+def test_trie_children_are_all_there(monkeypatch):
+    "Whatever was in memory before: each child is found once, in the order of their numbers."
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 77, dtype))
+    trie = r.Trie([[3], [4, 1], [5], [4, 2], [3, 1], [4, 1, 7]])
+    for node in range(len(trie)): assert trie.children(node).tolist() == np.flatnonzero(trie.parent == node).tolist()
+    assert sorted(trie.order) == list(range(1, len(trie)))
+
+
+def test_trie_of_many_nodes():
+    "The table is searched in linear time: with keys that fall into one place this would take minutes."
+    long = np.arange(200_000) % 50_000
+    ids = np.concatenate([long, long])
+    ids[-1] += 1
+    trie = r.Trie((ids, [0, len(long), len(ids)]), [1, 0])
+    assert len(trie) == len(long) + 2 and trie.count[-3:].tolist() == [2, 1, 1] and trie.value[-2:].tolist() == [1, 0]
+
+
+def test_reported_starts_that_are_no_whole_numbers_are_refused():
+    "The flat form of [[1.7]]: starts were cut to whole numbers in silence."
+    for starts in ([0, 1.5, 2], np.array([0, 1.2, 2], np.float32), ["0", "2"]):
+        with pytest.raises(ValueError, match="^starts must be whole numbers"): r.Trie((np.array([1, 2]), starts))
+    assert r.Trie((np.array([1, 2]), np.array([0, 1, 2], np.uint8))).starts.tolist() == [0, 1, 2]
+
+
+def test_trie_find_and_mixed_by_hand():
+    trie = r.Trie([[1, 2], [3]])
+    assert [trie.find(x) for x in ([], [1], [1, 2], [3], [2], [1, 3], [3, 3], [1, 2, 3])] == [0, 1, 2, 3, -1, -1, -1, -1]
+    paths = [[1], [2], [1], [2], [3], [1, 2], [1]]
+    assert r.Trie(paths, [1, 0, 0, 0, 1, 1, 1]).mixed().tolist() == [0, 2, 6]
+    for weights in ([.5]*7, [3]*7): assert r.Trie(paths, [1, 0, 1, 0, 1, 1, 1], weights).mixed().tolist() == []
+    assert r.Trie([[1], [1]], [.5, .5]).mixed().tolist() == [0, 1] and r.Trie([[], []], [0, 1]).mixed().tolist() == [0, 1]
+
+
+def test_trie_bad_input_is_named():
+    two = np.array([1, 2])
+    for starts in ([], [1, 2], [0, 3, 2], [0, 1], [0, 3]):
+        with pytest.raises(ValueError, match="^starts must rise from 0"): r.Trie((two, starts))
+    for bad, message in ((dict(paths=[["a"]]), "^tokens must be whole"), (dict(paths=[[1], [2]], correct=[1]), "^correct must hold 2 numbers"), (dict(paths=[[1], [2]], weights=[1]), "^weights must hold 2 numbers"),
+                         (dict(paths=[[1], [2]], weights=[1, 0]), r"^weights\[1\] is not positive"), (dict(paths=[[1], [2]], correct=[1, 1.5]), "^correct must lie"), (dict(paths=[[1], [2]], correct=[1, -.5]), "^correct must lie"),
+                         (dict(paths=[[1], [2]], weights=[1, math.inf]), r"^weights\[1\] is not finite"), (dict(paths=[[1], [2]], correct=[1, math.nan]), r"^correct\[1\] is not finite")):
+        with pytest.raises(ValueError, match=message): r.Trie(**bad)
+    assert r.Trie([[1], [1]], weights=[2**52, 2**52]).count.tolist() == [2**53]*2
+    with pytest.raises(ValueError, match="their sum is above"): r.Trie([[1], [1]], weights=[2**52, 2**52 + 2])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from tokenstudy import core, lm
+from tokenstudy import core, lm, reasoning
 from tokenstudy.tvm.labels import ValueDataError, value_data
 from tokenstudy.tvm.verifier import TokenValueModel, score_responses, value_loss, value_quality
 from tokenstudy.tvm.training import COMPOSITIONS, batches, denominators, micro_batches, tensors, train_verifier
@@ -282,3 +282,21 @@ def test_values_data_know_their_labels(toy, paths):
     data = value_data(paths, "ovm")
     with pytest.raises(ValueDataError, match="these labels are ovm"): train_verifier(toy, data, "tvm")
     assert train_verifier(toy, data, epochs=1).kind == "ovm" and train_verifier(toy, paths, epochs=1).kind == "tvm"
+
+
+def test_reported_both_denominators_count_copies():
+    "Two labelled and five response tokens of which the sample of three stands for two: 2 + 1 labels (the last tokens), 2·3 + 2 tokens."
+    def made(*response): return reasoning.Trajectory("p", [1, 2], list(response), [0.]*len(response), "7", True, True)
+    some = [made(3, 4, 7), made(5, 7), made(3, 4, 7)]
+    data, each = value_data(some, "orm"), value_data(some, "orm", unique=False)
+    assert data.weights.tolist() == [2, 1]
+    assert denominators(data, [0, 1]) == denominators(each, [0, 1, 2]) == (3, 8)
+    assert denominators(data, [0]) == (2, 6) and denominators(data, [1]) == (1, 2)
+
+
+def test_reported_rate_of_a_verifier_rises_from_its_first_step():
+    "Forty steps: two of warm-up, the first of them with half the rate, then a straight line down to 1/38 of it."
+    t = reasoning.Trajectory("p", [1], [2, 7], [0., 0.], "7", True, True)
+    run = train_verifier(lm.tiny_lm("llama", vocab=8), [t], epochs=40, lr=1e-3)
+    assert [entry["lr"] for entry in run.log] == pytest.approx([5e-4, 1e-3, *(1e-3*(40 - s)/38 for s in range(2, 40))])
+    assert run.log[1]["loss"] != run.log[0]["loss"]            # the first step moves the model

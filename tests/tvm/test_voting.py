@@ -118,3 +118,84 @@ def test_blank_answers_do_not_vote():
     assert majority_vote(["", " ", "3"]) == "3" and best_of_n(["", "3"], [1, 0]) == 1 and weighted_vote(["", None], [1, 1]) is None
     some = [samples_of(["", "", "7"], [0, 0, 1])]
     assert {row["method"]: row["accuracy"] for row in accuracy_curves(some, Ns=[3])}["majority"] == 1
+
+
+# ---- details that a mutant of the module has lost
+
+def test_scores_that_cannot_be_used_are_named():
+    with pytest.raises(ScoreError, match=r"^scores\[1\] is nan"): best_of_n(["a", "b"], [1, math.nan])
+    with pytest.raises(ScoreError, match=r"^values\[1\] is inf"): sample_score([1, math.inf])
+    with pytest.raises(ScoreError, match=r"^scores\[2\] is -1.0: .*, or how='mean' or how='max'$"): weighted_vote(["a", "a", "b"], [1, 1, -1])
+    some = [samples_of(["1", "2"], [1, 0])]*2
+    with pytest.raises(ScoreError, match=r"^scores\['logits'\]\[1\]\[0\] is -1.0: .*, or votes=\('mean',\)$"): accuracy_curves(some, {"logits": [[2., 1.], [-1., 2.]]})
+    for bad in ([], [[.1, .2]]):
+        with pytest.raises(ValueError, match="at least one value"): sample_score(bad)
+    assert sample_score([0, .5], "prod") == 0
+    for bad in (dict(orders=0), dict(Ns=[])):
+        with pytest.raises(ValueError, match="both must hold at least one"): accuracy_curves(some, **bad)
+
+
+def test_large_scores_lose_no_vote():
+    "The margin of 1e-12 within which two sums are equal vanishes beside 1e6."
+    assert weighted_vote(["a", "b"], [1e6, 1], "max") == weighted_vote(["a", "b"], [1e6, 1]) == "a"
+    some = [samples_of(["a", "b"], [1, 0])]
+    assert {row["method"]: row["accuracy"] for row in accuracy_curves(some, {"v": [[1e6, 1]]}, [2])}["weighted vote (sum)"] == 1
+
+
+def curve_by_votes(some, scores, n, orders, seed, q, how):
+    "The share of orders in which a vote among the first n samples is correct."
+    rng, N = np.random.default_rng([seed, q]), len(some)
+    places, truth = [np.arange(N), *(rng.permutation(N) for _ in range(orders - 1))], {s.answer for s in some if s.correct}
+    return np.mean([weighted_vote([some[i].answer if s_done(some[i]) else None for i in p[:n]], scores[p[:n]], how) in truth for p in places])
+
+
+def s_done(sample): return getattr(sample, "finished", True)
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.integers(-2, 3), st.booleans()), min_size=4, max_size=4), min_size=1, max_size=3),
+       st.integers(1, 4), st.integers(0, 3))
+def test_curves_are_votes_in_each_order(questions, orders, seed):
+    from types import SimpleNamespace
+    some = [[SimpleNamespace(answer=a, correct=done and a == "a", response_ids=[1], finished=done) for a, _, done in question] for question in questions]
+    scores = np.array([[x/2 for _, x, _ in question] for question in questions])
+    rows = accuracy_curves(some, {"v": scores, "w": abs(scores)}, (1, 2, 3, 4), orders=orders, seed=seed, per_question=True, votes=("mean",))
+    rows += accuracy_curves(some, {"w": abs(scores)}, (1, 2, 3, 4), orders=orders, seed=seed, per_question=True, votes=("sum",))
+    for row in rows:
+        how = {"majority": "sum", "weighted vote (mean)": "mean", "weighted vote (sum)": "sum"}.get(row["method"])
+        if not how: continue
+        x = {None: np.ones_like(scores), "v": scores, "w": abs(scores)}[row["scores"]]
+        assert row["questions"] == pytest.approx([curve_by_votes(s, x[q], row["N"], orders, seed, q, how) for q, s in enumerate(some)], abs=1e-12)
+        assert (row["accuracy"], row["low"], row["high"]) == core.bootstrap_interval(row["questions"], seed=seed)
+    assert {row["scores"] for row in rows if row["method"] == "best-of-N"} == {"v", "w"}
+
+
+def test_curves_keep_the_votes_margin():
+    "Two sums that differ by more than 1e-12 are no tie, in votes as in curves; a mean below zero wins against what has no sample yet."
+    some, scores = [samples_of(["b", "a"], [0, 1])], [.5, .5 + 1.5e-12]
+    assert weighted_vote(["b", "a"], scores) == "a"
+    assert {row["method"]: row["accuracy"] for row in accuracy_curves(some, {"v": [scores]}, [2])}["weighted vote (sum)"] == 1
+    below = accuracy_curves([samples_of(["1", "2"], [1, 0])], {"v": [[-1., -2.]]}, [1], orders=1, votes=("mean",))
+    assert {row["method"]: row["accuracy"] for row in below}["weighted vote (mean)"] == 1
+
+
+def test_curves_by_default():
+    "As many N as there are samples for; samples that say nothing about their end have ended."
+    from types import SimpleNamespace
+    some = [[SimpleNamespace(answer=str(int(x)), correct=x == 3, response_ids=[1]) for x in np.random.default_rng(q).integers(0, 5, 64)] for q in range(3)]
+    found = accuracy_curves(some)
+    assert [row["N"] for row in found if row["method"] == "majority"] == [1, 2, 4, 8, 16, 32, 64] and "questions" not in found[0]
+    assert found == accuracy_curves(some, orders=8, seed=0) and found != accuracy_curves(some, orders=9) and found != accuracy_curves(some, seed=1)
+    assert found[-1]["method"] == "majority" and found[-1]["accuracy"] > 0
+    with_same = accuracy_curves(some, Ns=[64], same=lambda a, b: True)                  # all answers are one, and one of them is correct
+    assert {row["method"]: row["accuracy"] for row in with_same}["majority"] == 1
+    nothing = accuracy_curves([samples_of([None, None], [0, 0]), samples_of(["1", "1"], [1, 1])], Ns=[1, 2])
+    assert [row["accuracy"] for row in nothing if row["method"] == "majority"] == [.5, .5]
+
+
+def test_the_seed_is_that_of_the_interval_too():
+    draw = np.random.default_rng(0)
+    some = [samples_of(draw.choice(list("abc"), 5), [0]*5) for _ in range(31)]
+    for question in some: question[0].correct = True
+    row = next(r for r in accuracy_curves(some, Ns=[3], seed=5, per_question=True) if r["method"] == "majority")
+    assert [row["low"], row["high"]] == list(core.bootstrap_interval(row["questions"], seed=5)[1:])
+    assert all([row["low"], row["high"]] != list(core.bootstrap_interval(row["questions"], seed=s)[1:]) for s in (0, 1))
