@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
 from tokenstudy import lm as lms
-from tokenstudy.cdpo import contrast, critical, weights as W
+from tokenstudy.cdpo import contrast, critical, pairs as P
 from tokenstudy.cdpo.trainer import TokenWeightedDPOConfig, TokenWeightedDPOTrainer
-from tokenstudy.cdpo.weights import PreferenceDataError, review_pair, review_pairs, tokenize_pairs, weights_from_spans
+from tokenstudy.cdpo.pairs import PreferenceDataError, review_pair, review_pairs, tokenize_pairs
+from tokenstudy.cdpo.weights import weights_from_spans
 from cdpo.toys import THREE, ones, pairs, toy, trainer
 
 
@@ -97,7 +98,7 @@ def test_reported_rows_without_texts_are_named(tmp_path, change, words, where):
     rows = [THREE[0], {**THREE[1], **change}]
     with pytest.raises(PreferenceDataError, match=words):
         if where == "stream": completion_tokens(trainer(tmp_path, stream(rows), use_token_weights=False))
-        else: W.check_texts(rows, toy().tokenizer)
+        else: P.check_texts(rows, toy().tokenizer)
 
 
 def test_reported_tables_that_cannot_be_tokenized_are_named():
@@ -172,7 +173,7 @@ def test_reported_tokens_beside_ids_are_compared(tmp_path):
     ([[0, 4, 1.]], [1., 0., 0., 0.]), ([[5, 7, .5]], [0., .5, 0., 0.]), ([[2, 6, .25], [5, 6, .75]], [.25, .75, 0., 0.]), ([], [0.]*4), ([[0, 9, 1.]], [1., 1., 1., 0.])])
 def test_reported_weights_of_spans_of_characters(spans, expected):
     "nine = ┃four┃ ┃+5┃: words of several characters are tokens; the end has no characters."
-    lm = W.word_lm(["is four +5 ab six"])
+    lm = P.word_lm(["is four +5 ab six"])
     row = dict(prompt="is", chosen=" six", rejected="four +5 ab", rejected_spans=spans or [[0., 0., 0.]][:0])
     row["rejected"] = " " + row["rejected"]
     row["rejected_spans"] = [[a + 1, b + 1, w] for a, b, w in spans]
@@ -198,8 +199,8 @@ def test_reported_weights_above_one(tmp_path):
     batch = next(iter(t.get_train_dataloader()))
     assert batch["token_weights"].max() == pytest.approx(1.3)
     for bad in ([-.1], [math.inf], [math.nan]):
-        with pytest.raises(PreferenceDataError, match="a weight must lie"): W.check_weights(bad, most=math.inf)
-    assert W.check_weights([7.], most=math.inf).tolist() == [7.]
+        with pytest.raises(PreferenceDataError, match="a weight must lie"): P.check_weights(bad, most=math.inf)
+    assert P.check_weights([7.], most=math.inf).tolist() == [7.]
     with pytest.raises(ValueError, match="max_weight"): TokenWeightedDPOConfig(str(tmp_path), use_cpu=True, max_weight=0)
 
 

@@ -10,7 +10,8 @@ from datasets import Dataset
 
 from tokenstudy import core, lm as lms, reasoning
 from tokenstudy.cdpo import methods as M
-from tokenstudy.cdpo.weights import PreferenceDataError, reweighted
+from tokenstudy.cdpo.pairs import PreferenceDataError
+from tokenstudy.cdpo.weights import reweighted
 from tokenstudy.lm.finetuning import few_shot, lessons
 from tokenstudy.cdpo.comparison import evaluate
 from cdpo.toys import pairs, state, toy, trainer

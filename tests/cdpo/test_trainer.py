@@ -21,10 +21,11 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from tokenstudy import core, lm as lms
-from tokenstudy.cdpo import losses, trainer as trainer_, weights as W
+from tokenstudy.cdpo import losses, pairs as P, trainer as trainer_
 from tokenstudy.cdpo.methods import LogProbCurves, curves, train
 from tokenstudy.cdpo.trainer import MODEL_KEYS, TokenWeightedDPOConfig, TokenWeightedDPOTrainer
-from tokenstudy.cdpo.weights import PreferenceDataError, TokenWeightedCollator, first_difference, oracle_weights, tokenize_pairs
+from tokenstudy.cdpo.pairs import PreferenceDataError, TokenWeightedCollator, tokenize_pairs
+from tokenstudy.cdpo.weights import first_difference, oracle_weights
 from tokenstudy.lm.resuming import whole_checkpoint
 from cdpo.toys import THREE, batch_of, grads, ones, pairs, state, toy, trainer, with_weights
 
@@ -291,7 +292,7 @@ def test_preference_precomputed_is_on_the_fly(tmp_path, peft):
     for precompute in (False, True):
         t = trainer(tmp_path/str(precompute), peft=copy.deepcopy(peft), precompute_ref_log_probs=precompute, precompute_ref_batch_size=3)
         if precompute:
-            lengths = [[len(r[k]) for r in t.train_dataset] for k in ("rejected_ids", W.REFERENCE[1])]
+            lengths = [[len(r[k]) for r in t.train_dataset] for k in ("rejected_ids", P.REFERENCE[1])]
             assert lengths[0] == lengths[1] and t.ref_model is None
         t.train()
         found.append(state(t.model))
@@ -432,7 +433,7 @@ def test_preference_bad_pairs_are_counted_and_said(tmp_path):
     with pytest.warns(UserWarning, match="of 6 pairs 2 do not fit .*row 2.* 1 have a prompt .*row 2.* 1 have an empty .*row 3.* 1 have the same .*row 1"):
         t = trainer(tmp_path, bad_rows(), max_length=12)
     assert len(t.train_dataset) == 3 == t.report["train"]["kept"]
-    assert {k: t.report["train"][k] for k in W.BAD} == dict(truncated=2, prompt_too_long=1, empty=1, chosen_is_rejected=1)
+    assert {k: t.report["train"][k] for k in P.BAD} == dict(truncated=2, prompt_too_long=1, empty=1, chosen_is_rejected=1)
     with pytest.raises(PreferenceDataError, match="mend them or set"): trainer(tmp_path, bad_rows(), max_length=12, bad_pairs="raise")
     with pytest.raises(PreferenceDataError, match="nothing is left"): trainer(tmp_path, bad_rows().select([1, 3]), max_length=12)
 
@@ -511,7 +512,7 @@ def test_preference_texts_become_the_ids_that_trl_makes(tmp_path):
     ids = tokenize_pairs(data, base.tokenizer)
     trls = trainer(tmp_path, data, ref=toy(1).model, make=DPOTrainer, config=DPOConfig).train_dataset
     ours = trainer(tmp_path, data, ref=toy(1).model).train_dataset
-    for key in W.IDS: assert list(ids[key]) == list(trls[key]) == list(ours[key])
+    for key in P.IDS: assert list(ids[key]) == list(trls[key]) == list(ours[key])
     assert ids[0]["chosen_ids"][-1] == base.tokenizer.eos_token_id
 
 

@@ -9,7 +9,7 @@ from transformers import PrinterCallback
 from trl import DPOConfig
 
 from tokenstudy.cdpo.trainer import TokenWeightedDPOConfig, TokenWeightedDPOTrainer
-from tokenstudy.cdpo.weights import TokenWeightedCollator, WEIGHTS, word_lm
+from tokenstudy.cdpo.pairs import TokenWeightedCollator, WEIGHTS, word_lm
 
 
 THREE = [dict(prompt="7 - 9 * 3 =", chosen=" 7 - 9 = 8 ; 8 * 3 = 4", rejected=" 7 + 9 = 6 ; 6 * 3 = 8"),

@@ -182,10 +182,6 @@ class Backbone:
         "As `condition`, with only `length` tokens for each of the `prompts`, where that is exact."
         return self.condition(prompts)
 
-    def shorter(self, prompts: list[str], options: dict) -> dict:
-        "What to add to the `options` of a call that draws `prompts`, to pad them no longer."
-        return {}
-
     def encode(self, pictures: torch.Tensor) -> tuple:
         """Mean and deviation (None if there is none) of unscaled latents, by the variational
         autoencoder, for `pictures` `[n, 3, S, S]` in [−1, 1]."""
@@ -310,15 +306,6 @@ class PixArt(Backbone):
     def padded(self, prompts: list[str], length: int | None) -> dict:
         how = {} if length is None else dict(max_sequence_length=length)
         return self._encode(prompts, **how)
-
-    def shorter(self, prompts: list[str], options: dict) -> dict:
-        fixed = ("max_sequence_length", "clean_caption", "complex_human_instruction",
-                 "prompt_embeds", "negative_prompt_embeds")
-        if any(options.get(name) is not None and options[name] is not False for name in fixed):
-            return {}
-        negative = options.get("negative_prompt") or ""
-        others = [negative] if isinstance(negative, str) else [n or "" for n in negative]
-        return dict(max_sequence_length=self.longest([*prompts, *others]))
 
     def micro_conditions(self, noisy: torch.Tensor) -> dict:
         "Size and shape, for models of 1024 px; one row for each of the `noisy` latents."

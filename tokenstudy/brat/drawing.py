@@ -384,7 +384,6 @@ def draw_concept(
     kw = {k: write_out(v, concepts) if _is_prompt(k, v) else v for k, v in kw.items()}
     many = [k for k, v in kw.items() if k.startswith("negative_prompt") and isinstance(v, str)]
     kw |= {k: [kw[k]]*len(prompts) for k in many if _is_prompt(k, kw[k])}
-    kw |= bb.shorter(write_out(prompts, concepts), kw)
     twin: Any = _strict(pipeline, bb, concepts)
     moving: Any = contextlib.nullcontext()
     if any(c.strategy == "blocks" and _mentions(c, prompts) for c in concepts):

@@ -10,17 +10,17 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["critical", "contrast", "losses", "weights", "trainer", "methods", "comparison",
-                "bench"],
+    submodules=["critical", "contrast", "losses", "pairs", "weights", "trainer", "methods",
+                "comparison", "bench"],
     submod_attrs={
         "critical": ["critical_token", "identify", "identify_sequential", "identify_many",
                      "intervene"],
         "contrast": ["contrast_sets", "contrast_model", "contrastive_scores", "token_signals",
                      "pointing",
                      "token_views"],
+        "pairs": ["tokenize_pairs", "pairs_from_samples"],
         "weights": ["weights_from_scores", "weights_from_contrast", "weights_from_rollouts",
-                    "weights_from_spans",
-                    "oracle_weights", "reweighted", "tokenize_pairs", "pairs_from_samples"],
+                    "weights_from_spans", "oracle_weights", "reweighted"],
         "trainer": ["TokenWeightedDPOConfig", "TokenWeightedDPOTrainer"],
         "methods": ["METHODS", "train"],
         "comparison": ["compare", "summary", "evaluate"],

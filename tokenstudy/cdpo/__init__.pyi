@@ -10,14 +10,14 @@ from .contrast import contrastive_scores as contrastive_scores
 from .contrast import token_signals as token_signals
 from .contrast import pointing as pointing
 from .contrast import token_views as token_views
+from .pairs import tokenize_pairs as tokenize_pairs
+from .pairs import pairs_from_samples as pairs_from_samples
 from .weights import weights_from_scores as weights_from_scores
 from .weights import weights_from_contrast as weights_from_contrast
 from .weights import weights_from_rollouts as weights_from_rollouts
 from .weights import weights_from_spans as weights_from_spans
 from .weights import oracle_weights as oracle_weights
 from .weights import reweighted as reweighted
-from .weights import tokenize_pairs as tokenize_pairs
-from .weights import pairs_from_samples as pairs_from_samples
 from .trainer import TokenWeightedDPOConfig as TokenWeightedDPOConfig
 from .trainer import TokenWeightedDPOTrainer as TokenWeightedDPOTrainer
 from .methods import METHODS as METHODS

@@ -19,7 +19,7 @@ from trl import DPOConfig, DPOTrainer
 
 from .. import core, lm as lms, reasoning
 from .critical import SEARCHES, identify_many
-from .weights import no_bars, tokenize_pairs, word_lm
+from .pairs import no_bars, tokenize_pairs, word_lm
 from .trainer import TokenWeightedDPOConfig, TokenWeightedDPOTrainer
 
 # %% ../../nbs/cdpo/09_bench.ipynb #a95fc1c8

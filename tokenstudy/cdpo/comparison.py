@@ -22,8 +22,9 @@ from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described
 from .critical import identify_many
 from .contrast import contrast_model, contrast_sets
+from .pairs import pairs_from_samples
 from .weights import (
-    first_difference, pairs_from_samples, reweighted, weights_from_contrast, weights_from_rollouts)
+    first_difference, reweighted, weights_from_contrast, weights_from_rollouts)
 from .methods import DivergedError, Task, train, with_reference
 
 # %% ../../nbs/cdpo/08_comparison.ipynb #526105c5

@@ -24,7 +24,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune, lessons
 from ..reasoning.arithmetic_world import distractor_problems
-from .weights import (
+from .pairs import (
     IDS, PreferenceDataError, REFERENCE, TokenWeightedCollator, no_bars)
 from .trainer import (
     MODEL_KEYS, TokenWeightedDPOConfig, TokenWeightedDPOTrainer, masked_rows)
@@ -202,7 +202,7 @@ def train(
     `core.CheckpointError` says in what a checkpoint of another training differs (method, model,
     data, or any setting), `core.CorruptFileError` names a damaged file.
 
-    >>> from tokenstudy.cdpo.weights import tokenize_pairs, word_lm
+    >>> from tokenstudy.cdpo.pairs import tokenize_pairs, word_lm
     >>> lm, row = word_lm(["7 - 9 = 8 3"]), dict(prompt="7 - 9 =", chosen=" 8", rejected=" 3")
     >>> pairs = tokenize_pairs(Dataset.from_list([row]), lm.tokenizer)
     >>> train("sft", lm, pairs, lr=1e-3, epochs=1).report

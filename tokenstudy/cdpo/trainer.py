@@ -27,7 +27,7 @@ from .. import core
 from ..lm.finetuning import described
 from ..lm.resuming import SafeCheckpoints
 from .losses import log_ratios, per_position_loss, sigmoid_loss, tdpo_loss
-from .weights import (
+from .pairs import (
     BAD, BorderCheck, IDS, PreferenceDataError, REFERENCE, StreamReview, TOKENS,
     TokenWeightedCollator, WEIGHTS, check_texts, checked, review_pairs)
 
@@ -113,7 +113,7 @@ class TokenWeightedDPOTrainer(SafeCheckpoints, DPOTrainer):
     `lm.resuming`, without pickles. Raises `PreferenceDataError` for data, ValueError for settings.
     Source: arXiv 2411.19943.
 
-    >>> from tokenstudy.cdpo.weights import word_lm
+    >>> from tokenstudy.cdpo.pairs import word_lm
     >>> lm, row = word_lm(["7 - 9 = 8 3"]), dict(prompt="7 - 9 =", chosen=" 8", rejected=" 3")
     >>> data = Dataset.from_list([dict(row, rejected_weights=[1., 0.])])
     >>> more = dict(train_dataset=data, processing_class=lm.tokenizer)

@@ -29,9 +29,10 @@ MODULES = {
     "tvm/voting": Module(tests("tvm/test_voting"), without=("draw_accuracy",)),
     "cdpo/losses": Module(tests("cdpo/test_losses")),
     "cdpo/critical": Module(tests("cdpo/test_critical"), slow=("known_truth", "uses_few_rollouts", "that_can_come_right", "test_critical_interventions", "no_room")),
-    "cdpo/weights": Module(tests("cdpo/test_weights"), without=(
-        "weights_from_contrast", "tokenize_pairs", "weights_from_spans", "word_lm", "no_bars", "StreamReview", "BorderCheck",
+    "cdpo/pairs": Module(tests("cdpo/test_pairs"), without=(
+        "tokenize_pairs", "check_texts", "checked", "_check_row", "word_lm", "no_bars", "StreamReview", "BorderCheck",
         "TokenWeightedCollator", "BAD", "TOKENS", "REFERENCE")),
+    "cdpo/weights": Module(tests("cdpo/test_weights"), without=("weights_from_contrast", "weights_from_spans")),
     "multidraft/schemes": Module(tests("multidraft/test_schemes", "multidraft/test_optimal"), slow=LARGE),
     "multidraft/canonical": Module(tests("multidraft/test_canonical", "multidraft/test_optimal"), slow=LARGE),
     "multidraft/optimal": Module(tests("multidraft/test_optimal"), compiled=False, without=("compiled",), slow=(*LARGE, "every_scheme", "nothing_beats", "more_drafts", "branch_and_bound_equals", "program", "decomposition")),
