@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import check_module
 from .. import core
 from .claims import (
     BEAM, BEST_OF_8, Found, acceptance, acceptance_gain, concept_mean, concept_scores, records_of,
@@ -222,3 +223,6 @@ def picture_files(
     drawn = {f"nbs/images/{paper}-{theme}.svg": (chart.svg(ink) + "\n").encode()
              for paper, chart in charts.items() for theme, ink in INKS.items()}
     return cover_files(root) | drawn
+
+# %% ../../nbs/app/07_charts.ipynb #a769e27d3af4
+check_module(globals())

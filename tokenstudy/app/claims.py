@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..core.arguments import check_module
 from .. import core
 from .cover import committed_records
 from ..core import show
@@ -488,3 +489,6 @@ class Verdicts:
             rows = [(c.claim, c.theirs, c.ours, judged(c)) for c in self.claims]
         lines = head, ["---"]*len(head), *rows
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+# %% ../../nbs/app/06_claims.ipynb #a76992c62a31
+check_module(globals())

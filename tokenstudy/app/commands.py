@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ..core.arguments import check_module
 from .. import core
 from ..core.bench import measure
 from ..core.scales import CorruptFileError, TokenStudyError
@@ -271,3 +272,6 @@ def main(
 
 # %% ../../nbs/app/04_commands.ipynb #c15bd3d9
 if __name__ == "__main__": sys.exit(main())
+
+# %% ../../nbs/app/04_commands.ipynb #a769dfc01f71
+check_module(globals())

@@ -11,6 +11,7 @@ import html, re, warnings
 from pathlib import Path
 from typing import Any
 
+from ..core.arguments import check_module
 from .. import core
 from ..core import show
 
@@ -350,3 +351,6 @@ class Cover:
                   for media, name in sources]
         image = f'  <img alt="{ALT}" src="images/cover-light.svg" width="100%">'
         return "\n".join(["<p>", "<picture>", *inside, image, "</picture>", "</p>"])
+
+# %% ../../nbs/app/05_cover.ipynb #a76953c88998
+check_module(globals())

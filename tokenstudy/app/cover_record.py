@@ -9,6 +9,7 @@ __all__ = ['PARTS', 'sheet', 'record_cover']
 import base64, io
 from collections.abc import Callable
 
+from ..core.arguments import check_module
 from .. import core
 
 # %% ../../nbs/app/09_cover_record.ipynb #38bc7464
@@ -164,3 +165,6 @@ def record_cover(
     """
     if runs is None: runs = core.Runs("app/cover")
     return {part: runs({"part": part, "seed": 0}, make) for part, make in parts.items()}
+
+# %% ../../nbs/app/09_cover_record.ipynb #a769a19ba1af
+check_module(globals())

@@ -24,6 +24,7 @@ from typing import Any
 
 from fastcore.basics import patch
 
+from ..core.arguments import check_module
 from .. import core
 from ..core.scales import TokenStudyError
 
@@ -443,3 +444,6 @@ def tick(self: Screen) -> None:
 def close(self: Screen) -> None:
     "Take the bar away."
     self.bar.close()
+
+# %% ../../nbs/app/01_notebooks.ipynb #a7698dfdfbc9
+check_module(globals())

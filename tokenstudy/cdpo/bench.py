@@ -17,6 +17,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
+from ..core.arguments import check_module
 from .. import core, lm as lms, reasoning
 from .critical import SEARCHES, identify_many
 from .weights import no_bars, tokenize_pairs, word_lm
@@ -185,3 +186,6 @@ def rows(
                          "the share that is asked for",
                          "share", goal=1., runs=len(wrong), lower_is_better=False)
     yield step_vs_trl(num_steps)
+
+# %% ../../nbs/cdpo/09_bench.ipynb #a7698a701b49
+check_module(globals())

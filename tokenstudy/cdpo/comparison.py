@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ..core.arguments import check_module
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described
 from .critical import identify_many
@@ -366,3 +367,6 @@ def draw_curves(
         ax.set(xlabel="step", ylabel="log-probability of an answer, mean (nats)", title=side)
     axes[0].legend(fontsize=7)
     return fig
+
+# %% ../../nbs/cdpo/08_comparison.ipynb #a7691c9d951f
+check_module(globals())

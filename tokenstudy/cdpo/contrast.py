@@ -15,6 +15,7 @@ from collections import Counter
 import numpy as np
 import torch
 
+from ..core.arguments import check_module
 from .. import lm as lms
 from ..core import show
 from ..lm.finetuning import fine_tune, ids_of
@@ -283,3 +284,6 @@ def token_views(
                                               low=low,
                                                high=high, title=title)
                        for name, (values, label, low, high) in strips.items()})
+
+# %% ../../nbs/cdpo/02_contrast.ipynb #a769ad197819
+check_module(globals())

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import check_module
 from .. import lm as lms
 from ..core.statistics import wilson
 from ..lm.finetuning import ids_of
@@ -358,3 +359,6 @@ def intervene(
     return [dict(without=correct(a, grader), kept=correct(b, grader),
                  tokens=a.new_tokens + b.new_tokens)
             for grader, a, b in zip(graders, without, kept)]
+
+# %% ../../nbs/cdpo/01_critical.ipynb #a7692f1125a2
+check_module(globals())

@@ -9,6 +9,8 @@ __all__ = ['log_ratios', 'sigmoid_loss', 'per_position_loss', 'tdpo_loss']
 import torch
 from torch.nn import functional as F
 
+from ..core.arguments import check_module
+
 # %% ../../nbs/cdpo/04_losses.ipynb #c9831ad1
 def log_ratios(
     logps: torch.Tensor,     # [2B, T] log-probabilities of response tokens, 0 elsewhere
@@ -80,3 +82,6 @@ def tdpo_loss(
     kl_chosen, kl_rejected = kl.chunk(2)
     extra = alpha*(kl_rejected - kl_chosen.detach()) if second else kl_rejected - kl_chosen
     return -F.logsigmoid(beta*(chosen - rejected - extra))
+
+# %% ../../nbs/cdpo/04_losses.ipynb #a769bb067ef5
+check_module(globals())

@@ -22,6 +22,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
+from ..core.arguments import check_module
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune, lessons
 from ..reasoning.arithmetic_world import distractor_problems
@@ -402,3 +403,6 @@ def large_task(
     if gigabytes: lms.require_memory(gigabytes, model)
     solved, asked = (reasoning.load_gsm8k(split, source) for split in ("train", "test"))
     return word_problems(lms.load_lm(model), solved, asked, **settings)
+
+# %% ../../nbs/cdpo/07_methods.ipynb #a7696b564ba8
+check_module(globals())

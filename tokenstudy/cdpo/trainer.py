@@ -23,6 +23,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from ..core.arguments import check_module
 from .. import core
 from ..lm.finetuning import described
 from ..lm.resuming import SafeCheckpoints
@@ -479,3 +480,6 @@ def _log_batch(self: TokenWeightedDPOTrainer, inputs, logps, ref, weights, kl, s
               in ("logps/chosen", "logps/rejected", *of_pairs)}
     for name, value in found.items(): self._metrics[mode][name].append(value)
     self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+
+# %% ../../nbs/cdpo/06_trainer.ipynb #a76940d4c891
+check_module(globals())

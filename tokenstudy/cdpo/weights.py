@@ -25,6 +25,7 @@ from datasets import Dataset
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from ..core.arguments import check_module
 from .. import core, lm as lms
 from .contrast import contrastive_scores
 
@@ -559,3 +560,6 @@ class TokenWeightedCollator(DataCollatorForPreference):
         if len(values) == sum(there): return [0.]*there.count(0) + values # made after the cut
         raise PreferenceDataError(f"{key} has {len(values)} entries, but the response has "
                                   f"{response} tokens")
+
+# %% ../../nbs/cdpo/05_weights.ipynb #a769ff5565e8
+check_module(globals())

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from .arguments import check_module
 from .scales import TokenStudyError, device_name
 from .records import plain
 from .show import Table, table
@@ -162,3 +163,6 @@ def bench_table(
     names = dict(row="name", ours="ours", baseline="peer", unit="unit", ratio="ratio", goal="goal",
                  against="peer_name")
     return table([{name: r[key] for name, key in names.items()} for r in rows], caption, digits=3)
+
+# %% ../../nbs/core/09_bench.ipynb #a769a38b0414
+check_module(globals())

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .arguments import check_module
+
 # %% ../../nbs/core/03_identity.ipynb #97f1985a
 #: entries of a model's configuration that do not change what it computes
 NOT_IDENTITY = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache",
@@ -312,3 +314,6 @@ def modules_behind(
     """
     lines = (line.split()[0] for line in _code_lines(fn, set()))
     return sorted({name for name in lines if name.split(".")[0] == PACKAGE})
+
+# %% ../../nbs/core/03_identity.ipynb #a7690cdff511
+check_module(globals())

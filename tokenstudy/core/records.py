@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
+from .arguments import check_module
 from .scales import CorruptFileError, current_scale, project_root, provenance
 from .files import atomic_write
 from .identity import code_fingerprint, modules_behind
@@ -278,3 +279,6 @@ def published(
         _warn_once(path, f"{name}: {other} of {len(records)} records were made by other code than "
                          "that of this library")
     return records
+
+# %% ../../nbs/core/04_records.ipynb #a769b6e5ad69
+check_module(globals())

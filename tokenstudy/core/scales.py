@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .arguments import check_module
+
 if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
@@ -367,3 +369,6 @@ def progress(
                disable=mode == "off", **options)
     _BARS.add(bar)
     return bar
+
+# %% ../../nbs/core/01_scales.ipynb #a769a69a2b66
+check_module(globals())

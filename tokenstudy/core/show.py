@@ -18,6 +18,7 @@ import numpy as np
 from fastcore.basics import patch
 from numpy.typing import ArrayLike
 
+from .arguments import check_module
 from .scales import current_scale, provenance, runs_dir
 from .files import atomic_write
 from .records import plain
@@ -428,3 +429,6 @@ def _paper_row(row, where):
     if (row.get("low") is None) != (row.get("high") is None):
         raise ValueError(f"{where} has half an interval; give low and high")
     return _ROW | row
+
+# %% ../../nbs/core/08_show.ipynb #a76933afec84
+check_module(globals())

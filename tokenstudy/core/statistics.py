@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .arguments import check_module
+
 # %% ../../nbs/core/07_statistics.ipynb #57213894
 def _check(tables, level, resamples):
     for x in tables:
@@ -193,3 +195,6 @@ def pass_at_k(
         raise ValueError(f"correct = {correct}: it must lie between 0 and n = {n}")
     if not 1 <= k <= n: raise ValueError(f"k = {k}: it must lie between 1 and n = {n}")
     return 1 - math.comb(n - correct, k) / math.comb(n, k)
+
+# %% ../../nbs/core/07_statistics.ipynb #a769670892cc
+check_module(globals())

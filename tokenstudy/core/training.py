@@ -19,6 +19,7 @@ import torch
 from fastcore.basics import patch
 from torch.optim.lr_scheduler import LRScheduler
 
+from .arguments import check_module
 from .checkpoints import check_identity, load_checkpoint, save_checkpoint
 from .scales import CheckpointError, TrainingError, progress as progress_bar
 
@@ -365,3 +366,6 @@ def train(
     """
     options = {k: v for k, v in locals().items() if k not in ("parameters", "loss", "num_steps")}
     return Training(parameters, loss, num_steps, **options).run()
+
+# %% ../../nbs/core/06_training.ipynb #a769d6a4ad44
+check_module(globals())

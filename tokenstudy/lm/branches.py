@@ -11,6 +11,7 @@ import copy
 import torch
 from fastcore.basics import patch
 
+from ..core.arguments import check_module
 from .models import LM, check_length, encode, eos_ids, forward
 from .caches import SlotStore, check_attention, slot_cache
 
@@ -164,3 +165,6 @@ def go_on(
         parents, [self.owners, self.prefixes], share=.15, slots=self.step + 8 if full else None)
     if places is not parents: self.index()
     return places
+
+# %% ../../nbs/lm/04_branches.ipynb #a7696a31a209
+check_module(globals())

@@ -17,6 +17,7 @@ import torch
 from fastcore.basics import patch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from ..core.arguments import check_module
 from .models import LM, resting
 
 # %% ../../nbs/lm/03_caches.ipynb #ebd20e61
@@ -424,3 +425,6 @@ def select(
     self.lengths = self.lengths[rows]
     self.store.select(torch.as_tensor(rows, device=self.device))
     self._forget()
+
+# %% ../../nbs/lm/03_caches.ipynb #a7693fe54ed8
+check_module(globals())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..core.arguments import check_module
 from .. import core
 from .models import LM, encode, eos_ids, forward, pad
 
@@ -183,3 +184,6 @@ def described(
     if peft_config is None: return None
     plain = lambda v: sorted(map(str, v)) if isinstance(v, (set, frozenset)) else str(v)
     return str({k: plain(v) for k, v in sorted(vars(peft_config).items())})
+
+# %% ../../nbs/lm/06_finetuning.ipynb #a7693e3abe95
+check_module(globals())

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 import torch
 
+from ..core.arguments import check_module
 from .. import core
 
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
@@ -392,7 +393,8 @@ def check_length(
     """ValueError if that many tokens do not fit into the model's context.
 
     >>> check_length(tiny_lm(), 128)"""
-    config = lm.model.config.get_text_config()
+    config = lm.model.config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and tokens > most:
         raise ValueError(f"{tokens} tokens (prompt and response) do not fit into the context of "
@@ -448,3 +450,6 @@ def forward(
     extra = dict(position_ids=positions) if "position_ids" in takes else {}
     return model(input_ids=ids, attention_mask=mask.long(), past_key_values=past, use_cache=True,
                  **extra, **options)
+
+# %% ../../nbs/lm/01_models.ipynb #a76994a6c978
+check_module(globals())

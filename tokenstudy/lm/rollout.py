@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.arguments import check_module
 from .. import core
 from .models import LM, check_length, eos_ids
 from .sampling import check_warp, next_token_probs, pick
@@ -398,3 +399,6 @@ def _joined(parts):
     return Rollouts(parts[0].response_ids, [t for p in parts for t in p.positions],
                     stack("tokens", -1), stack("lengths"), stack("finished"), stack("logprobs"),
                     sum(p.prefix_tokens for p in parts), sum(p.forwarded for p in parts))
+
+# %% ../../nbs/lm/05_rollout.ipynb #a76999fab6ea
+check_module(globals())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from fastcore.basics import patch
 
+from ..core.arguments import check_module
 from .models import pad
 from .caches import SlotStore, slot_cache
 
@@ -166,3 +167,6 @@ def merge_rows(
     lengths = torch.cat([n for *_, n in blocks])[back]
     mask = torch.arange(longest, device=lengths.device) >= longest - lengths[:, None]
     return CachedRows(first.model, store, mask)
+
+# %% ../../nbs/lm/07_rows.ipynb #a7696e02ed93
+check_module(globals())

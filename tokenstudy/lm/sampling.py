@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..core.arguments import check_module
 from .. import core
 from .models import LM, check_length, encode, eos_ids, forward, pad
 
@@ -234,3 +235,6 @@ def prompts(
     if kind is not None and kind not in kinds:
         raise ValueError(f"kind {kind!r}: it must be one of {', '.join(kinds)}")
     return [r for r in rows if kind in (None, r["kind"])]
+
+# %% ../../nbs/lm/02_sampling.ipynb #a7697030b899
+check_module(globals())

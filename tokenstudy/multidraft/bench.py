@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import check_module
 from .. import core
 from .canonical import acceptance_lp
 from .optimal import Optimal, optimal_acceptance
@@ -246,3 +247,6 @@ def _race_at(temperature, target, packed, models, ids, costs, tokens, K, L, tuni
     yield core.bench_row(f"block_efficiency_{at}", sum(s.tokens[0] for s in steps) / len(steps), 1,
                          peer_name="one token per target call", unit="tokens", runs=len(steps),
                          lower_is_better=False)
+
+# %% ../../nbs/multidraft/12_bench.ipynb #a76970f4a395
+check_module(globals())

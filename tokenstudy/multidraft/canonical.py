@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..core.arguments import check_module
 from .schemes import Scheme, Script, as_distribution, as_distributions, flip
 
 # %% ../../nbs/multidraft/03_canonical.ipynb #323d00d9
@@ -339,3 +340,6 @@ def truncation_bound(
     """
     need = np.sort(q - p1 * p2)[::-1]
     return float(np.maximum(need[s:], 0).sum())
+
+# %% ../../nbs/multidraft/03_canonical.ipynb #a7690a57a823
+check_module(globals())

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.arguments import check_module
 from .. import lm as lms
 from .canonical import TruncatedLP
 from .drafts import Distribution, Draft, LMDraft, Tree, as_draft
@@ -736,3 +737,6 @@ def _criteria(criteria, prompts):
         ids = torch.cat([prompts[number], torch.tensor(response, device=prompts.device)])[None]
         return any(bool(torch.as_tensor(one(ids, None)).any()) for one in criteria)
     return stopping if criteria else None
+
+# %% ../../nbs/multidraft/09_decoding.ipynb #a769e3c8988f
+check_module(globals())

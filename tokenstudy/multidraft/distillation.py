@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from ..core.arguments import check_module
 from .. import core, lm
 from .distilled import DRAFTS, DraftConfig, DraftLM, new_draft, write_draft
 
@@ -524,3 +525,6 @@ def held_out_texts(
     corpus = read_corpus([file])
     return [(ids.tolist(), (corpus["start"] + free.nonzero()[:, 0]).tolist())
             for ids, free in zip(corpus["ids"][:rows], corpus["free"])]
+
+# %% ../../nbs/multidraft/08_distillation.ipynb #a76956618029
+check_module(globals())

@@ -20,6 +20,7 @@ from transformers import (AutoConfig, AutoModelForCausalLM, GenerationMixin, Lla
                           LlamaModel, PreTrainedModel)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from ..core.arguments import check_module
 from .. import core, lm
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #6a8029e7
@@ -305,3 +306,6 @@ def load_draft(
     lm.prepare_lm()
     tokenizer = AutoTokenizer.from_pretrained(lm.verify_lm(), trust_remote_code=False)
     return lm.LM(read_draft(path, device, dtype), tokenizer, f"draft-{name}")
+
+# %% ../../nbs/multidraft/07_distilled.ipynb #a76961016914
+check_module(globals())

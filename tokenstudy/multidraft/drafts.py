@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.arguments import check_module
 from .. import lm as lms
 from .schemes import Script, draw
 
@@ -559,3 +560,6 @@ class Mixed(Draft):
     def select(self, rows: Sequence[int]) -> None:
         "Give up the other rows in all drafts."
         for d in self.drafts: d.select(rows)
+
+# %% ../../nbs/multidraft/06_drafts.ipynb #a7698c601925
+check_module(globals())

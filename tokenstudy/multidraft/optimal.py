@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike
 
+from ..core.arguments import check_module
 from .schemes import Scheme, Script, as_distributions, draw, identical
 
 # %% ../../nbs/multidraft/04_optimal.ipynb #e4ec8809
@@ -410,3 +411,6 @@ def _slope_array(a, b, K):
         power *= a
         total = total * b + power
     return total
+
+# %% ../../nbs/multidraft/04_optimal.ipynb #a76916d6880d
+check_module(globals())

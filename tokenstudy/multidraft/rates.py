@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import check_module
 from .. import core, lm as lms
 from .canonical import TruncatedLP
 from .decoding import (
@@ -366,3 +367,6 @@ def _hub_texts(name):
     except Exception as e:
         raise core.MissingModelError(f"could not load {place} from the hub ({type(e).__name__}); "
                                      "check the network, or use 'ours' or a .jsonl file") from e
+
+# %% ../../nbs/multidraft/11_rates.ipynb #a769221fbb44
+check_module(globals())

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..core.arguments import check_module
+
 # %% ../../nbs/multidraft/02_schemes.ipynb #797cb3f6
 def flip(
     rng: "np.random.Generator | Script", # source of randomness
@@ -486,3 +488,6 @@ class SpecInfer(Scheme):
                 q, p = self._after(q, p), np.where(np.arange(self.n) == x, 0, p)
                 p = p / p.sum() if p.sum() > 0 else p
         return draw(rng, self._residuals[len(drafts)] if self.replacement else q), False
+
+# %% ../../nbs/multidraft/02_schemes.ipynb #a76917d79056
+check_module(globals())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..core.arguments import check_module
 from .decoding import Choice, NodeDistributions, Verification
 from .drafts import Distribution, Tree
 from .optimal import Optimal
@@ -207,3 +208,6 @@ def decode_table(
         text += tuple(tree.tokens[v] for v in path) + (token,)
         calls, first = calls + 1, first or len(path) + 1
     return text, calls, first
+
+# %% ../../nbs/multidraft/10_verification.ipynb #a769e4840023
+check_module(globals())

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from fastcore.basics import patch
 
+from ..core.arguments import check_module
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -385,3 +387,6 @@ def distractor_problems(
         rows.append(dict(id=f"distracted-{split}-{seed}-{i}", answer=problem.answer,
                          prompt=" . ".join([first, *rest, "?"]), solution=solution_of(problem)))
     return Dataset.from_list(rows)
+
+# %% ../../nbs/reasoning/01_arithmetic_world.ipynb #a7694445836e
+check_module(globals())

@@ -13,6 +13,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.arguments import check_module
 from .. import core
 from .arithmetic_world import (
     NAMES, faulty_solution, prompt_of, random_problem, split_of, words)
@@ -183,3 +184,6 @@ def load_generator(
                                     f"{unknown or missing}")
     return lm.LM(model.to(core.device(device), core.dtype(dtype)).eval().requires_grad_(False),
                  arithmetic_tokenizer(), "arithmetic")
+
+# %% ../../nbs/reasoning/05_generator.ipynb #a76946d92f1b
+check_module(globals())

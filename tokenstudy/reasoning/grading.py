@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from fastcore.basics import patch
 
+from ..core.arguments import check_module
 from .. import core
 from .answers import (
     LONGEST_ANSWER, NUMBER, arithmetic_answer, clean_answer, exact_number, extract_answer)
@@ -327,3 +328,6 @@ def group_answers(
         if at == len(firsts): firsts.append(answer)
         group[answer] = at
     return [group[answer] for answer in answers]
+
+# %% ../../nbs/reasoning/04_grading.ipynb #a7690e7ea0fa
+check_module(globals())

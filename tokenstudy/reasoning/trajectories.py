@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from fastcore.basics import patch
 
+from ..core.arguments import check_module
 from .. import core
 from .arithmetic_world import first_mistake
 from .grading import grade, grade_arithmetic
@@ -325,3 +326,6 @@ def first_mistakes_of(
         raise ValueError(f"the problem {missing[0]!r} is not in the data set")
     return [first_mistake(prompts[t.problem], tokenizer.convert_ids_to_tokens(t.response_ids))
             for t in trajectories]
+
+# %% ../../nbs/reasoning/06_trajectories.ipynb #a7691c80c3af
+check_module(globals())

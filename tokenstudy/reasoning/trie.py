@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from fastcore.basics import patch
 
+from ..core.arguments import check_module
+
 # %% ../../nbs/reasoning/07_trie.ipynb #880f95f9
 def _grow(tokens, starts, keys, values, token, parent, depth, node_of):
     """Insert the paths; returns the number of nodes. `keys`, `values`: a hash table of (node,
@@ -225,3 +227,6 @@ def trie_of(
         raise ValueError("a trie is made of the trajectories of one problem; these are of several, "
                          "or none")
     return Trie([t.response_ids for t in trajectories], [t.correct for t in trajectories])
+
+# %% ../../nbs/reasoning/07_trie.ipynb #a769479c1177
+check_module(globals())

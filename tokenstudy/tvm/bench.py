@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
+from ..core.arguments import check_module
 from .. import core, lm as lms, reasoning
 from .labels import LABELS, labels_flat
 from .verifier import TokenValueModel
@@ -175,3 +176,6 @@ def _label_rows(tokens, runs):
                          "ns/token", None, 1)
     yield core.bench_row("labels_one_problem", one["seconds"], limit, "the limit", "s", 1., 1)
     yield from memory("labels_one_problem_memory", one)
+
+# %% ../../nbs/tvm/11_bench.ipynb #a7694b0b72cb
+check_module(globals())

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import check_module
 from .. import lm as lms, reasoning
 
 # %% ../../nbs/tvm/01_labels.ipynb #b024e57e
@@ -407,3 +408,6 @@ def _copies_mean(trie, arrays):
     there = np.isfinite(flat)
     n, s = np.bincount(where, there), np.bincount(where, np.where(there, flat, 0))
     return np.where(n > 0, s/np.maximum(n, 1), np.nan).astype(np.float32)[where]
+
+# %% ../../nbs/tvm/01_labels.ipynb #a769d81102e3
+check_module(globals())

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import check_module
 from .. import lm as lms, reasoning
 from . import policies
 from .labels import value_data
@@ -144,3 +145,6 @@ def accuracies(
     rows = sorted((r for r in records if fits(r)), key=lambda r: r["config"]["seed"])
     found = [x for r in rows if (x := of(r["result"])) is not None]
     return np.array(found, float) if found else None
+
+# %% ../../nbs/tvm/10_ordering.ipynb #a769bec0ab24
+check_module(globals())

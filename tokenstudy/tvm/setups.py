@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ..core.arguments import check_module
 from .. import core, lm as lms, reasoning
 from ..lm import finetuning
 from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune
@@ -230,3 +231,6 @@ def _solved_and_test(task, source, enough):
                          "show")
     # MATH stands there by subject
     return (solved.shuffle(seed=0) if task == "math" else solved), test
+
+# %% ../../nbs/tvm/04_setups.ipynb #a769735d9697
+check_module(globals())

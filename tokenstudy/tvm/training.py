@@ -21,6 +21,7 @@ import torch
 from fastcore.basics import patch
 from torch.nn import functional as F
 
+from ..core.arguments import check_module
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described, with_adapters
 from .labels import ValueData, ValueDataError, value_data
@@ -416,3 +417,6 @@ def _trained(model, data, settings, judge, peft_config, folder, resume, save_eve
     if adapted is not None: model.lm = adapted.merge_and_unload()
     model = model.to(kept_dtype).requires_grad_(False).train(False)
     return model, steps, accelerator.is_main_process
+
+# %% ../../nbs/tvm/03_training.ipynb #a769e93f24f1
+check_module(globals())

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.modeling_outputs import ModelOutput
 
+from ..core.arguments import check_module
 from .. import core, lm as lms, reasoning
 from .labels import ValueDataError, by_problem, labels_flat, problem_trie
 
@@ -379,3 +380,6 @@ def _judged_tokens(values, truth, trajectories):
     v, p, y = (x[np.isfinite(p)] for x in (v, p, y))
     if not len(v): raise ValueDataError("there are no tokens to judge")
     return v, p, y
+
+# %% ../../nbs/tvm/02_verifier.ipynb #a769906ff812
+check_module(globals())

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import check_module
 from .. import core, reasoning
 from ..core import show
 from ..core.statistics import pass_at_k
@@ -273,3 +274,6 @@ def draw_accuracy(
         ax.minorticks_off()
     ax.legend(fontsize=8)
     return ax
+
+# %% ../../nbs/tvm/06_voting.ipynb #a769076ef8cd
+check_module(globals())
