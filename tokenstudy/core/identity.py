@@ -159,6 +159,12 @@ def _resolve(name, attributes):
     return set().union(*(_resolve(door[a], None) for a in wanted if door[a] != name))
 
 # %% ../../nbs/core/03_identity.ipynb #74439e6a
+def _known(module):
+    inside = module == PACKAGE or module.startswith(f"{PACKAGE}.")
+    if not inside or _source(module) is None:
+        raise ValueError(f"module = {module!r}: there is no such module of {PACKAGE}")
+    return _source(module)
+
 @functools.lru_cache(None)
 def imports_of(
     module: str # such as "tokenstudy.tvm.labels"
@@ -168,7 +174,7 @@ def imports_of(
     >>> sorted(imports_of("tokenstudy.core.files"))
     ['tokenstudy.core.scales']
     """
-    path, tree = _source(module)
+    path, tree = _known(module)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     bound, found = {}, set()
     for node in ast.walk(tree):

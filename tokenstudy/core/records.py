@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
-from .arguments import check_module
+from .arguments import at_least, both, check_module, finite
 from .scales import CorruptFileError, current_scale, project_root, provenance
 from .files import atomic_write
 from .identity import code_fingerprint, modules_behind
@@ -105,6 +105,9 @@ def made_by_other_code(
     code = record["provenance"].get("code")
     try: return code is None or code["library"] != code_fingerprint(*code["modules"])
     except ValueError: return True                        # a module that is no more
+
+def _has_provenance(record):
+    return None if isinstance(record.get("provenance"), dict) else "a record, with its provenance"
 
 def _line(record): return json.dumps(record, separators=(",", ":"), allow_nan=False)
 
@@ -281,4 +284,6 @@ def published(
     return records
 
 # %% ../../nbs/core/04_records.ipynb #a769b6e5ad69
-check_module(globals())
+check_module(globals(), {
+    "made_by_other_code": dict(record=_has_provenance),
+    "make_record": dict(seconds=both(at_least(0), finite), seed=at_least(0))})

@@ -18,7 +18,7 @@ import numpy as np
 from fastcore.basics import patch
 from numpy.typing import ArrayLike
 
-from .arguments import check_module
+from .arguments import above, at_least, between, check_module, finite, like
 from .scales import current_scale, provenance, runs_dir
 from .files import atomic_write
 from .records import plain
@@ -228,6 +228,8 @@ def token_strip(
     2[0.9] +[0.5] »3[0.1]«
     (value: 0.1 to 0.9)
     """
+    if not isinstance(tokens, Iterable): raise ValueError(f"tokens must be texts, not {tokens!r}")
+    if not isinstance(values, Iterable): raise ValueError(f"values must be numbers, not {values!r}")
     tokens, values = list(tokens), np.asarray(_numbers(values), dtype=float)
     if values.shape != (len(tokens),):
         raise ValueError(f"{len(tokens)} tokens need as many values; "
@@ -251,6 +253,8 @@ def _positions(marker, count):
         if found.shape != (count,):
             raise ValueError(f"marker has {len(found)} booleans for {count} tokens")
         found = np.flatnonzero(found)
+    if found.size and found.dtype.kind not in "iu":
+        raise ValueError(f"marker must be positions or booleans, not {found.dtype}")
     if out := [m for m in found if not 0 <= m < count]:
         raise ValueError(f"marker {out[0]} is outside of the {count} tokens")
     return {int(m) for m in found}
@@ -286,7 +290,8 @@ class Table:
         *,
         note: str = ""     # below the table
     ):
-        if not rows: raise ValueError("a table needs at least one row")
+        rows = list(rows)
+        if not rows: raise ValueError("rows: a table needs at least one row")
         columns = list(dict.fromkeys(k for r in rows for k in r))
         self.columns = [visible(str(c)) for c in columns]
         self.cells = [[number(r.get(c, ""), digits) for c in columns] for r in rows]
@@ -431,4 +436,10 @@ def _paper_row(row, where):
     return _ROW | row
 
 # %% ../../nbs/core/08_show.ipynb #a76933afec84
-check_module(globals())
+check_module(globals(), {
+    "figure": dict(nrows=between(1, 100), ncols=between(1, 100), height=above(0), width=above(0)),
+    "number": dict(x=None, digits=at_least(0)),
+    "TokenStrip.__init__": dict(low=None, high=None),
+    "token_strip": dict(tokens=None, values=None, low=finite, high=finite),
+    "Table.__init__": dict(rows=like(list[dict]), digits=at_least(0)),
+    "table": dict(rows=like(list[dict]), digits=at_least(0))})

@@ -19,7 +19,7 @@ import torch
 from fastcore.basics import patch
 from torch.optim.lr_scheduler import LRScheduler
 
-from .arguments import check_module
+from .arguments import above, at_least, between, both, check_module, finite, like
 from .checkpoints import check_identity, load_checkpoint, save_checkpoint
 from .scales import CheckpointError, TrainingError, progress as progress_bar
 
@@ -80,6 +80,7 @@ def state_of(
     if thing is None or isinstance(thing, (bool, int, float, str)): return thing
     raise ValueError(f"{where} is of type {type(thing).__name__}, whose state cannot be kept")
 
+_GENERATORS = torch.Generator | np.random.Generator | random.Random
 _HELD = (torch.Tensor, torch.Generator, np.random.Generator, random.Random)
 
 # %% ../../nbs/core/06_training.ipynb #544e6459
@@ -105,6 +106,11 @@ def restore_state(
     elif isinstance(thing, torch.Generator): thing.set_state(state)
     elif isinstance(thing, np.random.Generator): thing.bit_generator.state = state
     elif isinstance(thing, random.Random): thing.setstate(state)
+    elif not isinstance(thing, (dict, list)):
+        raise ValueError(f"thing is of type {type(thing).__name__}, whose state cannot be set")
+    elif not isinstance(state, (dict if isinstance(thing, dict) else (list, tuple))):
+        raise ValueError(f"state is of type {type(state).__name__}, which no "
+                         f"{type(thing).__name__} has")
     elif isinstance(thing, dict):
         for k, v in state.items():
             if k in thing and _holds(thing[k]): restore_state(thing[k], v)
@@ -144,7 +150,7 @@ class Training:
     (9.0, 1)
     """
     def __init__(self,
-        parameters: torch.nn.Module | Iterable, # of the model, or the model
+        parameters: torch.nn.Module | Iterable[torch.Tensor], # of the model, or the model
         loss: Callable, # step -> loss
         num_steps: int, # of the optimiser
         *,
@@ -330,7 +336,7 @@ def _due(self: Training) -> bool:
 
 # %% ../../nbs/core/06_training.ipynb #8a605712
 def train(
-    parameters: torch.nn.Module | Iterable, # of the model (in the order of `clip`), or the model
+    parameters: torch.nn.Module | Iterable[torch.Tensor], # of the model (in the order of `clip`), or the model
     loss: Callable, # step -> a scalar, or several one by one, or a float if the gradients are set
     num_steps: int, # of the optimiser
     *,
@@ -368,4 +374,13 @@ def train(
     return Training(parameters, loss, num_steps, **options).run()
 
 # %% ../../nbs/core/06_training.ipynb #a769d6a4ad44
-check_module(globals())
+check_module(globals(), {
+    "trapezoid": dict(lr=both(at_least(0), finite), num_steps=at_least(1),
+    warmup=both(at_least(0), finite), decay=both(at_least(0), finite),
+    floor=between(0, 1)),
+    "cosine": dict(lr=both(at_least(0), finite), num_steps=at_least(1),
+    warmup=both(at_least(0), finite)),
+    "Training.__init__": dict(clip=above(0), save_every=at_least(0), save_steps=at_least(1),
+    generators=like(Iterable[_GENERATORS])),
+    "train": dict(clip=above(0), save_every=at_least(0), save_steps=at_least(1),
+    generators=like(Iterable[_GENERATORS]))})

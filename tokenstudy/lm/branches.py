@@ -11,7 +11,7 @@ import copy
 import torch
 from fastcore.basics import patch
 
-from ..core.arguments import check_module
+from ..core.arguments import check_module, dims, filled, ids
 from .models import LM, check_length, encode, eos_ids, forward
 from .caches import SlotStore, check_attention, slot_cache
 
@@ -113,7 +113,7 @@ class Branches:
     def __init__(
         self,
         lm: LM,                 # of `branching`
-        trunks: dict | list,    # number of a trunk to `Trunk`
+        trunks: dict[int, Trunk] | list[Trunk], # number of a trunk to `Trunk`
         owners: torch.Tensor,   # [B] which trunk
         prefixes: torch.Tensor  # [B] how many of its tokens stand before
     ):
@@ -167,4 +167,7 @@ def go_on(
     return places
 
 # %% ../../nbs/lm/04_branches.ipynb #a7696a31a209
-check_module(globals())
+check_module(globals(), {
+    "Branches.__init__": dict(trunks=filled, owners=dims(1), prefixes=dims(1)),
+    "Branches.read": dict(ids=dims(1)),
+    "Branches.go_on": dict(parents=dims(1))})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, check_module, columns
 from .. import core
 from .models import LM, encode, eos_ids, forward, pad
 
@@ -81,13 +81,19 @@ def lessons(
 def ids_of(
     sample: Any  # a pair, or anything with prompt_ids and response_ids
 ) -> tuple[list, list]:
-    """Prompt and response ids.
+    """Prompt and response ids. ValueError for a sample that has none.
 
     >>> ids_of(([3, 1], (4,)))
     ([3, 1], [4])"""
     if hasattr(sample, "prompt_ids"): sample = sample.prompt_ids, sample.response_ids
-    prompt, response = sample
-    return list(prompt), list(response)
+    try:
+        prompt, response = sample
+        return list(prompt), list(response)
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"sample = {sample!r:.60}: it must be a pair of prompt and response ids, "
+                         "or something with prompt_ids and response_ids") from e
+
+def _of_peft(config): return None if hasattr(config, "peft_type") else "a config of peft"
 
 # %% ../../nbs/lm/06_finetuning.ipynb #945377ac
 def with_adapters(
@@ -115,6 +121,8 @@ def response_loss(
     >>> from tokenstudy.lm import tiny_lm
     >>> response_loss(tiny_lm().model, [([3, 1], [4])]).shape
     torch.Size([])"""
+    pairs = [ids_of(pair) for pair in pairs]
+    if not pairs: raise ValueError("pairs: the list is empty; there is no response")
     ids, real = pad([p + r for p, r in pairs], "right", device=model.device)
     told = real & (torch.arange(ids.shape[1], device=ids.device)
                    >= torch.tensor([[len(p)] for p, _ in pairs], device=ids.device))
@@ -186,4 +194,10 @@ def described(
     return str({k: plain(v) for k, v in sorted(vars(peft_config).items())})
 
 # %% ../../nbs/lm/06_finetuning.ipynb #a7693e3abe95
-check_module(globals())
+check_module(globals(), {
+    "few_shot": dict(problems=columns("prompt"), shown=columns("prompt", "solution")),
+    "lessons": dict(problems=columns("id", "prompt", "solution")),
+    "with_adapters": dict(peft_config=_of_peft),
+    "described": dict(peft_config=_of_peft),
+    "fine_tune": dict(epochs=at_least(0), lr=at_least(0), batch_size=at_least(1), lora=at_least(0),
+    seed=at_least(0), save_every=at_least(0))})

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, check_module, dims, ids, like
 from .. import core
 from .models import LM, check_length, eos_ids
 from .sampling import check_warp, next_token_probs, pick
@@ -44,6 +44,7 @@ def draw_tokens(
     >>> half = torch.tensor([[.5, .5]]).log()
     >>> draw_tokens(half, torch.tensor([0, 0]), torch.tensor([.4, .6]).double())[0].tolist()
     [0, 1]"""
+    if len(which) != len(u): raise ValueError(f"which and u: {len(which)} rows, {len(u)} numbers")
     rows = max(1, 2**22 // log_probs.shape[-1])
     parts = zip(which.split(rows), u.split(rows))
     tokens = torch.cat([pick(log_probs[w].exp(), v) for w, v in parts])
@@ -90,6 +91,15 @@ def _check_run(engine, seed, **numbers):
     for name, value in numbers.items():
         if value is not None and value < 1: raise ValueError(f"{name} = {value}: it must be ≥ 1")
 
+def _pair(one, i):
+    "The prompt and the response of a trajectory, as lists."
+    try:
+        prompt, response = map(list, one)
+        return prompt, response
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"trajectories[{i}] = {one!r:.60}: it must be a `Trunk`, or a pair of "
+                         "prompt and response ids") from e
+
 def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_total, streams, banned):
     "Checked settings of each trajectory: (itself, response, positions, rollouts, stream, banned)."
     T, found = len(trajectories), []
@@ -102,9 +112,11 @@ def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_tota
     for name, x in given.items():
         if len(x) != T: raise ValueError(f"{name}: {len(x)} entries for {T} trajectories")
     for i, (one, where, many, stream, no) in enumerate(zip(trajectories, *given.values())):
-        prompt, response = ((one.prompt_ids, one.response_ids) if isinstance(one, Trunk) else
-                            map(list, one))
-        where = [*map(operator.index, range(1, len(response) + 1) if where is None else where)]
+        if isinstance(one, Trunk): prompt, response = one.prompt_ids, one.response_ids
+        else: prompt, response = _pair(one, i)
+        if where is None: where = range(1, len(response) + 1)
+        try: where = [*map(operator.index, where)]
+        except TypeError as e: raise ValueError(f"trajectory {i}: positions: {e}") from e
         many = many if isinstance(many, range) else range(operator.index(many))
         if not many or many[0] < 0 or many.step != 1:
             raise ValueError(f"trajectory {i}: num_samples = {many}; "
@@ -401,4 +413,11 @@ def _joined(parts):
                     sum(p.prefix_tokens for p in parts), sum(p.forwarded for p in parts))
 
 # %% ../../nbs/lm/05_rollout.ipynb #a76999fab6ea
-check_module(globals())
+check_module(globals(), {
+    "rollout_numbers": dict(count=at_least(0), seed=at_least(0), stream=at_least(0),
+    position=at_least(0), rollout=at_least(0)),
+    "draw_tokens": dict(log_probs=dims(2), which=dims(1), u=dims(1)),
+    "Rollouts.continuation": dict(i=at_least(0), j=at_least(0)),
+    "Rollouts.responses": dict(i=at_least(0)),
+    "wave_rows": dict(tokens=at_least(1)),
+    "rollouts": dict(response_ids=ids, stream=at_least(0), banned=like(dict[int, list[int]]))})
