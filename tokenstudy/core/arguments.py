@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'SIMPLE', 'ROWS', 'HERE', 'ArgumentError', 'Kind', 'at_least', 'above', 'between', 'filled', 'ids', 'dims',
-           'finite', 'like', 'columns', 'both', 'checked', 'check_module', 'warn']
+           'vector', 'same_length', 'finite', 'like', 'columns', 'has', 'pairs', 'both', 'checked', 'check_module',
+           'warn']
 
 # %% ../../nbs/core/01_arguments.ipynb #a7690004
 import collections.abc as abc
 import functools
 import inspect
+import linecache
 import math
 import operator
 import os
@@ -118,8 +120,10 @@ def _mapping(key, value):
             if value is not None and (bad := value.fault(v, f"{where}[{k!r}]")): return bad
     return Kind("a mapping", lambda x: isinstance(x, abc.Mapping), inside)
 
-def _array():
+def _array(strict):
+    "Numbers in an array, or, unless `strict`, in lists."
     def inside(value, where):
+        if strict and isinstance(value, (list, tuple)): return where, value, must
         if type(value).__module__.split(".")[0] == "torch": return None
         try: kind = np.asarray(value).dtype.kind
         except Exception: kind = "O"
@@ -175,12 +179,12 @@ def _kind(annotation, names):
     origin, args = typing.get_origin(a), typing.get_args(a)
     if origin in (typing.Union, types.UnionType):
         if any("_SupportsArray" in str(x) for x in args): # numpy's ArrayLike
-            return _one_of([_array()] + [_kind(None, names)] * (type(None) in args))
+            return _one_of([_array(False)] + [_kind(None, names)] * (type(None) in args))
         if Path in args: args = [x for x in args if x is not str] # a path that is not empty
         return _one_of([_kind(x, names) for x in args])
     if origin is typing.Literal: return _choice(args)
     if a is typing.Callable or abc.Callable in (origin, a): return Kind("a function", callable)
-    if np.ndarray in (origin, a): return _array()
+    if np.ndarray in (origin, a): return _array(True)
     if (origin or a) in (dict, abc.Mapping, abc.MutableMapping):
         return _mapping(*(_kind(x, names) for x in args)) if args else _mapping(None, None)
     if (origin or a) in ROWS: return _row_of(origin or a, args, names)
@@ -262,6 +266,32 @@ def dims(
     return rule
 
 # %% ../../nbs/core/01_arguments.ipynb #a76900a1
+def vector(
+    value: object # numbers: a list, an array or a tensor
+) -> str | None:  # what it must be, None if it is
+    """A rule for `check_module`: one dimension, at least one number, all of them finite.
+
+    >>> vector([[1.]]), vector([1.])
+    ('finite numbers in one dimension', None)"""
+    must = "finite numbers in one dimension"
+    try: x = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=float)
+    except (TypeError, ValueError): return must
+    return None if x.ndim == 1 and x.size and np.isfinite(x).all() else must
+
+def same_length(
+    **rows: object # name -> a list, an array or a tensor
+) -> None:
+    """`ArgumentError` unless all are equally long.
+
+    >>> same_length(q=[1, 2], p=[3])
+    Traceback (most recent call last):
+    tokenstudy.core.arguments.ArgumentError: q, p: 2, 1 entries; they must be as many
+    """
+    lengths = [len(row) for row in rows.values()]
+    if len(set(lengths)) > 1:
+        said = ", ".join(map(str, lengths))
+        raise ArgumentError(f"{', '.join(rows)}: {said} entries; they must be as many")
+
 def finite(
     value: object # a number, an array or a tensor
 ) -> str | None:  # what it must be, None if it is
@@ -305,6 +335,28 @@ def columns(
         return None
     return rule
 
+def has(
+    *attributes: str # that the value must have
+) -> Callable: # value -> None, or what it must be
+    """A rule for `check_module`: something that has these attributes.
+
+    >>> has("decode")(3)
+    'something with decode'"""
+    must = f"something with {', '.join(attributes)}"
+    return lambda value: None if all(hasattr(value, a) for a in attributes) else must
+
+def pairs(
+    value: object # an iterable
+) -> str | None: # what it must be, None if it is
+    """A rule for `check_module`: pairs of ids, or things with `prompt_ids` and `response_ids`.
+
+    >>> pairs([([1], [2])]), pairs([[1]])
+    (None, 'pairs of prompt and response ids; entry 0 is none')"""
+    for i, v in _elements(value):
+        if not hasattr(v, "prompt_ids") and not (_is_row(v) and hasattr(v, "__len__") and len(v) == 2):
+            return f"pairs of prompt and response ids; entry {i} is none"
+    return None
+
 def both(
     *rules: Callable # that must all hold
 ) -> Callable: # value -> None, or what it must be
@@ -328,7 +380,8 @@ HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) if "__file__"
 class _Checks:
     "The kinds and rules of a function's parameters, worked out at its first call."
     def __init__(self, fn, rules):
-        self.fn, self.rules, self.names = fn, rules, None
+        self.late = rules == {"late": True}
+        self.fn, self.rules, self.names = fn, {} if self.late else rules, None
 
     def learn(self):
         parameters = inspect.signature(self.fn).parameters
@@ -366,7 +419,9 @@ class _Checks:
                 if self.rest[2] is not None: self.ranged(self.rest[0], value, self.rest[2])
 
     def ranged(self, name, value, rule):
-        if must := rule(value): raise _refusal(name, value, must)
+        try: must = rule(value)
+        except Exception as error: must = f"something else ({type(error).__name__}: {error})"
+        if must: raise _refusal(name, value, must)
 
 # %% ../../nbs/core/01_arguments.ipynb #a7690016
 def _ours(error):
@@ -375,8 +430,8 @@ def _ours(error):
     if not isinstance(error, (ValueError, TypeError, OSError)): return False
     trace = error.__traceback__
     while trace.tb_next: trace = trace.tb_next
-    code = trace.tb_frame.f_code
-    return code.co_filename.startswith(HERE) and (type(error) is not TypeError)
+    file = trace.tb_frame.f_code.co_filename
+    return file.startswith(HERE) and "raise" in linecache.getline(file, trace.tb_lineno)
 
 def _given(checks, args, kwargs):
     "The arguments by name, those behind * and ** as well."
@@ -388,7 +443,7 @@ def _explain(checks, args, kwargs, error):
     "Raise `ArgumentError` if an argument does not hold what its annotation says."
     if isinstance(error, ArgumentError):
         given = _given(checks, args, kwargs)
-        if error.argument in given: return
+        if error.argument in given or isinstance(error.value, PLAIN[:6] + PLAIN[-1:]): return
         same = [n for n, v in given.items() if v is error.value and not n.startswith("self")]
         if len(same) != 1: return
         raise _refusal(same[0], error.value, str(error).rpartition("it must be ")[2]) from error
@@ -403,10 +458,11 @@ def _explain(checks, args, kwargs, error):
 # %% ../../nbs/core/01_arguments.ipynb #a7690017
 def checked(
     fn: Callable,   # whose parameters are annotated
-    **rules: Callable | None # parameter -> value -> what it must be; None: it may be anything
+    **rules: Callable | bool | None # of a parameter; None: it may be anything
 ) -> Callable:      # the same function, with arguments that are looked at
     """A function that names the argument which it cannot use. Errors of calls whose arguments are as
-    announced pass unchanged.
+    announced pass unchanged. With the one rule `late=True` nothing is looked at before a failure,
+    for functions in the innermost loop.
 
     >>> def half(n: int): return n / 2
     >>> checked(half)("six")
@@ -415,6 +471,12 @@ def checked(
     """
     if not callable(fn): raise _refusal("fn", fn, "a function")
     checks = _Checks(fn, rules)
+    def late(*args, **kwargs):
+        try: return fn(*args, **kwargs)
+        except Exception as error:
+            if checks.names is None: checks.learn()
+            _explain(checks, args, kwargs, error)
+            raise
     def call(*args, **kwargs):
         checks.look(args, kwargs)
         try: return fn(*args, **kwargs)
@@ -429,7 +491,8 @@ def checked(
     def start(*args, **kwargs):
         checks.look(args, kwargs)
         return steps(args, kwargs)
-    made = functools.wraps(fn)(start if inspect.isgeneratorfunction(fn) else call)
+    chosen = late if checks.late else start if inspect.isgeneratorfunction(fn) else call
+    made = functools.wraps(fn)(chosen)
     made.__checks__ = checks
     for name in ("cache_clear", "cache_info"):
         if hasattr(fn, name): setattr(made, name, getattr(fn, name))

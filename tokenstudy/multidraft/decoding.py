@@ -151,6 +151,7 @@ class Choice:
         node: int, # where the choice is made
         dists: Sequence[Distribution], # of the active drafts
     ):
+        if not len(dists): raise ValueError("dists: no draft is active")
         self.target, self.node, self.tokens = target, node, dists[0].tokens
         if any(dist is not dists[0] for dist in dists):
             self.tokens = np.unique(np.concatenate([dist.tokens for dist in dists]))
@@ -739,4 +740,12 @@ def _criteria(criteria, prompts):
     return stopping if criteria else None
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #a769e3c8988f
-check_module(globals())
+check_module(globals(), {
+    "Choice.__init__": dict(late=True),
+    "Choice.index": dict(late=True),
+    "Choice.token": dict(late=True),
+    "NodeDistributions.certain": dict(late=True),
+    "NodeDistributions.at": dict(late=True),
+    "NodeDistributions.draw_other": dict(late=True),
+    "TargetDistributions.certain": dict(late=True),
+    "TargetDistributions.at": dict(late=True)})

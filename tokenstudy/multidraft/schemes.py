@@ -42,7 +42,8 @@ def draw(
     """
     if isinstance(rng, Script): return rng.draw(weights)
     total = np.cumsum(weights)
-    if not total[-1] > 0: raise ValueError("cannot draw: all weights are zero")
+    if not len(total) or not total[-1] > 0:
+        raise ValueError("cannot draw: all weights are zero")
     return draw_cumulative(rng, total)
 
 def draw_cumulative(
@@ -54,6 +55,8 @@ def draw_cumulative(
     >>> draw_cumulative(np.random.default_rng(0), np.cumsum([0, 0, 3]))
     2
     """
+    if np.ndim(total) != 1 or not len(total):
+        raise ValueError(f"total: expected sums [m] with m ≥ 1, got shape {list(np.shape(total))}")
     i = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
     return min(i, int(np.searchsorted(total, total[-1], side="left")))
 
@@ -490,4 +493,17 @@ class SpecInfer(Scheme):
         return draw(rng, self._residuals[len(drafts)] if self.replacement else q), False
 
 # %% ../../nbs/multidraft/02_schemes.ipynb #a76917d79056
-check_module(globals())
+check_module(globals(), {
+    "draw": dict(late=True),
+    "draw_cumulative": dict(late=True),
+    "flip": dict(late=True),
+    "Scheme.choose": dict(late=True),
+    "Scheme.select": dict(late=True),
+    "Scheme.redraw": dict(late=True),
+    "Scheme.check": dict(late=True),
+    "Scheme.draft": dict(late=True),
+    "SingleDraft.choose": dict(late=True),
+    "NaiveLookup.select": dict(late=True),
+    "SpecTr.select": dict(late=True),
+    "SpecInfer.select": dict(late=True),
+    "SpecInfer.draft": dict(late=True)})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..core.arguments import check_module
+from ..core.arguments import check_module, dims, finite
 from .decoding import Choice, NodeDistributions, Verification
 from .drafts import Distribution, Tree
 from .optimal import Optimal
@@ -210,4 +210,5 @@ def decode_table(
     return text, calls, first
 
 # %% ../../nbs/multidraft/10_verification.ipynb #a769e4840023
-check_module(globals())
+check_module(globals(), {
+    "leftover": dict(p=finite, q=dims(1), s=dims(1))})

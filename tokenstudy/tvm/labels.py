@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import check_module
+from ..core.arguments import above, at_least, check_module, finite
 from .. import lm as lms, reasoning
 
 # %% ../../nbs/tvm/01_labels.ipynb #b024e57e
@@ -410,4 +410,9 @@ def _copies_mean(trie, arrays):
     return np.where(n > 0, s/np.maximum(n, 1), np.nan).astype(np.float32)[where]
 
 # %% ../../nbs/tvm/01_labels.ipynb #a769d81102e3
-check_module(globals())
+check_module(globals(), {
+    "step_ends": dict(block=at_least(1)),
+    "labels_flat": dict(block=at_least(1)),
+    "label_samples": dict(block=at_least(1)),
+    "value_data": dict(block=at_least(1), prior=above(0)),
+    "beta_posterior": dict(correct=finite, count=finite, prior=above(0))})

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, check_module, filled
 from .. import lm as lms, reasoning
 from . import policies
 from .labels import value_data
@@ -147,4 +147,17 @@ def accuracies(
     return np.array(found, float) if found else None
 
 # %% ../../nbs/tvm/10_ordering.ipynb #a769bec0ab24
-check_module(globals())
+def _searches(searches):
+    fits = all(isinstance(s, tuple) and s and isinstance(s[0], str) for s in searches)
+    return None if fits else "tuples that begin with the name of a search"
+
+def _entry(what):
+    if what[:1] == ("searches",) and len(what) == 2: return None
+    if what[:1] == ("curves",) and len(what) == 3: return None
+    return "('curves', name, N) or ('searches', name)"
+
+check_module(globals(), {
+    "judged": dict(seed=at_least(0), num_samples=at_least(1), budget=at_least(1),
+    max_steps=at_least(1), searches=_searches),
+    "search_result": dict(found=filled),
+    "accuracies": dict(what=_entry)})

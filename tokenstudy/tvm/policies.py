@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ..core.arguments import check_module
+from ..core.arguments import above, check_module, has
 from .. import lm as lms
 from ..core import show
 from .search import Candidate, SearchResult, tree_search
@@ -222,4 +222,8 @@ def _places(nodes):
     return place, rounds, max(sum(n.step == s for n in nodes) for s in range(rounds))
 
 # %% ../../nbs/tvm/08_policies.ipynb #a7699e0c455b
-check_module(globals())
+check_module(globals(), {
+    "rebase_policy": dict(temperature=above(0)),
+    "rebase": dict(softmax_temperature=above(0)),
+    "search_text": dict(tokenizer=has("decode")),
+    "draw_search": dict(tokenizer=has("decode"))})

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, between, check_module, has
 from .. import core, lm as lms, reasoning
 from ..lm import finetuning
 from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune
@@ -233,4 +233,12 @@ def _solved_and_test(task, source, enough):
     return (solved.shuffle(seed=0) if task == "math" else solved), test
 
 # %% ../../nbs/tvm/04_setups.ipynb #a769735d9697
-check_module(globals())
+check_module(globals(), {
+    "delimiter_ids": dict(tokenizer=has("decode")),
+    "Setup.lessons": dict(num_samples=at_least(1)),
+    "arithmetic_setup": dict(num_train=at_least(1), num_samples=at_least(1), num_test=at_least(1),
+    num_test_samples=at_least(1), num_operations=between(1, 12),
+    seed=at_least(0)),
+    "text_setup": dict(teach=at_least(0), shots=at_least(0), num_train=at_least(1),
+    num_samples=at_least(1), num_test=at_least(1), num_test_samples=at_least(1),
+    max_new_tokens=at_least(1), seed=at_least(0), gigabytes=at_least(0))})

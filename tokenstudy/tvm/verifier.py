@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.modeling_outputs import ModelOutput
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, check_module, dims, finite, like, pairs, same_length, vector
 from .. import core, lm as lms, reasoning
 from .labels import ValueDataError, by_problem, labels_flat, problem_trie
 
@@ -303,6 +303,7 @@ def calibration(
     >>> calibration([.05, .05, .95], [0, 1, 1])[1]
     array([0.5, 1. ])
     """
+    same_length(values=values, truth=truth)
     values, truth = np.asarray(values, float), np.asarray(truth, float)
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueDataError("values must be numbers in [0, 1]")
@@ -321,6 +322,7 @@ def area_under_curve(
     0.75
     """
     from scipy.stats import rankdata
+    same_length(values=values, outcomes=outcomes)
     outcomes = np.asarray(outcomes, bool)
     n, correct = len(outcomes), int(outcomes.sum())
     if correct in (0, n): return None
@@ -382,4 +384,13 @@ def _judged_tokens(values, truth, trajectories):
     return v, p, y
 
 # %% ../../nbs/tvm/02_verifier.ipynb #a769906ff812
-check_module(globals())
+def _judges(model):
+    return None if isinstance(model, torch.nn.Module) else like(list[list])(model)
+
+check_module(globals(), {
+    "value_loss": dict(logits=dims(2), labels=dims(2)),
+    "score_responses": dict(responses=pairs, batch_size=at_least(1)),
+    "score_samples": dict(samples=like(Iterable[Iterable]), batch_size=at_least(1)),
+    "calibration": dict(values=vector, truth=vector, bins=at_least(1)),
+    "area_under_curve": dict(values=finite, outcomes=finite),
+    "value_quality": dict(model=_judges, truth=like(Sequence[list]), batch_size=at_least(1))})

@@ -1,6 +1,89 @@
-SEEN: dict = {}
-SAME: dict = {}
-ANY: set = set()
+NODES = """
+class Fair(NodeDistributions):
+    def __getitem__(self, node):
+        if not 0 <= node < 3: raise ValueError(f'node = {node}: there are 3')
+        return np.array([.5, .25, .25])
+tree = Tree(0)
+tree.draw(0, Distribution(np.array([1]), np.ones(1)), 1, np.random.default_rng(0))
+"""
+CHOICE = NODES + "choice = Choice(Fair(), 0, [Distribution(np.array([1]), np.ones(1))])\n"
+LOGITS = "target = TargetDistributions(torch.tensor([[0., 2., 1.]]), 0.0)\n"
+TREE = "tree, rng, one = Tree(7), np.random.default_rng(0), Distribution(np.array([2]), np.ones(1))\ntree.draw(0, one, 1, rng)\n"
+STARTED = """
+model = lms.tiny_lm(vocab=12)
+draft = {}
+trees, rngs = [Tree(2)], [np.random.default_rng(0)]
+draft.begin([[1, 2, 3, 1, 2]])
+"""
+PROPOSED = STARTED + "draft.propose(trees, [1], 1, rngs)\n"
+DRAFT = """
+draft = DraftLM(DraftConfig(vocab_size=24, shortlist_size=10, rank=8, num_attention_heads=2))
+draft.shortlist.copy_(torch.arange(10))
+ids = torch.tensor([[1, 2, 3]])
+"""
+TWO = "{0}.prepare([.7, .3], [[.4, .6]] * 2)\nrng = np.random.default_rng(0)\n"
+CORPUS = """
+import tempfile
+options = dict(template=([1, 2], [22, 3], [5, 2]), rows=2, length=8, top=12)
+files = sample_corpus(lm.tiny_lm(vocab=24), tempfile.mkdtemp(), 2, **options)
+"""
+SEEN = {
+    "multidraft.canonical.TruncatedLP.choose": ("multidraft.canonical", "import numpy as np\nscheme = TruncatedLP(s=1)\nscheme.prepare([.7, .3], [[.4, .6]] * 2)\nscheme.choose([0, 1], np.random.default_rng(0))"),
+    "multidraft.decoding.NodeDistributions.certain": ("multidraft.decoding", NODES + "Fair().certain(0)"),
+    "multidraft.decoding.NodeDistributions.at": ("multidraft.decoding", NODES + "Fair().at(0, np.array([1]))"),
+    "multidraft.decoding.NodeDistributions.draw_other": ("multidraft.decoding", NODES + "Fair().draw_other(0, np.array([1]), np.random.default_rng(0))"),
+    "multidraft.decoding.TargetDistributions.certain": ("multidraft.decoding", LOGITS + "target.certain(0)"),
+    "multidraft.decoding.TargetDistributions.at": ("multidraft.decoding", LOGITS + "target.at(0, np.array([1]))"),
+    "multidraft.decoding.Choice.index": ("multidraft.decoding", CHOICE + "choice.index(1)"),
+    "multidraft.decoding.Choice.token": ("multidraft.decoding", CHOICE + "choice.token(0, np.random.default_rng(0))"),
+    "multidraft.decoding.Verification.verify": ("multidraft.decoding", NODES + "Verification().verify(tree, Fair(), np.random.default_rng(0))"),
+    "multidraft.decoding.TokenLevel.verify": ("multidraft.decoding", NODES + "TokenLevel(TruncatedLP()).verify(tree, Fair(), np.random.default_rng(0))"),
+    "multidraft.decoding.Multidraft.__call__": ("multidraft.decoding", "model = lms.tiny_lm(vocab=12)\nfrom transformers import GenerationConfig\nMultidraft(model, K=1)(model.model, torch.tensor([[1, 2]]), generation_config=GenerationConfig(do_sample=True, max_new_tokens=2), logits_processor=[], stopping_criteria=[])"),
+    "multidraft.distillation.make_draft": ("multidraft.distillation", CORPUS + "make_draft('small', files[0].parent, lm.tiny_lm(vocab=24))"),
+    "multidraft.distillation.embed_draft": ("multidraft.distillation", "embed_draft('small', DraftLM(DraftConfig(vocab_size=24, shortlist_size=10, rank=8, num_attention_heads=2)))"),
+    "multidraft.distilled.ShortlistEmbedding.forward": ("multidraft.distilled", DRAFT + "draft.embed_tokens.forward(ids)"),
+    "multidraft.distilled.DraftLM.features": ("multidraft.distilled", DRAFT + "draft.features(ids)"),
+    "multidraft.distilled.DraftLM.spread": ("multidraft.distilled", DRAFT + "draft.spread(torch.zeros(1, 10))"),
+    "multidraft.distilled.DraftLM.forward": ("multidraft.distilled", DRAFT + "draft.forward(ids)"),
+    **{f"multidraft.schemes.{name}.{call.partition('(')[0]}": ("multidraft.schemes", "scheme = " + TWO.format(made) + f"scheme.{call}")
+       for name, made, calls in (("Scheme", "Scheme()", ("prepare([.7, .3], [[.4, .6]] * 2)", "choose([0, 1], rng)", "draft(rng)", "check([0, 1])", "select([0, 1], rng)")),
+                                 ("SpecTr", "SpecTr()", ("select([0, 1], rng)",)), ("SpecInfer", "SpecInfer()", ("select([0, 1], rng)", "draft(rng)")),
+                                 ("NaiveLookup", "NaiveLookup()", ("select([0, 1], rng)",))) for call in calls},
+    "multidraft.schemes.SingleDraft.choose": ("multidraft.schemes", "SingleDraft().prepare([.7, .3], [[.4, .6]]).choose([1], np.random.default_rng(0))"),
+    "multidraft.schemes.Scheme.redraw": ("multidraft.schemes", "SingleDraft().prepare([.7, .3], [[.4, .6]]).redraw(np.random.default_rng(0))"),
+    "multidraft.schemes.Script.draw": ("multidraft.schemes", "Script([0]).draw([.5, .5])"),
+    "multidraft.schemes.Script.flip": ("multidraft.schemes", "Script([0]).flip(.5)"),
+    **{f"multidraft.verification.{name}.verify": ("multidraft.verification", f"""
+def one(text): return [.5, .5]
+tree = grow([one], (), 2, rng=np.random.default_rng(0))
+{name}().verify(tree, TableDistributions(one, (), tree), np.random.default_rng(0))""") for name in ("Block", "Traversal")},
+    "multidraft.rates.Beside.verify": ("multidraft.rates", """
+target, others = lms.tiny_lm(vocab=12), dict(single=(TokenLevel(Optimal()), 1, 2))
+measure_blocks(target, LMDraft(target), [[1, 2]], others=others, K=2, L=2, max_new_tokens=4)"""),
+    "multidraft.rates.Costs.target_call": ("multidraft.rates", "Costs({1: .01, 4: .02}, .001, .001).target_call(2.)"),
+    "multidraft.rates.Costs.rate": ("multidraft.rates", "Costs({1: .01, 4: .02}, .001, .001).rate(2., 1, 2.)"),
+    "multidraft.drafts.Distribution.draw": ("multidraft.drafts", "Distribution(np.array([2]), np.ones(1)).draw(np.random.default_rng(0))"),
+    "multidraft.drafts.Tree.draw": ("multidraft.drafts", TREE + "tree.draw(0, one, 1, rng)"),
+    "multidraft.drafts.Tree.add": ("multidraft.drafts", TREE + "tree.add(0, 2, one)"),
+    "multidraft.drafts.Tree.grow": ("multidraft.drafts", TREE + "tree.grow(0, 2, one)"),
+    "multidraft.drafts.Tree.path": ("multidraft.drafts", TREE + "tree.path(1)"),
+    **{f"multidraft.drafts.Draft.{call.partition('(')[0]}": ("multidraft.drafts", f"Draft().{call}") for call in (
+        "check(lms.tiny_lm(vocab=12))", "check_length(4)", "begin([[1]])", "propose([Tree(2)], [1], 1, [np.random.default_rng(0)])",
+        "advance([Tree(2)], [[]], [3])", "select([0])")},
+    **{f"multidraft.drafts.{name}.{call.partition('(')[0]}": ("multidraft.drafts", before.replace("{}", made) + f"draft.{call}")
+       for name, made in {"LMDraft": "LMDraft(model)", "NGramDraft": "NGramDraft()", "TopDraft": "TopDraft(model)", "Mixed": "Mixed([NGramDraft()])"}.items()
+       for before, call in ((STARTED, "check(lms.tiny_lm(vocab=12))"), (STARTED, "check_length(4)"), (STARTED, "begin([[1]])"), (STARTED, "distribution(0)"),
+                            (STARTED, "propose(trees, [1], 1, rngs)"), (PROPOSED, "advance(trees, [[]], [3])"), (PROPOSED + "draft.advance(trees, [[]], [3])\n", "select([0])"))},
+    "multidraft.optimal.Optimal.choose": ("multidraft.optimal", "scheme = Optimal()\nscheme.prepare(np.array([.7, .3]), [np.array([.4, .6])] * 2)\nscheme.choose([0, 1], np.random.default_rng(0))"),
+}
+SAME = {"multidraft.acceptance.compare_schemes": {"p": ["ps[0]"]}, "multidraft.acceptance.draw_comparison": {"p": ["ps[0]"]},
+        "multidraft.optimal.optimal_selection_distribution": {"p": ["ps[0]"]}, "multidraft.schemes.as_distribution": {"values": ["q"]},
+        "multidraft.rates.prompt_set": {"name": ["prompts"]}, "multidraft.rates.efficiency": {"parts": ["values"]}, "multidraft.rates.draft_cost": {"prompt": ["prompts"]}, "multidraft.decoding.scheme_named": {"name": ["scheme"]},
+        "multidraft.distilled.load_draft": {"name": ["draft"]}, "multidraft.bench.decoding_rows": {"target": ["lm"]},
+        "multidraft.distilled.DraftConfig": {"vocab_size": ["vocabulary"]}, "multidraft.distillation.distill": {"leave_out": ["corpus files", "corpus"]}}
+ANY: set = {"multidraft.distillation.make_draft", "multidraft.distillation.embed_draft", "multidraft.decoding.Verification.verify", "multidraft.drafts.Draft.begin",
+            "multidraft.drafts.Draft.propose", "multidraft.drafts.Draft.advance", "multidraft.drafts.Draft.select", "multidraft.schemes.Scheme.choose",
+            "multidraft.schemes.Scheme.select"}
 LONG: set = set()
 LEGAL: dict = {}
 FAULTS: dict = {}

@@ -97,7 +97,8 @@ class Reached(BaseException):
 def caught(row: Row) -> Iterator[None]:
     "While this lasts, a call of the function raises `Reached` with the arguments."
     def reach(args, kwargs): raise Reached(args, kwargs)
-    if checks := getattr(row.function, "__checks__", None):
+    checks = getattr(row.function, "__checks__", None)
+    if checks is not None and not checks.late:
         checks.look = reach
         try: yield
         finally: del checks.look
@@ -283,15 +284,16 @@ def quiet(seconds: float) -> Iterator[None]:
                 os.environ.update(environment)
 
 
-def attempt(call: Call, names: list, kind: type, bad: Any = None, seconds: float = PATIENCE) -> str:
+def attempt(call: Call, names: list, kind: type, bad: Any = None, seconds: float = PATIENCE, holes: bool = False) -> str:
     "'refused', 'taken', or what is wrong with the call's end."
     try:
         with quiet(seconds): result = outcome(call)
     except Hangs: return f"hangs for {seconds} seconds"
+    except NotImplementedError: return "refused"            # what a class of one's own has to define
     except Exception as error: return says_why(error, names, bad) or "refused"
     except BaseException as error: return f"raw {type(error).__name__}: {error}"
-    if kind is not None and not isinstance(result, kind): return f"gives {type(result).__name__} instead of {kind.__name__}"
-    return "gives not-a-number" if has_nan(result) else "taken"
+    if kind is not None and not isinstance(result, kind): return f"gives {type(result).__name__} instead of {getattr(kind, '__name__', 'a number')}"
+    return "gives not-a-number" if not holes and has_nan(result) else "taken"
 
 
 def sweep(row: Row, table: types.ModuleType) -> Iterator[tuple]:
@@ -300,10 +302,11 @@ def sweep(row: Row, table: types.ModuleType) -> Iterator[tuple]:
     signature = inspect.signature(row.function)
     long = row.label in table.LONG
     given = signature.bind_partial(*call.args, **call.kwargs).arguments
-    kind = None
+    kind, holes = None, False
     if row.label in table.ANY: kind = object            # a result of several types, or a call that may be refused on this machine
     elif not long:
-        with quiet(60): kind = type(outcome(call))
+        with quiet(60): valid = outcome(call)
+        kind, holes = type(valid), has_nan(valid)
     if kind in (int, float): kind = (int, float)
     for i, (name, parameter) in enumerate(signature.parameters.items()):
         if i == 0 and name in ("self", "cls"): continue
@@ -315,7 +318,7 @@ def sweep(row: Row, table: types.ModuleType) -> Iterator[tuple]:
             if bad is None and optional: continue
             changed = replaced(call, parameter, signature, bad)
             if changed is None: break
-            end = attempt(changed, words(name) + table.SAME.get(row.label, {}).get(name, []), object if long else kind, bad, 1 if long else PATIENCE)
+            end = attempt(changed, words(name) + table.SAME.get(row.label, {}).get(name, []), object if long else kind, bad, 1 if long else PATIENCE, holes or kind is object)
             yield name, bad_name, "taken" if long and end.startswith("hangs") else end
 
 
