@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, check_module, like
 from .. import core, lm as lms, reasoning
 from .critical import SEARCHES, identify_many
 from .weights import no_bars, tokenize_pairs, word_lm
@@ -188,4 +188,14 @@ def rows(
     yield step_vs_trl(num_steps)
 
 # %% ../../nbs/cdpo/09_bench.ipynb #a7698a701b49
-check_module(globals())
+def _fits_heads(hidden):
+    return None if hidden > 0 and hidden % 8 == 0 else "a positive multiple of 8, for 4 heads"
+
+check_module(globals(), {
+    "wrong_solutions": dict(solutions=at_least(1), num_samples=at_least(1)),
+    "generate_everywhere": dict(num_samples=at_least(1), positions=like(list[int])),
+    "step_contest": dict(batch_size=at_least(1), hidden=_fits_heads, layers=at_least(1),
+    seed=at_least(0)),
+    "step_vs_trl": dict(runs=at_least(1)),
+    "rows": dict(trajectories=at_least(1), num_samples=at_least(1), full=at_least(1),
+    runs=at_least(1), num_steps=at_least(1), stride=at_least(1))})

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, both, check_module, columns, filled, like
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described
 from .critical import identify_many
@@ -369,4 +369,12 @@ def draw_curves(
     return fig
 
 # %% ../../nbs/cdpo/08_comparison.ipynb #a7691c9d951f
-check_module(globals())
+check_module(globals(), {
+    "evaluate": dict(problems=both(filled, columns("prompt")), seed=at_least(0)),
+    "compare": dict(grader=None),
+    "results_of": dict(records=like(list[dict])),
+    "study_data": dict(num_samples=at_least(1), ce_betas=both(filled, like(list[float])),
+    rollouts=at_least(0), seed=at_least(0), contrast=like(dict[str, object])),
+    "summary": dict(results=like(list[dict])),
+    "draw_curves": dict(results=like(list[dict])),
+    "first_mistake_kinds": dict(seed=at_least(0))})

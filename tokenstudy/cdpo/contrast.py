@@ -15,7 +15,7 @@ from collections import Counter
 import numpy as np
 import torch
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, between, check_module, like
 from .. import lm as lms
 from ..core import show
 from ..lm.finetuning import fine_tune, ids_of
@@ -286,4 +286,11 @@ def token_views(
                        for name, (values, label, low, high) in strips.items()})
 
 # %% ../../nbs/cdpo/02_contrast.ipynb #a769ad197819
-check_module(globals())
+def _is_signals(signals):
+    return None if "contrast" in signals else "the signals of `token_signals`"
+
+check_module(globals(), {
+    "contrast_sets": dict(problems=like(list[list]), seed=at_least(0), share=between(0, 1)),
+    "contrast_model": dict(epochs=at_least(0), lr=at_least(0), batch_size=at_least(1),
+    lora=at_least(0), seed=at_least(0)),
+    "token_views": dict(signals=_is_signals)})

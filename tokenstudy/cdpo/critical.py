@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import check_module
+from ..core.arguments import check_module, like
 from .. import lm as lms
 from ..core.statistics import wilson
 from ..lm.finetuning import ids_of
@@ -361,4 +361,6 @@ def intervene(
             for grader, a, b in zip(graders, without, kept)]
 
 # %% ../../nbs/cdpo/01_critical.ipynb #a7692f1125a2
-check_module(globals())
+check_module(globals(), {
+    "identify_many": dict(graders=like(list[Callable])),
+    "intervene": dict(graders=like(list[Callable]), indices=like(list[int]))})

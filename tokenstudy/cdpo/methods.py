@@ -13,7 +13,7 @@ import dataclasses
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, between, both, check_module, finite, like, pairs
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune, lessons
 from ..reasoning.arithmetic_world import distractor_problems
@@ -405,4 +405,15 @@ def large_task(
     return word_problems(lms.load_lm(model), solved, asked, **settings)
 
 # %% ../../nbs/cdpo/07_methods.ipynb #a7696b564ba8
-check_module(globals())
+check_module(globals(), {
+    "pair_logprobs": dict(pairs=like(Iterable[dict]), batch_size=at_least(1)),
+    "LogProbCurves.__init__": dict(pairs=like(Iterable[dict]), probe_every=at_least(1),
+    batch_size=at_least(1)),
+    "train": dict(lr=both(at_least(0), finite), epochs=both(at_least(0), finite),
+    batch_size=at_least(1), accumulation=at_least(1), seed=between(0, 2**32 - 1),
+    probe=like(Sequence[dict]), probe_every=at_least(1)),
+    "with_reference": dict(batch_size=at_least(1)),
+    "stories": dict(problems=at_least(1), asked=at_least(1), seed=at_least(0)),
+    "distractors": dict(problems=at_least(1), asked=at_least(1), course=at_least(1),
+    epochs=at_least(1), seed=at_least(0)),
+    "word_problems": dict(shots=at_least(0), epochs=at_least(0))})

@@ -23,7 +23,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from ..core.arguments import check_module
+from ..core.arguments import check_module, dims, has
 from .. import core
 from ..lm.finetuning import described
 from ..lm.resuming import SafeCheckpoints
@@ -482,4 +482,6 @@ def _log_batch(self: TokenWeightedDPOTrainer, inputs, logps, ref, weights, kl, s
     self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 # %% ../../nbs/cdpo/06_trainer.ipynb #a76940d4c891
-check_module(globals())
+check_module(globals(), {
+    "TokenWeightedDPOTrainer.__init__": dict(processing_class=has("decode")),
+    "masked_rows": dict(values=dims(2), mask=dims(2))})

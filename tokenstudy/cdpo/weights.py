@@ -15,7 +15,7 @@ import dataclasses
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 
 import datasets
@@ -25,7 +25,7 @@ from datasets import Dataset
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, between, check_module, like
 from .. import core, lm as lms
 from .contrast import contrastive_scores
 
@@ -562,4 +562,19 @@ class TokenWeightedCollator(DataCollatorForPreference):
                                   f"{response} tokens")
 
 # %% ../../nbs/cdpo/05_weights.ipynb #a769ff5565e8
-check_module(globals())
+def _fits_heads(hidden):
+    return None if hidden > 0 and hidden % 8 == 0 else "a positive multiple of 8, for 4 heads"
+
+def _sampled(trajectories):
+    fits = all(hasattr(t, "problem") for t in trajectories)
+    return None if fits else "trajectories, with problem, prompt_ids, response_ids, correct"
+
+def _has_ids(row):
+    return None if set(IDS) <= row.keys() else f"a pair, with the entries {', '.join(IDS)}"
+
+check_module(globals(), {
+    "shuffled_weights": dict(seed=at_least(0)),
+    "oracle_weights": dict(length=at_least(1), place=at_least(0), mass=between(0, 1)),
+    "word_lm": dict(hidden=_fits_heads, layers=at_least(1), context=at_least(1), seed=at_least(0)),
+    "pairs_from_samples": dict(trajectories=_sampled, seed=at_least(0)),
+    "review_pair": dict(row=_has_ids)})

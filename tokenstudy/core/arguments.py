@@ -9,9 +9,9 @@ __all__ = ['PLAIN', 'SIMPLE', 'ROWS', 'HERE', 'ArgumentError', 'Kind', 'at_least
 
 # %% ../../nbs/core/01_arguments.ipynb #a7690004
 import collections.abc as abc
+import dis
 import functools
 import inspect
-import linecache
 import math
 import operator
 import os
@@ -301,6 +301,7 @@ def finite(
     ('finite', None)"""
     x = value.detach().cpu() if hasattr(value, "detach") else value
     x = x.float().numpy() if hasattr(x, "numpy") else np.asarray(x)
+    if x.dtype == object: return "finite numbers"
     return None if x.dtype.kind not in "fc" or np.isfinite(x).all() else "finite"
 
 def like(
@@ -430,8 +431,9 @@ def _ours(error):
     if not isinstance(error, (ValueError, TypeError, OSError)): return False
     trace = error.__traceback__
     while trace.tb_next: trace = trace.tb_next
-    file = trace.tb_frame.f_code.co_filename
-    return file.startswith(HERE) and "raise" in linecache.getline(file, trace.tb_lineno)
+    code = trace.tb_frame.f_code
+    raised = code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return raised and code.co_filename.startswith(HERE)
 
 def _given(checks, args, kwargs):
     "The arguments by name, those behind * and ** as well."
@@ -535,7 +537,7 @@ def _check_class(cls, here, todo):
         if name.startswith("_") and name not in ("__init__", "__call__"): continue
         fn = held.__func__ if isinstance(held, (classmethod, staticmethod)) else held
         if not isinstance(fn, types.FunctionType) or hasattr(fn, "__checks__"): continue
-        if fn.__module__ != here: continue
+        if fn.__module__ != here or fn.__code__.co_filename == "<string>": continue # of a dataclass
         new = checked(fn, **todo.pop(f"{cls.__name__}.{name}", {}))
         setattr(cls, name, type(held)(new) if fn is not held else new)
 

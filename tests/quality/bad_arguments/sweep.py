@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import dataclasses
 import doctest
 import importlib
 import importlib.util
@@ -249,7 +250,9 @@ def has_nan(value: Any, depth: int = 0) -> bool:
 
 def outcome(call: Call) -> Any:
     "The result; of a generator its first value."
-    result = call.function(*map(fresh, call.args), **{k: fresh(v) for k, v in call.kwargs.items()})
+    args = [*map(fresh, call.args)]
+    result = call.function(*args, **{k: fresh(v) for k, v in call.kwargs.items()})
+    if call.function.__name__ == "__init__": result = args[0]
     if isinstance(result, types.GeneratorType): result = [*next(([x] for x in result), [])]
     elif isinstance(result, contextlib.AbstractContextManager) and type(result).__name__ == "_GeneratorContextManager":
         with result as result: pass
@@ -284,7 +287,8 @@ def quiet(seconds: float) -> Iterator[None]:
                 os.environ.update(environment)
 
 
-def attempt(call: Call, names: list, kind: type, bad: Any = None, seconds: float = PATIENCE, holes: bool = False) -> str:
+def attempt(call: Call, names: list, kind: type, bad: Any = None, seconds: float = PATIENCE, holes: bool = False,
+            keeps: str = "") -> str:
     "'refused', 'taken', or what is wrong with the call's end."
     try:
         with quiet(seconds): result = outcome(call)
@@ -292,6 +296,7 @@ def attempt(call: Call, names: list, kind: type, bad: Any = None, seconds: float
     except NotImplementedError: return "refused"            # what a class of one's own has to define
     except Exception as error: return says_why(error, names, bad) or "refused"
     except BaseException as error: return f"raw {type(error).__name__}: {error}"
+    if keeps and getattr(result, keeps, call) is bad: return "refused"     # a record that holds what it is given
     if kind is not None and not isinstance(result, kind): return f"gives {type(result).__name__} instead of {getattr(kind, '__name__', 'a number')}"
     return "gives not-a-number" if not holes and has_nan(result) else "taken"
 
@@ -303,6 +308,7 @@ def sweep(row: Row, table: types.ModuleType) -> Iterator[tuple]:
     long = row.label in table.LONG
     given = signature.bind_partial(*call.args, **call.kwargs).arguments
     kind, holes = None, False
+    record = row.attribute == "__init__" and dataclasses.is_dataclass(row.owner)
     if row.label in table.ANY: kind = object            # a result of several types, or a call that may be refused on this machine
     elif not long:
         with quiet(60): valid = outcome(call)
@@ -310,6 +316,7 @@ def sweep(row: Row, table: types.ModuleType) -> Iterator[tuple]:
     if kind in (int, float): kind = (int, float)
     for i, (name, parameter) in enumerate(signature.parameters.items()):
         if i == 0 and name in ("self", "cls"): continue
+        if record and name not in row.owner.__annotations__: continue      # of a library's class above it
         value = given.get(name, parameter.default)
         if value is parameter.empty: value = None
         if parameter.kind is parameter.VAR_POSITIONAL: value = value[0] if value else None
@@ -318,7 +325,7 @@ def sweep(row: Row, table: types.ModuleType) -> Iterator[tuple]:
             if bad is None and optional: continue
             changed = replaced(call, parameter, signature, bad)
             if changed is None: break
-            end = attempt(changed, words(name) + table.SAME.get(row.label, {}).get(name, []), object if long else kind, bad, 1 if long else PATIENCE, holes or kind is object)
+            end = attempt(changed, words(name) + table.SAME.get(row.label, {}).get(name, []), object if long else kind, bad, 1 if long else PATIENCE, holes or kind is object, name if record else "")
             yield name, bad_name, "taken" if long and end.startswith("hangs") else end
 
 
