@@ -144,7 +144,7 @@ def test_values_bad_kinds_and_data_are_named():
     few = [made("abz", 1), made("acz", 0)]
     for call, message in ((lambda: label_samples(few, "prm"), "must be one of tvm"), (lambda: label_samples(few, "prm_hard"), "give `delimiter`"),
                           (lambda: label_samples(few, "prm_hard", block=0), "must be ≥ 1"),
-                          (lambda: value_data(few, "prm_soft", [9]), "tokenises differently"),
+                          (lambda: value_data(few, "prm_soft", [9]), "no step ends at the delimiter"),
                           (lambda: value_data([made("", 0)], "tvm"), "only empty ones"),
                           (lambda: value_data(few, [[0, 0, 1.5], [0, 0, 0]]), "outside"),
                           (lambda: value_data(few, [[0, 0], [0, 0, 0]]), "sample 0 has 3 tokens"),

@@ -19,7 +19,8 @@ from tokenstudy.tvm import policies
 from tokenstudy.tvm import search as search_
 from tokenstudy.tvm.verifier import TokenValueModel, score_responses
 from tokenstudy.tvm.voting import ScoreError, best_of_n, sample_score, weighted_vote
-from tokenstudy.tvm.search import Candidate, SearchResult, tree_search
+from tokenstudy.tvm.candidates import Candidate, SearchResult
+from tokenstudy.tvm.search import tree_search
 from tokenstudy.tvm.policies import beam_policy, rebase, rebase_policy, step_beam
 from tvm.toys import EOS, FAMILIES, Judge, PROMPTS, ids, made, tiny
 

@@ -30,7 +30,7 @@ from ..lm.resuming import SafeCheckpoints
 from .losses import log_ratios, per_position_loss, sigmoid_loss, tdpo_loss
 from .weights import (
     BAD, BorderCheck, IDS, PreferenceDataError, REFERENCE, StreamReview, TOKENS,
-    TokenWeightedCollator, WEIGHTS, review_pairs)
+    TokenWeightedCollator, WEIGHTS, check_texts, checked, review_pairs)
 
 # %% ../../nbs/cdpo/06_trainer.ipynb #685b5b91
 LOSSES = ("sigmoid", "sft", "per_position", "tdpo1", "tdpo2")
@@ -186,8 +186,9 @@ def _check_arguments(model, args, peft_config, train_dataset, eval_dataset):
         raise ValueError("no parameter of the model takes a gradient: call model.requires_grad_(), "
                          "or give a peft_config")
     for name, data in dict(train_dataset=train_dataset, eval_dataset=eval_dataset).items():
-        if isinstance(data,
-                      Dataset) and not len(data): raise PreferenceDataError(f"{name} is empty")
+        empty = isinstance(data, Dataset) and not len(data)
+        if empty or isinstance(data, IterableDataset) and next(iter(data), None) is None:
+            raise PreferenceDataError(f"{name} is empty")
 
 def _config_of(model):
     "The configuration of a model or of the one in a folder."
@@ -212,7 +213,8 @@ def _collator(args, tokenizer):
 def _prepare_dataset(self: TokenWeightedDPOTrainer, dataset, processing_class, args, dataset_name):
     "TRL's hook: ids as they are, texts tokenised by TRL, then the review."
     dataset = dataset.with_format(None)
-    columns = set(next(iter(dataset)))
+    columns = set(next(iter(dataset), ()))
+    if not columns: raise PreferenceDataError(f"{dataset_name} is empty")
     if some := {"sample_weight", "sample_weights"} & columns:
         raise PreferenceDataError(f"{dataset_name}: the column {min(some)} would be ignored; write "
                                   "a pair's weight into chosen_weights and rejected_weights, or "
@@ -221,12 +223,11 @@ def _prepare_dataset(self: TokenWeightedDPOTrainer, dataset, processing_class, a
         _check_columns(columns, dataset_name)
         whole = copy.copy(args)
         whole.max_length = None # `review_pairs` counts what does not fit
-        weighted = args.use_token_weights and set(WEIGHTS) & columns
-        if weighted: check = BorderCheck(processing_class, dataset_name)
+        dataset = check_texts(dataset, processing_class, dataset_name)
         dataset = DPOTrainer._prepare_dataset(self, dataset, processing_class, whole, dataset_name)
-        if weighted: dataset = dataset.map(check)
-    elif set(TOKENS) & columns and args.use_token_weights:
-        dataset = dataset.map(BorderCheck(processing_class, dataset_name))
+    if args.use_token_weights and (set(TOKENS) | set(WEIGHTS)) & columns:
+        dataset = checked(dataset, BorderCheck(processing_class, dataset_name,
+                                               given_ids=set(IDS) <= columns))
     weighted = columns & set(WEIGHTS) if args.use_token_weights else set()
     if args.use_token_weights and not weighted and not args.needs_distribution:
         warnings.warn(f"{dataset_name}: neither rejected_weights nor chosen_weights is a column, "
@@ -237,18 +238,16 @@ def _prepare_dataset(self: TokenWeightedDPOTrainer, dataset, processing_class, a
     if unused := columns & set(WEIGHTS) - weighted: dataset = dataset.remove_columns(sorted(unused))
     if not isinstance(dataset, IterableDataset): return self._reviewed(dataset, args, dataset_name)
     counts = self.report[dataset_name] = dict(rows=0, kept=0)
-    return dataset.filter(StreamReview(dataset_name, args.bad_pairs == "raise", counts,
-                                       self._review_options(args)))
+    review = StreamReview(dataset_name, args.bad_pairs == "raise", counts,
+                          self._review_options(args))
+    return dataset.filter(review, with_indices=True)
 
 def _check_columns(columns, name):
-    "`PreferenceDataError` for a table with neither all ids nor all texts."
+    "`PreferenceDataError` for a table with some of the ids."
     if some := set(IDS) & columns:
         missing = min(set(IDS) - columns)
         raise PreferenceDataError(f"{name}: there is {min(some)}, but no {missing}; give "
                                   f"all of {', '.join(IDS)}")
-    if missing := {"chosen", "rejected"} - columns:
-        raise PreferenceDataError(f"{name}: no column {min(missing)}; give prompt, chosen and "
-                                  f"rejected, or {', '.join(IDS)}")
 
 # %% ../../nbs/cdpo/06_trainer.ipynb #c6a7e003
 @patch
@@ -407,8 +406,8 @@ def compute_loss(self: TokenWeightedDPOTrainer,
     else:
         seen = model(**kwargs, labels=_labels(inputs), fused_lm_head=True)
         logps, ref = seen.log_probs[:, -width:], None
-        if self.precompute_ref_logps and args.needs_reference: ref = inputs["ref_token_logps"][:,
-        1:]
+        if self.precompute_ref_logps and args.needs_reference:
+            ref = inputs["ref_token_logps"][:, 1:]
         elif args.needs_reference: ref = self.reference_token_logps(inputs)
     here = _counts(inputs)
     pairs, tokens = here if num_items_in_batch is None else num_items_in_batch.to(here.device)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['IDS', 'WEIGHTS', 'TOKENS', 'REFERENCE', 'BAD', 'LEFT_OUT', 'PreferenceDataError', 'check_weights',
            'weights_from_scores', 'shuffled_weights', 'constant_weights', 'oracle_weights', 'first_difference',
-           'weights_from_rollouts', 'weights_from_contrast', 'reweighted', 'no_bars', 'tokenize_pairs',
-           'weights_from_spans', 'word_lm', 'pairs_from_samples', 'review_pairs', 'review_pair', 'StreamReview',
-           'BorderCheck', 'TokenWeightedCollator']
+           'weights_from_rollouts', 'weights_from_contrast', 'reweighted', 'no_bars', 'tokenize_pairs', 'checked',
+           'check_texts', 'weights_from_spans', 'word_lm', 'pairs_from_samples', 'review_pairs', 'review_pair',
+           'StreamReview', 'BorderCheck', 'TokenWeightedCollator']
 
 # %% ../../nbs/cdpo/05_weights.ipynb #f68568f2
 import contextlib
@@ -15,13 +15,14 @@ import dataclasses
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -221,8 +222,8 @@ def tokenize_pairs(
     pairs: Dataset,   # N rows with prompt, chosen, rejected: texts, or messages for a chat model
     tokenizer: object # a transformers tokenizer
 ) -> Dataset: # N rows, also with prompt_ids, chosen_ids, rejected_ids; responses end with EOS
-    """Token ids as TRL's `DPOTrainer` makes them. `PreferenceDataError` for columns that are
-    missing.
+    """Token ids as TRL's `DPOTrainer` makes them. `PreferenceDataError` for missing columns, for
+    rows that are neither texts nor messages, and for a tokenizer without an end.
 
     >>> pairs = Dataset.from_list([dict(prompt="7 - 9 =", chosen=" 8", rejected=" 3")])
     >>> lm = word_lm(["7 - 9 = 8 3"])
@@ -230,20 +231,69 @@ def tokenize_pairs(
     ['3', '</s>']
     """
     pairs = pairs.with_format(None)
-    if missing := {"chosen", "rejected"} - set(pairs.column_names):
-        raise PreferenceDataError(f"no column {min(missing)}; give prompt, chosen and rejected")
     if not len(pairs): raise PreferenceDataError("pairs is empty")
-    if getattr(tokenizer, "eos_token", None) is None:
-        raise PreferenceDataError("the tokenizer has no eos_token: a response has no end; set one")
+    check_texts(pairs, tokenizer)
     settings = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode="keep_start")
     with no_bars():
         return DPOTrainer._prepare_dataset(SimpleNamespace(_tokenizer=tokenizer), pairs, tokenizer,
                                            settings, "given")
 
+# %% ../../nbs/cdpo/05_weights.ipynb #85f6bc46
+def checked(
+    pairs: Dataset | IterableDataset, # rows
+    check: Callable[[dict, int], object] # is given a row and its number, and may raise
+) -> Dataset | IterableDataset: # the same rows
+    """Show every row to a function; those of a stream when they are read.
+
+    >>> seen = []
+    >>> _ = checked(Dataset.from_list([dict(a=1), dict(a=2)]), lambda *one: seen.append(one))
+    >>> seen
+    [({'a': 1}, 0), ({'a': 2}, 1)]
+    """
+    if isinstance(pairs, IterableDataset):
+        return pairs.map(lambda row, i: (check(row, i), {})[1], with_indices=True)
+    for i, row in enumerate(pairs): check(row, i)
+    return pairs
+
+def check_texts(
+    pairs: Dataset | IterableDataset, # rows with chosen, rejected, and perhaps prompt
+    tokenizer: object,                # of transformers
+    name: str = "pairs"               # how to call the table in errors
+) -> Dataset | IterableDataset: # the same rows
+    """`PreferenceDataError` unless `tokenize_pairs` can read every row.
+
+    >>> pairs = Dataset.from_list([dict(prompt="7 - 9 =", chosen=" 8", rejected=None)])
+    >>> check_texts(pairs, word_lm(["7"]).tokenizer)
+    Traceback (most recent call last):
+    ...
+    tokenstudy.cdpo.weights.PreferenceDataError: pairs, row 0: rejected is None; ...
+    """
+    first = next(iter(pairs))
+    if missing := {"chosen", "rejected"} - set(first):
+        raise PreferenceDataError(f"{name}: no column {min(missing)}; give prompt, chosen and "
+                                  f"rejected, or {', '.join(IDS)}")
+    if getattr(tokenizer, "eos_token", None) is None:
+        raise PreferenceDataError("the tokenizer has no eos_token, so a response has no end: set "
+                                  "tokenizer.eos_token")
+    return checked(pairs, lambda row, i: _check_row(row, f"{name}, row {i}"))
+
+def _check_row(row, where):
+    "`PreferenceDataError` for a row that is neither all texts nor all messages."
+    sides = {side: row[side] for side in ("prompt", "chosen", "rejected") if side in row}
+    for side, given in sides.items():
+        messages = isinstance(given, list) and given and all(
+            isinstance(m, dict) and {"role", "content"} <= set(m) for m in given)
+        if not isinstance(given, str) and not messages:
+            raise PreferenceDataError(f"{where}: {side} is {str(given)[:40]}; give a text, or "
+                                      "messages with role and content")
+    if len({isinstance(given, str) for given in sides.values()}) > 1:
+        raise PreferenceDataError(f"{where}: some of {', '.join(sides)} are texts and some are "
+                                  "messages; give all in one form")
+
 # %% ../../nbs/cdpo/05_weights.ipynb #c5a7e0b4
 def weights_from_spans(
     pairs: Dataset,         # N rows with prompt, chosen, rejected, and a column of spans
-    tokenizer: object,      # a transformers tokenizer
+    tokenizer: Any,         # a transformers tokenizer
     spans: str = "rejected_spans", # the column: [start, end, weight] lists, in characters
     *,
     side: str = "rejected", # of which response
@@ -258,8 +308,8 @@ def weights_from_spans(
     [[0.5, 0.0, 0.0]]
     """
     found = []
-    for i, row in enumerate(tokenize_pairs(pairs, tokenizer)):
-        text, ids = row[side], row[f"{side}_ids"]
+    for i, (row, made) in enumerate(zip(pairs.with_format(None), tokenize_pairs(pairs, tokenizer))):
+        text, ids = row[side], made[f"{side}_ids"]
         if not isinstance(text, str): text = text[-1]["content"]
         ends = [len(tokenizer.decode(ids[:k + 1])) for k in range(len(ids))]
         whole = tokenizer.decode(ids)
@@ -271,7 +321,7 @@ def weights_from_spans(
         weights = [rest] * len(ids)
         for a, b, weight in row[spans]:
             if not 0 <= a < b <= len(text):
-                raise PreferenceDataError(f"row {i}: the span [{a}, {b}] does not lie in a text of "
+                raise PreferenceDataError(f"row {i}: the span [{a:g}, {b:g}] does not lie in a text of "
                                           f"{len(text)} characters")
             for k, (left, right) in enumerate(zip([0, *ends], ends)):
                 if left < b + shift and right > a + shift: weights[k] = max(weights[k], weight)
@@ -387,8 +437,8 @@ def review_pairs(
     """
     kept: list[int] = []
     counts, first = dict(rows=len(pairs), kept=0), dict[str, int]()
-    options = dict(max_length=max_length, keep_end=keep_end, context=context, eos=eos,
-                   max_weight=max_weight)
+    options: dict[str, Any] = dict(max_length=max_length, keep_end=keep_end, context=context,
+                                   eos=eos, max_weight=max_weight)
     for i, row in enumerate(pairs.with_format(None)):
         found = review_pair(row, f"{name}, row {i}", **options)
         for kind in found:
@@ -398,17 +448,18 @@ def review_pairs(
     counts["kept"] = len(kept)
     return kept, counts, first
 
+# %% ../../nbs/cdpo/05_weights.ipynb #48b4cbd8
 LEFT_OUT = {"prompt_too_long", "empty", "chosen_is_rejected"}
 
 def review_pair(
     row: dict,                     # with the entries `IDS`, perhaps those of `WEIGHTS`
     where: str = "pair",           # how to call it in errors
     *,
-    max_length: int | None = None, # as for `review_pairs`, like all that follows
-    keep_end: bool = False,
-    context: int | None = None,
-    eos: Collection[int] = (),
-    max_weight: float = 1.
+    max_length: int | None = None, # as for `review_pairs`
+    keep_end: bool = False,        # as for `review_pairs`
+    context: int | None = None,    # as for `review_pairs`
+    eos: Collection[int] = (),     # as for `review_pairs`
+    max_weight: float = 1.         # as for `review_pairs`
 ) -> list[str]: # keys of `BAD`, and "without_eos"
     """What is to be said of one pair. `PreferenceDataError` as for `review_pairs`.
 
@@ -422,6 +473,11 @@ def review_pair(
     return list(_kinds(row, where, max_length, keep_end, context, eos))
 
 # %% ../../nbs/cdpo/05_weights.ipynb #c5a7e008
+def _no_text(row, eos):
+    "Whether a response was given as a text of which only the end is left."
+    return any(side in row and set(row[f"{side}_ids"]) <= set(eos)
+               for side in ("chosen", "rejected"))
+
 def _kinds(row, where, max_length, keep_end, context, eos):
     "What is to be said of a pair, in order: keys of `BAD`, and `without_eos`."
     prompt, chosen, rejected = (row[key] for key in IDS)
@@ -435,18 +491,20 @@ def _kinds(row, where, max_length, keep_end, context, eos):
     if context is not None and longest > context:
         raise PreferenceDataError(f"{where}: {longest} tokens, but the model reads {context}; set "
                                   f"max_length to {context} or less, or leave it out")
-    if not prompt or not chosen or not rejected: yield "empty"
+    if not prompt or not chosen or not rejected or _no_text(row, eos): yield "empty"
     elif chosen == rejected: yield "chosen_is_rejected"
     elif eos and not (chosen[-1] in eos and rejected[-1] in eos): yield "without_eos"
 
 # %% ../../nbs/cdpo/05_weights.ipynb #c5a7e0b2
 class StreamReview:
-    """Says of each row of a stream whether it can be trained on: a function for `filter`.
+    """Says of each row of a stream, given its number, whether it can be trained on: a function for
+    `filter`.
 
-    Counts what it finds, and warns of each kind once; `PreferenceDataError` if `strict`.
+    Counts what it finds in the first pass, and warns of each kind once; `PreferenceDataError` if
+    `strict`.
 
     >>> review = StreamReview("train", True, counts := dict(rows=0, kept=0), {})
-    >>> review(dict(prompt_ids=[5], chosen_ids=[7], rejected_ids=[8])), counts["kept"]
+    >>> review(dict(prompt_ids=[5], chosen_ids=[7], rejected_ids=[8]), 0), counts["kept"]
     (True, 1)
     """
     def __init__(self,
@@ -457,23 +515,24 @@ class StreamReview:
     ):
         self.name, self.strict, self.counts, self.options = name, strict, counts, options
 
-    def __call__(self, row: dict) -> bool:
-        place, counts = self.counts["rows"], self.counts
+    def __call__(self, row: dict, place: int) -> bool:
+        counts = self.counts
         found = review_pair(row, f"{self.name}, row {place}", **self.options)
+        keep = not LEFT_OUT & set(found)
+        if place < counts["rows"]: return keep # read before, in an earlier pass
         for kind in found:
             message = f"{self.name}: pairs that {BAD.get(kind, kind)} (row {place} is the first)"
             if kind in BAD and self.strict:
                 raise PreferenceDataError(message + "; mend them or set bad_pairs='skip'")
             if kind in BAD and kind not in counts: warnings.warn(message, stacklevel=2)
             counts[kind] = counts.get(kind, 0) + 1
-        keep = not LEFT_OUT & set(found)
-        counts["rows"] += 1
+        counts["rows"] = place + 1
         counts["kept"] += keep
         return keep
 
 # %% ../../nbs/cdpo/05_weights.ipynb #c5a7e0b3
 class BorderCheck:
-    """Compares weights with the tokens that they were made for: a function for `map`.
+    """Compares weights with the tokens that they were made for: a function for `checked`.
 
     The columns `chosen_tokens` and `rejected_tokens` (ids, or tokens as the tokenizer writes them)
     must be the tokens that are trained, the end token included. Without them the prompt's last
@@ -482,21 +541,22 @@ class BorderCheck:
     >>> lm = word_lm(["7 - 9 = 8 3"])
     >>> row = dict(prompt="7 - 9 =", prompt_ids=[5, 4, 7, 8], rejected_ids=[3, 2],
     ...            rejected_weights=[1., 0.], rejected_tokens=["<unk>", "</s>"])
-    >>> BorderCheck(lm.tokenizer, "train")(row)
-    {}
+    >>> BorderCheck(lm.tokenizer, "train")(row, 0)
     """
     def __init__(self,
         tokenizer: object, # of transformers
-        name: str = "pairs" # how to call the table in errors
+        name: str = "pairs", # how to call the table in errors
+        *,
+        given_ids: bool = False # the ids came with the table, so weights were made for them
     ):
-        self.tokenizer, self.name, self.row = tokenizer, name, 0
+        self.tokenizer, self.name, self.given_ids = tokenizer, name, given_ids
 
-    def __call__(self, row: dict) -> dict:
-        where, self.row = f"{self.name}, row {self.row}", self.row + 1
+    def __call__(self, row: dict, place: int) -> None:
+        where = f"{self.name}, row {place}"
         for side in ("chosen", "rejected"):
             if row.get(f"{side}_tokens") is not None: self._compare(row, side, where)
-            elif row.get(f"{side}_weights") is not None: self._not_shared(row, side, where)
-        return {}
+            elif row.get(f"{side}_weights") is not None and not self.given_ids:
+                self._not_shared(row, side, where)
 
     def _compare(self, row, side, where):
         given, ids = list(row[f"{side}_tokens"]), list(row[f"{side}_ids"])

@@ -251,7 +251,7 @@ def _probe_key(lm):
 
 @torch.inference_mode()
 def _probe(lm):
-    "What is wrong with the distributions at the nodes of a small tree; nothing if they are right."
+    "What is wrong with the distributions at the nodes of a small tree; nothing if they are correct."
     size = lm.model.get_input_embeddings().num_embeddings
     texts = [[t % size for t in text] for text in _PROBE["texts"]]
     tokens = [(7 * i + 2) % size for i in range(6)]
@@ -273,6 +273,7 @@ def _probe(lm):
     return "" if worst <= bound else (f"distributions at the nodes of a tree are wrong by "
                                       f"{worst:.2g} in total variation")
 
+# %% ../../nbs/lm/03_caches.ipynb #f6993c11
 def check_attention(
     lm: LM
 ) -> None:

@@ -7,6 +7,7 @@ __all__ = ['few_shot', 'ending_at_empty_line', 'lessons', 'ids_of', 'with_adapte
 
 # %% ../../nbs/lm/06_finetuning.ipynb #d3fe3d6c
 import copy
+import operator
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,17 +82,23 @@ def lessons(
 def ids_of(
     sample: Any  # a pair, or anything with prompt_ids and response_ids
 ) -> tuple[list, list]:
-    """Prompt and response ids. ValueError for a sample that has none.
+    """Prompt and response ids; TypeError for anything else, such as texts.
 
     >>> ids_of(([3, 1], (4,)))
     ([3, 1], [4])"""
     if hasattr(sample, "prompt_ids"): sample = sample.prompt_ids, sample.response_ids
-    try:
-        prompt, response = sample
-        return list(prompt), list(response)
-    except (TypeError, ValueError) as e:
-        raise ValueError(f"sample = {sample!r:.60}: it must be a pair of prompt and response ids, "
-                         "or something with prompt_ids and response_ids") from e
+    try: prompt, response = sample
+    except (TypeError, ValueError):
+        raise TypeError("a sample must be a pair of lists, (prompt_ids, response_ids), or have "
+                        f"attributes of these names; got {str(sample)[:60]!r}") from None
+    for name, ids in dict(prompt_ids=prompt, response_ids=response).items():
+        if isinstance(ids, (str, bytes)):
+            raise TypeError(f"{name} is the text {ids[:40]!r}; give token ids, "
+                            "tokenizer(text)['input_ids']")
+    try: return [operator.index(t) for t in prompt], [operator.index(t) for t in response]
+    except TypeError:
+        raise TypeError("prompt_ids and response_ids must be lists of whole numbers, token ids; "
+                        f"got {str(sample)[:60]}") from None
 
 def _of_peft(config): return None if hasattr(config, "peft_type") else "a config of peft"
 

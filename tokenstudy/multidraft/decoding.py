@@ -654,6 +654,7 @@ def _warping(c, processors):
     names = ("temperature", "top_k", "top_p")
     return {names[kind]: getattr(one, names[kind]) for kind, one in zip(order, processors)}
 
+# %% ../../nbs/multidraft/09_decoding.ipynb #1b4fcc7a
 _OFF = dict(
     RepetitionPenaltyLogitsProcessor="repetition_penalty=1.0",
     EncoderRepetitionPenaltyLogitsProcessor="encoder_repetition_penalty=1.0",
@@ -683,6 +684,7 @@ def _no_processor(one):
     return (f"{type(one).__name__}: multi-draft decoding shapes the target's distribution by "
             f"temperature, top_k and top_p only; {cure}")
 
+# %% ../../nbs/multidraft/09_decoding.ipynb #1b4fcc7b
 def _refuse(c, synced_gpus, streamer, rows):
     "ValueError for settings of `generate` that multi-draft decoding does not honour."
     for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states",

@@ -509,6 +509,7 @@ def as_draft(
         raise ValueError(f"drafts: {type(drafts).__name__} is neither a Draft nor a language "
                          "model") from e
 
+# %% ../../nbs/multidraft/06_drafts.ipynb #f38b4286
 class Mixed(Draft):
     """Several drafts, each with the sequences it fixes itself (one if it fixes none).
 

@@ -231,6 +231,7 @@ def _without_unit(gold, answer):
     found = _UNIT.fullmatch(answer)
     return clean_answer(found[1]) if found and NUMBER.fullmatch(gold) else answer
 
+# %% ../../nbs/reasoning/04_grading.ipynb #202bcf0a
 def _golds(golds):
     "The cleaned correct answers of each text. ValueError names one that is none."
     if isinstance(golds, str): raise ValueError("texts and golds: give lists, not one string")
@@ -270,7 +271,7 @@ def _judge(pairs, timeout, workers=None):
 # %% ../../nbs/reasoning/04_grading.ipynb #aebd51ea
 def grade(
     texts: Iterable[str | None], # N texts; None: there is none
-    golds: Iterable,             # N correct answers, numbers or LaTeX; a list: any of them is correct
+    golds: Iterable,             # N correct answers, numbers or LaTeX; of a list any is correct
     timeout: float = 5.,         # seconds of processor time for one answer
     *,
     workers: int | None = None,  # grading processes; the number of cores, at most 4, if None

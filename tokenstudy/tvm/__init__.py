@@ -10,13 +10,15 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["labels", "verifier", "training", "setups", "voting", "search", "policies",
+    submodules=["labels", "verifier", "training", "setups", "voting", "candidates", "search",
+                "policies",
                 "ordering", "bench"], submod_attrs={
         "labels": ["label_samples", "prm_labels_by_rollout", "value_data"],
-        "verifier": ["TokenValueModel", "score_responses", "score_samples", "value_quality"],
+        "verifier": ["TokenValueModel", "score_responses", "score_samples", "value_quality",
+                     "save_verifier", "load_verifier"],
         "training": ["train_verifier"],
-        "setups": ["Setup", "arithmetic_setup", "text_setup", "delimiter_ids"],
+        "setups": ["Setup", "arithmetic_setup", "text_setup", "delimiter_ids", "StepEnds"],
         "voting": ["best_of_n", "weighted_vote", "majority_vote", "accuracy_curves"],
-        "search": ["tree_search", "SearchResult"],
+        "candidates": ["SearchResult"], "search": ["tree_search"],
         "policies": ["step_beam", "dvts", "rebase", "search_text", "draw_search"],
     })

@@ -22,7 +22,7 @@ from .labels import LABELS, labels_flat
 from .verifier import TokenValueModel
 from .setups import delimiter_ids
 from .policies import step_beam
-from .search import SearchResult
+from .candidates import SearchResult
 
 # %% ../../nbs/tvm/11_bench.ipynb #864fb01b
 def random_pair(

@@ -15,11 +15,11 @@ import numpy as np
 from ..core.arguments import at_least, check_module, filled
 from .. import lm as lms, reasoning
 from . import policies
-from .labels import value_data
-from .search import SearchResult
+from .labels import step_ends, value_data
+from .candidates import SearchResult
 from .setups import Setup, arithmetic_setup
 from .training import train_verifier
-from .verifier import score_samples, value_quality
+from .verifier import save_verifier, score_samples, value_quality
 from .voting import accuracy_curves
 
 # %% ../../nbs/tvm/10_ordering.ipynb #e9dbdaed
@@ -55,7 +55,7 @@ def judged(
     epochs = max(1, round(budget/sum(map(len, data.ids))))
     run = train_verifier(setup.generator, data, kind, epochs=epochs, seed=seed,
                          composition=composition, **training)
-    if keep is not None: run.model.save_pretrained(keep)
+    if keep is not None: save_verifier(run.model, keep, setup.generator.tokenizer)
     told = score_samples(run.model, setup.samples)
     result = dict(quality=_quality(setup, told), epochs=epochs, tokens=run.tokens,
                   seconds=run.seconds, curves=_kept_curves(setup, told),
@@ -77,8 +77,7 @@ def _quality(setup, told):
 
 def _least(values, t, delimiter):
     "The least value at the end of a step."
-    ends = [values[i] for i, token in enumerate(t.response_ids) if token in delimiter]
-    return float(min(ends + [values[-1]]))
+    return float(values[step_ends(reasoning.Trie([t.response_ids]), delimiter)].min())
 
 def _kept_curves(setup, told):
     "Accuracy of each question: {method: {N: [questions]}}."

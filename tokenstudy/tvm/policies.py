@@ -13,7 +13,8 @@ import numpy as np
 from ..core.arguments import above, check_module, has
 from .. import lm as lms
 from ..core import show
-from .search import Candidate, SearchResult, tree_search
+from .candidates import Candidate, SearchResult
+from .search import tree_search
 
 # %% ../../nbs/tvm/08_policies.ipynb #50bf36ec
 def _named(name, choose):
@@ -26,9 +27,12 @@ def _divides(K, b):
 
 def beam_policy(
     K: int, # candidates of a round
-    b: int  # kept
+    b: int, # kept
+    *,
+    distinct: bool = False # equal texts are kept once; K is shared by what is kept
 ) -> Callable: # as `tree_search` takes it
     """Keep the b best of all; each gets K/b children. A finished one stays in the beam as it is.
+    Where a model is sure of itself, the best are copies of one text unless `distinct` is set.
     ValueError if b does not divide K.
 
     >>> nodes = [Candidate(0, -1, [5], value) for value in (.1, .9, .5)]
@@ -37,9 +41,21 @@ def beam_policy(
     """
     _divides(K, b)
     def choose(nodes, open, done):
-        best = sorted(sorted(open + done), key=lambda i: -nodes[i].value)[:b]
-        return [(i, K // b) for i in best]
-    return _named(f"beam {K} {b}", choose)
+        ranked = sorted(sorted(open + done), key=lambda i: -nodes[i].value)
+        if not distinct: return [(i, K // b) for i in ranked[:b]]
+        first: dict[tuple, int] = {}
+        for i in ranked: first.setdefault(_text(nodes, i), i)
+        best = list(first.values())[:b]
+        return [(i, K // len(best) + (k < K % len(best))) for k, i in enumerate(best)]
+    return _named(f"beam {K} {b}" + " distinct"*distinct, choose)
+
+def _text(nodes, node):
+    "All tokens up to the end of a step."
+    steps = []
+    while node >= 0:
+        steps.append(nodes[node].tokens)
+        node = nodes[node].parent
+    return tuple(t for step in reversed(steps) for t in step)
 
 def dvts_policy(
     K: int, # candidates of a round
@@ -97,6 +113,7 @@ def step_beam(
     *,
     K: int = 8, # candidates of a round
     b: int = 2, # kept
+    distinct: bool = False, # as for `beam_policy`
     **options: object # of `tree_search`
 ) -> list[SearchResult]:
     """Step-by-step beam search: K candidates, the best b are kept. ValueError if b does not divide
@@ -106,7 +123,8 @@ def step_beam(
     >>> len(step_beam(toy, None, [[1, 2]], K=4, b=2, block=2, max_new_tokens=4)[0].final)
     2
     """
-    return tree_search(generator, verifier, problems, K, beam_policy(K, b), **options)
+    return tree_search(generator, verifier, problems, K, beam_policy(K, b, distinct=distinct),
+                       **options)
 
 def dvts(
     generator: lms.LM, # as for `tree_search`

@@ -42,8 +42,9 @@ def delimiter_ids(
 # %% ../../nbs/tvm/04_setups.ipynb #f737491c
 class StepEnds:
     """Says whether a step is over. `delimiter`: text that a step ends with (a newline unless a
-    block is given), or a token id, or several; `block`: a number of tokens instead. ValueError for
-    a delimiter that the model cannot write.
+    block is given), or a token id, or several; `block`: a number of tokens instead. A step of
+    blanks alone is not over where the delimiter is a text. ValueError for a delimiter that the
+    model cannot write.
 
     >>> ends = StepEnds(lms.tiny_lm("llama", vocab=8), [3])
     >>> ends([5, 3]), ends([3, 5])
@@ -77,7 +78,7 @@ class StepEnds:
                              "or a block")
         made = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
         self.reach = len(text.encode())       # in how many tokens it may stand: one for each byte
-        if not text or not self(made):
+        if not text or not self._written(made):
             raise ValueError(f"delimiter {text!r}: the tokenizer of {generator.name} cannot write "
                              "it, so no step would end; give another one, or token ids, or a block")
 
@@ -85,15 +86,27 @@ class StepEnds:
         "Whether a step with these `tokens` is over."
         if self.block: return len(tokens) >= self.block
         if self.ids is not None: return tokens[-1] in self.ids
+        return self._written(tokens) and not self._blank(tokens)
+
+    def _written(self, tokens):
+        "Whether the last token completes the delimiter."
         tail = tuple(tokens[-self.reach:])
         if tail not in self._texts:
-            self._texts[tail] = self.text in self.tokenizer.decode(list(tail))
+            now, before = (self.tokenizer.decode(list(t)).count(self.text)
+                           for t in (tail, tail[:-1]))
+            self._texts[tail] = now > before
         return self._texts[tail]
+
+    def _blank(self, tokens):
+        "Whether nothing but the delimiter and blanks is written."
+        return not self.tokenizer.decode(list(tokens)).replace(self.text, "").strip()
 
     @property
     def plain(self) -> "int | list[int] | str":
         "What ends a step, as a record can hold it."
         return self.block or (sorted(self.ids) if self.ids else self.text)
+
+    def __repr__(self) -> str: return f"StepEnds({self.plain!r})"
 
 # %% ../../nbs/tvm/04_setups.ipynb #a39dd91e
 @dataclass
@@ -108,7 +121,7 @@ class Setup:
     train: dict        # problem id → its sampled trajectories, in the order of the problems
     problems: Dataset  # test problems: id, prompt, answer
     samples: list      # for each test problem its N trajectories
-    delimiter: set     # ids of the tokens that end a step
+    delimiter: "set | StepEnds" # ids of the tokens that end a step, or what finds them
     grade: Callable    # (texts, golds) → things true if correct
     truth: list | None # for each test problem and sample the true values [T], where they are known
                        # (0 behind a mistake, though luck makes 1 of 600 such samples correct)
@@ -216,8 +229,7 @@ def text_setup(
                              seed, sampling)
                     for p, (name, *_, n) in zip(problems, parts))
     return Setup(generator, train, problems[1], list(found.values()),
-                 delimiter_ids(generator.tokenizer),
-                 reasoning.grade, None, max_new_tokens, sampling,
+                 StepEnds(generator), reasoning.grade, None, max_new_tokens, sampling,
                  f"{'MATH' if task == 'math' else 'GSM8K'}, {model}")
 
 # %% ../../nbs/tvm/04_setups.ipynb #7eb67de6

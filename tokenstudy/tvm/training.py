@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from ..core.arguments import above, at_least, check_module, dims, filled, like
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described, with_adapters
-from .labels import ValueData, ValueDataError, value_data
+from .labels import Ends, ValueData, ValueDataError, value_data
 from .verifier import (
-    TokenValueModel, check_vocabulary, value_loss, value_quality)
+    TokenValueModel, check_vocabulary, save_verifier, value_loss, value_quality)
 
 # %% ../../nbs/tvm/03_training.ipynb #3000c09c
 #: which samples stand in a training step together
@@ -232,11 +232,10 @@ def _base_fingerprint(source):
     if isinstance(source, TokenValueModel): return core.fingerprint(source.lm, source.value_head)
     return core.fingerprint(source)
 
-def _keep(folder, run):
+def _keep(folder, run, tokenizer):
     "Write the finished model, then the record that says that it is whole."
     shutil.rmtree(folder/"model", ignore_errors=True) # of an attempt that was killed here
-    with core.atomic_folder(folder/"model") as partial, lms.quiet():
-        run.model.save_pretrained(partial)
+    save_verifier(run.model, folder/"model", tokenizer)
     files = {p.relative_to(folder/"model").as_posix(): core.sha256(p)
              for p in sorted((folder/"model").rglob("*")) if p.is_file()}
     state = core.plain(dict(log=run.log, counts=run.counts, tokens=run.tokens, seconds=run.seconds))
@@ -293,6 +292,11 @@ def _learned_from(trajectories, kind, **options):
         return value_data(trajectories, "tvm" if kind is None else kind, **options)
     if kind not in (None, trajectories.kind):
         raise ValueDataError(f"kind = {kind!r}, but these labels are {trajectories.kind}")
+    given = [name for name, usual in dict(delimiter=None, block=None, prior=None, unique=True).items()
+             if options[name] is not usual]
+    if given:
+        raise ValueDataError(f"{given[0]}: these labels are made already; give {given[0]} to "
+                             "`value_data`")
     return trajectories
 
 def _start(source, data, loss, seed):
@@ -323,9 +327,8 @@ def train_verifier(
     # as for `value_data`; that of the `ValueData`, else tvm, if None
     kind: str | Sequence | None = None,
     *,
-    # ids of the tokens that end a step, as for `value_data`
-    delimiter: Collection[int] | None = None,
-    block: int | None = None,              # or the number of tokens in a step
+    delimiter: Ends = None,                # as for `value_data`
+    block: int | None = None,              # as for `value_data`
     # as for `value_data`; those of the generator if `base` is an `LM`
     eos_ids: Collection[int] | None = None,
     epochs: int = 6,         # passes over the data
@@ -369,7 +372,7 @@ def train_verifier(
                          unique=unique, prior=prior)
     settings["kind"], folder = data.kind, None if output_dir is None else Path(output_dir)
     source, judge = base.model if isinstance(base, lms.LM) else base, None
-    model = _start(source, data, loss, seed)
+    model = _start(base, data, loss, seed)
     if eval_data is not None:
         eval_data = list(eval_data)
         def judge(verifier): return value_quality(verifier, eval_data, eos_ids=eos_ids)
@@ -385,7 +388,7 @@ def train_verifier(
     _check_finite(model)
     run = VerifierRun(model, data.kind, steps.log, data.counts, settings, steps.totals["tokens"],
                       steps.totals["seconds"])
-    if folder is not None and first: _keep(folder, run)
+    if folder is not None and first: _keep(folder, run, getattr(base, "tokenizer", None))
     return run
 
 # %% ../../nbs/tvm/03_training.ipynb #d3b88b33

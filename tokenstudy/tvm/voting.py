@@ -103,7 +103,8 @@ def weighted_vote(
     if how not in VOTES: raise ValueError(f"how = {how!r}: it must be one of {', '.join(VOTES)}")
     there, x = _asked(answers, scores)
     if how == "sum": _no_sum(np.where([_is_answer(a) for a in answers], x, 0))
-    group, of = reasoning.group_answers(answers, same), {}
+    group = reasoning.group_answers(answers, same)
+    of: dict[int, list[int]] = {}
     for i in there: of.setdefault(group[i], []).append(i)
     total = {g: getattr(np, how)(x[at]) for g, at in of.items()}
     best = max(total.values(), default=0.) - 1e-12
