@@ -225,4 +225,13 @@ def picture_files(
     return cover_files(root) | drawn
 
 # %% ../../nbs/app/07_charts.ipynb #a769e27d3af4
-check_module(globals())
+def _labelled(rows):
+    fits = all(isinstance(r, (tuple, list)) and len(r) == 2 and isinstance(r[1], dict) for r in rows)
+    return None if fits else "pairs of a label and its series"
+
+def _ends(ticks):
+    fits = len(ticks) > 1 and all(isinstance(t, (int, float)) and t == t for t in ticks)
+    return None if fits else "at least two numbers"
+
+check_module(globals(), {
+    "forest": dict(rows=_labelled, ticks=_ends)})

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..core.arguments import check_module
+from ..core.arguments import check_module, like
 from .. import core
 from ..core.bench import measure
 from ..core.scales import CorruptFileError, TokenStudyError
@@ -274,4 +274,10 @@ def main(
 if __name__ == "__main__": sys.exit(main())
 
 # %% ../../nbs/app/04_commands.ipynb #a769dfc01f71
-check_module(globals())
+def _is_row(row):
+    parts = ("name", "ours", "peer", "peer_name", "unit", "ratio", "goal")
+    return None if set(parts) <= row.keys() else "a row of `core.bench_row`"
+
+check_module(globals(), {
+    "bench_line": dict(row=_is_row),
+    "run_bench": dict(what=like(list[str]))})

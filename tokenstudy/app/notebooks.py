@@ -24,7 +24,7 @@ from typing import Any
 
 from fastcore.basics import patch
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, both, check_module, finite, has
 from .. import core
 from ..core.scales import TokenStudyError
 
@@ -446,4 +446,15 @@ def close(self: Screen) -> None:
     self.bar.close()
 
 # %% ../../nbs/app/01_notebooks.ipynb #a7698dfdfbc9
-check_module(globals())
+check_module(globals(), {
+    "study_key": dict(nb=has("cells")),
+    "notebook_bytes": dict(nb=has("cells")),
+    "finished_copy": dict(nb=has("cells")),
+    "directives": dict(cell=has("cell_type", "source")),
+    "runs_cell": dict(cell=has("cell_type", "source")),
+    "cell_hash": dict(cell=has("source")),
+    "execute": dict(nb=has("cells")),
+    "failure": dict(nb=has("cells"), lines=at_least(1)),
+    "clock": dict(seconds=both(at_least(0), finite)),
+    "Screen.cell_start": dict(cell=has("source")),
+    "Screen.cell_done": dict(cell=has("source"), seconds=both(at_least(0), finite))})

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.arguments import check_module
+from ..core.arguments import check_module, has
 from .. import core
 from ..core.records import Runs
 from tokenstudy.app.notebooks import (
@@ -222,4 +222,5 @@ def keep_records(
     return written
 
 # %% ../../nbs/app/03_study.ipynb #a76945a0f9e0
-check_module(globals())
+check_module(globals(), {
+    "run_one": dict(nb=has("cells"))})

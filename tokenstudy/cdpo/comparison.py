@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -370,8 +370,9 @@ def draw_curves(
 
 # %% ../../nbs/cdpo/08_comparison.ipynb #a7691c9d951f
 check_module(globals(), {
-    "evaluate": dict(problems=both(filled, columns("prompt")), seed=at_least(0)),
-    "compare": dict(grader=None),
+    "evaluate": dict(problems=both(filled, like(Iterable[dict])), seed=at_least(0)),
+    "compare": dict(grader=None, validation=like(Iterable[dict]), test=like(Iterable[dict]),
+                entries=like(dict[str, dict])),
     "results_of": dict(records=like(list[dict])),
     "study_data": dict(num_samples=at_least(1), ce_betas=both(filled, like(list[float])),
     rollouts=at_least(0), seed=at_least(0), contrast=like(dict[str, object])),

@@ -481,6 +481,10 @@ def _log_batch(self: TokenWeightedDPOTrainer, inputs, logps, ref, weights, kl, s
     self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 # %% ../../nbs/cdpo/06_trainer.ipynb #a76940d4c891
+def _tables(eval_dataset):
+    many = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
+    return None if all(hasattr(d, "column_names") for d in many) else "a data set, or several by name"
+
 check_module(globals(), {
-    "TokenWeightedDPOTrainer.__init__": dict(processing_class=has("decode")),
+    "TokenWeightedDPOTrainer.__init__": dict(processing_class=has("decode"), eval_dataset=_tables),
     "masked_rows": dict(values=dims(2), mask=dims(2))})

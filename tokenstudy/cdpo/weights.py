@@ -26,7 +26,7 @@ from datasets import Dataset, IterableDataset
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from ..core.arguments import at_least, between, check_module, like
+from ..core.arguments import at_least, between, check_module, filled, like
 from .. import core, lm as lms
 from .contrast import contrastive_scores
 
@@ -625,6 +625,9 @@ class TokenWeightedCollator(DataCollatorForPreference):
 def _fits_heads(hidden):
     return None if hidden > 0 and hidden % 8 == 0 else "a positive multiple of 8, for 4 heads"
 
+def _is_side(side):
+    return None if side in ("chosen", "rejected") else "'chosen' or 'rejected'"
+
 def _sampled(trajectories):
     fits = all(hasattr(t, "problem") for t in trajectories)
     return None if fits else "trajectories, with problem, prompt_ids, response_ids, correct"
@@ -637,4 +640,6 @@ check_module(globals(), {
     "oracle_weights": dict(length=at_least(1), place=at_least(0), mass=between(0, 1)),
     "word_lm": dict(hidden=_fits_heads, layers=at_least(1), context=at_least(1), seed=at_least(0)),
     "pairs_from_samples": dict(trajectories=_sampled, seed=at_least(0)),
-    "review_pair": dict(row=_has_ids)})
+    "review_pair": dict(row=_has_ids),
+    "weights_from_spans": dict(side=_is_side),
+    "TokenWeightedCollator.torch_call": dict(examples=filled)})

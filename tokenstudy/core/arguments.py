@@ -20,7 +20,7 @@ import types
 import typing
 import warnings
 from collections.abc import Callable
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
@@ -71,7 +71,6 @@ def _is_array(x):
 SIMPLE = {int: (_is_whole, "a whole number of at most 64 bits"), float: (_is_number, "a number"),
           bool: (_is_flag, "true or false"), str: (lambda x: isinstance(x, str), "a text"),
           bytes: (lambda x: isinstance(x, (bytes, bytearray, memoryview)), "bytes"),
-          Path: (_is_path, "a path"), PurePath: (_is_path, "a path"),
           os.PathLike: (_is_path, "a path"),
           type(None): (lambda x: x is None, "None")}
 
@@ -175,12 +174,15 @@ def _kind(annotation, names):
     if isinstance(a, typing.ForwardRef): return _named(a.__forward_arg__, names)
     if a is None: a = type(None)
     if a in (typing.Any, object, inspect.Parameter.empty): return None
+    if a is Path: return Kind("a path", _is_path, lambda value, where: None if isinstance(
+        value, os.PathLike) else (where, value, "a `pathlib.Path`"))
     if isinstance(a, type) and a in SIMPLE: return Kind(SIMPLE[a][1], SIMPLE[a][0])
     origin, args = typing.get_origin(a), typing.get_args(a)
     if origin in (typing.Union, types.UnionType):
         if any("_SupportsArray" in str(x) for x in args): # numpy's ArrayLike
             return _one_of([_array(False)] + [_kind(None, names)] * (type(None) in args))
-        if Path in args: args = [x for x in args if x is not str] # a path that is not empty
+        if Path in args and str in args:                  # a path that is not empty
+            args = [os.PathLike] + [x for x in args if x not in (str, Path)]
         return _one_of([_kind(x, names) for x in args])
     if origin is typing.Literal: return _choice(args)
     if a is typing.Callable or abc.Callable in (origin, a): return Kind("a function", callable)

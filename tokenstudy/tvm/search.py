@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core.arguments import at_least, check_module
+from ..core.arguments import check_module
 from .. import core, lm as lms, reasoning
 from ..lm.sampling import warp
 from ..lm.rows import CachedRows, merge_rows, takes_positions
@@ -454,7 +454,4 @@ def tree_search(
     return results
 
 # %% ../../nbs/tvm/07_search.ipynb #a7698a6d1edc
-check_module(globals(), {
-    "SearchResult.path": dict(node=at_least(-1)),
-    "SearchResult.response": dict(node=at_least(-1)),
-    "SearchResult.values": dict(node=at_least(-1))})
+check_module(globals())

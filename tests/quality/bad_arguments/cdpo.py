@@ -18,10 +18,15 @@ SEEN = {
     "cdpo.methods.LogProbCurves.measure": ("cdpo.methods", CURVES + STEP + "curves.measure(state, lm.model)"),
     **{f"cdpo.methods.LogProbCurves.{name}": ("cdpo.methods", CURVES + STEP + f"curves.{name}(args, state, control, model=lm.model)")
        for name in ("on_train_begin", "on_train_end", "on_step_end")},
-    "cdpo.methods.Task.grade": ("cdpo.methods", TASK + "task.grade('# 2', '2')"),
-    "cdpo.methods.Task.correct": ("cdpo.methods", TASK + "task.correct([4], task.test[0]['answer'])"),
+    "cdpo.methods.Task.grade": ("cdpo.methods", TASK + "task.grade(['# 2'], ['2'])"),
+    "cdpo.methods.Task.correct": ("cdpo.methods", TASK + "task.correct(dict(answer='2'), [4])"),
     "cdpo.methods.Task.asked": ("cdpo.methods", TASK + "task.asked(task.test)"),
-    "cdpo.methods.large_task": ("cdpo.methods", "large_task(gigabytes=1e5)"),
+    "cdpo.methods.large_task": ("cdpo.methods", "large_task('smollm2', {}, gigabytes=1e5)"),
+    "cdpo.trainer.TokenWeightedDPOTrainer.reference_token_logps": ("cdpo.trainer", TRAINED + "trainer.reference_token_logps(batch)"),
+    "cdpo.trainer.TokenWeightedDPOTrainer.compute_loss": ("cdpo.trainer", TRAINED + "trainer.compute_loss(trainer.model, batch)"),
+    "cdpo.weights.BorderCheck.__call__": ("cdpo.weights", """lm = word_lm(["7 - 9 = 8 3"])
+row = dict(prompt="7 - 9 =", prompt_ids=[5, 4, 7, 8], rejected_ids=[3, 2], rejected_weights=[1., 0.], rejected_tokens=["<unk>", "</s>"])
+BorderCheck(lm.tokenizer, "train")(row)"""),
     "cdpo.weights.StreamReview.__call__": "cdpo.weights.StreamReview",
     "cdpo.weights.TokenWeightedCollator.torch_call": ("cdpo.weights", f"TokenWeightedCollator(0).torch_call([{PAIR}])"),
 }

@@ -295,6 +295,7 @@ def attempt(call: Call, names: list, kind: type, bad: Any = None, seconds: float
     except Hangs: return f"hangs for {seconds} seconds"
     except NotImplementedError: return "refused"            # what a class of one's own has to define
     except Exception as error: return says_why(error, names, bad) or "refused"
+    except SystemExit as end: return "refused" if end.code == 2 else f"ends with {end.code}"    # argparse has named it on stderr
     except BaseException as error: return f"raw {type(error).__name__}: {error}"
     if keeps and getattr(result, keeps, call) is bad: return "refused"     # a record that holds what it is given
     if kind is not None and not isinstance(result, kind): return f"gives {type(result).__name__} instead of {getattr(kind, '__name__', 'a number')}"
