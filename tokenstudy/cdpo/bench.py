@@ -195,7 +195,7 @@ check_module(globals(), {
     "wrong_solutions": dict(solutions=at_least(1), num_samples=at_least(1)),
     "generate_everywhere": dict(num_samples=at_least(1), positions=like(list[int])),
     "step_contest": dict(batch_size=at_least(1), hidden=_fits_heads, layers=at_least(1),
-    seed=at_least(0)),
+                         seed=at_least(0)),
     "step_vs_trl": dict(runs=at_least(1)),
     "rows": dict(trajectories=at_least(1), num_samples=at_least(1), full=at_least(1),
-    runs=at_least(1), num_steps=at_least(1), stride=at_least(1))})
+                 runs=at_least(1), num_steps=at_least(1), stride=at_least(1))})

@@ -372,10 +372,10 @@ def draw_curves(
 check_module(globals(), {
     "evaluate": dict(problems=both(filled, like(Iterable[dict])), seed=at_least(0)),
     "compare": dict(grader=None, validation=like(Iterable[dict]), test=like(Iterable[dict]),
-                entries=like(dict[str, dict])),
+                    entries=like(dict[str, dict])),
     "results_of": dict(records=like(list[dict])),
     "study_data": dict(num_samples=at_least(1), ce_betas=both(filled, like(list[float])),
-    rollouts=at_least(0), seed=at_least(0), contrast=like(dict[str, object])),
+                       rollouts=at_least(0), seed=at_least(0), contrast=like(dict[str, object])),
     "summary": dict(results=like(list[dict])),
     "draw_curves": dict(results=like(list[dict])),
     "first_mistake_kinds": dict(seed=at_least(0))})

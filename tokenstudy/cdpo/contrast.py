@@ -292,5 +292,5 @@ def _is_signals(signals):
 check_module(globals(), {
     "contrast_sets": dict(problems=like(list[list]), seed=at_least(0), share=between(0, 1)),
     "contrast_model": dict(epochs=at_least(0), lr=at_least(0), batch_size=at_least(1),
-    lora=at_least(0), seed=at_least(0)),
+                           lora=at_least(0), seed=at_least(0)),
     "token_views": dict(signals=_is_signals)})

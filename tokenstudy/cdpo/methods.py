@@ -405,15 +405,18 @@ def large_task(
     return word_problems(lms.load_lm(model), solved, asked, **settings)
 
 # %% ../../nbs/cdpo/07_methods.ipynb #a7696b564ba8
+def _asked(problem): return None if "answer" in problem else "a problem, with its answer"
+
 check_module(globals(), {
+    "Task.correct": dict(problem=_asked),
     "pair_logprobs": dict(pairs=like(Iterable[dict]), batch_size=at_least(1)),
     "LogProbCurves.__init__": dict(pairs=like(Iterable[dict]), probe_every=at_least(1),
-    batch_size=at_least(1)),
+                                   batch_size=at_least(1)),
     "train": dict(lr=both(at_least(0), finite), epochs=both(at_least(0), finite),
-    batch_size=at_least(1), accumulation=at_least(1), seed=between(0, 2**32 - 1),
-    probe=like(Sequence[dict]), probe_every=at_least(1)),
+                  batch_size=at_least(1), accumulation=at_least(1), seed=between(0, 2**32 - 1),
+                  probe=like(Sequence[dict]), probe_every=at_least(1)),
     "with_reference": dict(batch_size=at_least(1)),
     "stories": dict(problems=at_least(1), asked=at_least(1), seed=at_least(0)),
     "distractors": dict(problems=at_least(1), asked=at_least(1), course=at_least(1),
-    epochs=at_least(1), seed=at_least(0)),
+                        epochs=at_least(1), seed=at_least(0)),
     "word_problems": dict(shots=at_least(0), epochs=at_least(0))})

@@ -483,8 +483,13 @@ def _log_batch(self: TokenWeightedDPOTrainer, inputs, logps, ref, weights, kl, s
 # %% ../../nbs/cdpo/06_trainer.ipynb #a76940d4c891
 def _tables(eval_dataset):
     many = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
-    return None if all(hasattr(d, "column_names") for d in many) else "a data set, or several by name"
+    fits = all(hasattr(d, "column_names") for d in many)
+    return None if fits else "a data set, or several by name"
+
+def _is_batch(inputs): return None if "input_ids" in inputs else "a batch of the collator"
 
 check_module(globals(), {
     "TokenWeightedDPOTrainer.__init__": dict(processing_class=has("decode"), eval_dataset=_tables),
+    "TokenWeightedDPOTrainer.reference_token_logps": dict(inputs=_is_batch),
+    "TokenWeightedDPOTrainer.compute_loss": dict(inputs=_is_batch),
     "masked_rows": dict(values=dims(2), mask=dims(2))})

@@ -109,6 +109,8 @@ def made_by_other_code(
 def _has_provenance(record):
     return None if isinstance(record.get("provenance"), dict) else "a record, with its provenance"
 
+def _has_key(record): return None if "key" in record else "a record of `make_record`"
+
 def _line(record): return json.dumps(record, separators=(",", ":"), allow_nan=False)
 
 # %% ../../nbs/core/04_records.ipynb #6ae34ebc
@@ -286,4 +288,5 @@ def published(
 # %% ../../nbs/core/04_records.ipynb #a769b6e5ad69
 check_module(globals(), {
     "made_by_other_code": dict(record=_has_provenance),
+    "Runs.append": dict(records=_has_key),
     "make_record": dict(seconds=both(at_least(0), finite), seed=at_least(0))})

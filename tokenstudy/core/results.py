@@ -125,5 +125,5 @@ def committed_bench(
 # %% ../../nbs/core/10_results.ipynb #a769108635c8
 check_module(globals(), {
     "Committed.__init__": dict(rows=like(list[dict]), records=like(list[list[dict]]),
-    digits=at_least(0)),
+                               digits=at_least(0)),
     "committed": dict(digits=at_least(0))})

@@ -80,7 +80,6 @@ def state_of(
     if thing is None or isinstance(thing, (bool, int, float, str)): return thing
     raise ValueError(f"{where} is of type {type(thing).__name__}, whose state cannot be kept")
 
-_GENERATORS = torch.Generator | np.random.Generator | random.Random
 _HELD = (torch.Tensor, torch.Generator, np.random.Generator, random.Random)
 
 # %% ../../nbs/core/06_training.ipynb #544e6459
@@ -108,7 +107,7 @@ def restore_state(
     elif isinstance(thing, random.Random): thing.setstate(state)
     elif not isinstance(thing, (dict, list)):
         raise ValueError(f"thing is of type {type(thing).__name__}, whose state cannot be set")
-    elif not isinstance(state, (dict if isinstance(thing, dict) else (list, tuple))):
+    elif isinstance(thing, dict) != isinstance(state, dict):
         raise ValueError(f"state is of type {type(state).__name__}, which no "
                          f"{type(thing).__name__} has")
     elif isinstance(thing, dict):
@@ -150,7 +149,7 @@ class Training:
     (9.0, 1)
     """
     def __init__(self,
-        parameters: torch.nn.Module | Iterable[torch.Tensor], # of the model, or the model
+        parameters: torch.nn.Module | Iterable[torch.Tensor], # the model, or of the model
         loss: Callable, # step -> loss
         num_steps: int, # of the optimiser
         *,
@@ -374,13 +373,15 @@ def train(
     return Training(parameters, loss, num_steps, **options).run()
 
 # %% ../../nbs/core/06_training.ipynb #a769d6a4ad44
+_generators = like(Iterable[torch.Generator | np.random.Generator | random.Random])
+
 check_module(globals(), {
     "trapezoid": dict(lr=both(at_least(0), finite), num_steps=at_least(1),
-    warmup=both(at_least(0), finite), decay=both(at_least(0), finite),
-    floor=between(0, 1)),
+                      warmup=both(at_least(0), finite), decay=both(at_least(0), finite),
+                      floor=between(0, 1)),
     "cosine": dict(lr=both(at_least(0), finite), num_steps=at_least(1),
-    warmup=both(at_least(0), finite)),
+                   warmup=both(at_least(0), finite)),
     "Training.__init__": dict(clip=above(0), save_every=at_least(0), save_steps=at_least(1),
-    generators=like(Iterable[_GENERATORS])),
+                              generators=_generators),
     "train": dict(clip=above(0), save_every=at_least(0), save_steps=at_least(1),
-    generators=like(Iterable[_GENERATORS]))})
+                  generators=_generators)})

@@ -439,10 +439,10 @@ check_module(globals(), {
     "SlotStore.move": dict(target=dims(1), source=dims(1)),
     "SlotStore.move_slots": dict(rows=dims(1), target=dims(1), source=dims(1)),
     "SlotStore.go_on": dict(parents=dims(1), beside=both(filled, like(list[torch.Tensor])),
-    share=between(0, 1), slots=at_least(0)),
+                            share=between(0, 1), slots=at_least(0)),
     "CachedModel.__init__": dict(rows=at_least(1)),
     "CachedModel.positions": dict(depths=dims(2), old=at_least(0)),
     "CachedModel.extend": dict(tokens=like(list[list[int]]),
-    parents=like(list[list[int]])),
+                               parents=like(list[list[int]])),
     "CachedModel.commit": dict(paths=both(filled, like(list[list[int]]))),
     "CachedModel.select": dict(rows=both(filled, like(list[int])))})

@@ -207,4 +207,4 @@ check_module(globals(), {
     "with_adapters": dict(peft_config=_of_peft),
     "described": dict(peft_config=_of_peft),
     "fine_tune": dict(epochs=at_least(0), lr=at_least(0), batch_size=at_least(1), lora=at_least(0),
-    seed=at_least(0), save_every=at_least(0))})
+                      seed=at_least(0), save_every=at_least(0))})

@@ -415,7 +415,7 @@ def _joined(parts):
 # %% ../../nbs/lm/05_rollout.ipynb #a76999fab6ea
 check_module(globals(), {
     "rollout_numbers": dict(count=at_least(0), seed=at_least(0), stream=at_least(0),
-    position=at_least(0), rollout=at_least(0)),
+                            position=at_least(0), rollout=at_least(0)),
     "draw_tokens": dict(log_probs=dims(2), which=dims(1), u=dims(1)),
     "Rollouts.continuation": dict(i=at_least(0), j=at_least(0)),
     "Rollouts.responses": dict(i=at_least(0)),

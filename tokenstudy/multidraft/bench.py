@@ -252,6 +252,6 @@ def _race_at(temperature, target, packed, models, ids, costs, tokens, K, L, tuni
 check_module(globals(), {
     "made_distributions": dict(n=between(1, 10**8), top_k=at_least(0), seed=at_least(0)),
     "selection_rows": dict(vocabulary=between(1, 10**8), large=between(1, 10**8),
-    lp_sizes=at_least(1), runs=at_least(1)),
+                           lp_sizes=at_least(1), runs=at_least(1)),
     "decoding_rows": dict(prompts=between(1, 50), max_new_tokens=at_least(1), K=at_least(1),
-    L=at_least(1), tuning=at_least(1))})
+                          L=at_least(1), tuning=at_least(1))})

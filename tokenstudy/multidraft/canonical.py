@@ -7,6 +7,7 @@ __all__ = ['draft_tuples', 'membership', 'Plan', 'solve_lp', 'acceptance_lp', 'd
            'pair_weights', 'subset_minimum', 'TruncatedLP', 'truncation_bound']
 
 # %% ../../nbs/multidraft/03_canonical.ipynb #bcb818f4
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.arguments import at_least, both, check_module, dims, filled, finite, like, same_length, vector
+from ..core.arguments import (
+    at_least, both, check_module, dims, filled, finite, like, same_length, vector)
 from .schemes import Scheme, Script, as_distribution, as_distributions, flip
 
 # %% ../../nbs/multidraft/03_canonical.ipynb #323d00d9
@@ -322,7 +324,8 @@ class TruncatedLP(Scheme):
         rng: np.random.Generator | Script, # source of randomness
     ) -> int: # the winner
         "The tournament: the incumbent meets each later draft."
-        winner = drafts[0]
+        if not len(drafts): raise ValueError("drafts: there are none")
+        winner = operator.index(drafts[0])
         for challenger, (rank, weights) in zip(drafts[1:], self._rounds):
             i, j = rank.get(winner), rank.get(challenger)
             if winner == challenger or j is None: continue
@@ -350,9 +353,11 @@ def truncation_bound(
     return float(np.maximum(need[s:], 0).sum())
 
 # %% ../../nbs/multidraft/03_canonical.ipynb #a7690a57a823
+def _arrays(ps): return None if all(hasattr(p, "__getitem__") for p in ps) else "arrays of probabilities"
+
 check_module(globals(), {
     "TruncatedLP.choose": dict(late=True),
-    "draft_tuples": dict(ps=both(filled, like(list[np.ndarray]))),
+    "draft_tuples": dict(ps=both(filled, like(list[np.ndarray]), _arrays)),
     "membership": dict(tuples=dims(2), n=at_least(1)),
     "compose": dict(beta=both(dims(2), finite), tuples=dims(2), probabilities=vector, q=vector),
     "pair_distribution": dict(p1=vector, p2=vector, weights=both(dims(2), finite)),

@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from ..core.arguments import above, at_least, between, both, check_module, dims, filled, finite, like, same_length
+from ..core.arguments import (
+    above, at_least, between, both, check_module, dims, filled, finite, like, same_length)
 from .. import core, lm
 from .distilled import DRAFTS, DraftConfig, DraftLM, new_draft, write_draft
 
@@ -550,18 +551,18 @@ def held_out_texts(
 # %% ../../nbs/multidraft/08_distillation.ipynb #a76956618029
 check_module(globals(), {
     "sample_dialogues": dict(template=_has_three, rows=between(1, 10**6), length=between(1, 10**6),
-    top=at_least(1), temperatures=both(filled, at_least(0)),
-    seed=at_least(0)),
+                             top=at_least(1), temperatures=both(filled, at_least(0)),
+                             seed=at_least(0)),
     "sample_corpus": dict(rounds=between(0, 10**6), seed=at_least(0)),
-    "read_corpus": dict(files=filled),
+    "read_corpus": dict(files=both(filled, like(Sequence))),
     "token_frequency": dict(corpus=_is_corpus, vocabulary=at_least(1)),
     "distillation_loss": dict(features=dims(2), where=dims(2), q=dims(2), tv=between(0, 1),
-    block=at_least(1)),
+                              block=at_least(1)),
     "held_out": dict(corpus=_is_corpus, batch_size=at_least(1)),
     "distill": dict(epochs=between(0, 10**6), batch_size=at_least(1), lr=above(0), tv=between(0, 1),
-    weight_decay=both(at_least(0), finite), warmup=between(0, 1),
-    leave_out=at_least(0), always=like(Iterable[int]), looks=between(0, 10**6),
-    lanes=between(1, 64), seed=between(0, 2**63)),
+                    weight_decay=both(at_least(0), finite), warmup=between(0, 1),
+                    leave_out=at_least(0), always=like(Iterable[int]), looks=between(0, 10**6),
+                    lanes=between(1, 64), seed=between(0, 2**63)),
     "acceptance_profile": dict(temperatures=at_least(0)),
-    "evaluate": dict(texts=filled, temperatures=at_least(0)),
+    "evaluate": dict(texts=both(filled, like(Sequence)), temperatures=at_least(0)),
     "held_out_texts": dict(rows=at_least(1))})

@@ -315,9 +315,9 @@ def load_draft(
 # %% ../../nbs/multidraft/07_distilled.ipynb #a76961016914
 check_module(globals(), {
     "DraftConfig.__init__": dict(vocab_size=at_least(1), hidden_size=at_least(1),
-    intermediate_size=at_least(1), num_hidden_layers=between(0, 1000),
-    num_attention_heads=at_least(1),
-    max_position_embeddings=at_least(1)),
+                                 intermediate_size=at_least(1), num_hidden_layers=between(0, 1000),
+                                 num_attention_heads=at_least(1),
+                                 max_position_embeddings=at_least(1)),
     "DraftLM.features": dict(past_key_values=has("get_seq_length")),
     "DraftLM.forward": dict(past_key_values=has("get_seq_length")),
     "nearest_shortlisted": dict(embedding=dims(2), shortlist=dims(1)),

@@ -372,7 +372,7 @@ def _hub_texts(name):
 check_module(globals(), {
     "Beside.__init__": dict(others=filled, seed=at_least(0), repeats=at_least(1)),
     "measure_blocks": dict(prompts=filled, others=filled, seed=at_least(0), repeats=at_least(1),
-    L=at_least(1)),
+                           L=at_least(1)),
     "efficiency": dict(parts=like(Sequence)),
     "target_costs": dict(sizes=both(filled, at_least(1)), context=at_least(1), runs=at_least(1)),
     "draft_cost": dict(prompt=both(filled, ids), L=at_least(1), runs=at_least(1)),

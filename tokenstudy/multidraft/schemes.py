@@ -355,7 +355,8 @@ class SingleDraft(Scheme):
     """
     def choose(self, drafts: Sequence[int], rng: np.random.Generator | Script) -> int:
         "The first of `drafts`; `rng` is not used."
-        return drafts[0]
+        if not len(drafts): raise ValueError("drafts: there are none")
+        return operator.index(drafts[0])
 
     def selection_distribution(self) -> np.ndarray:
         "The first draft's distribution [n]."

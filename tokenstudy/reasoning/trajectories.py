@@ -331,6 +331,7 @@ def first_mistakes_of(
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #a7691c80c3af
 check_module(globals(), {
+    "TrajectoryFile.append": dict(groups=like(Iterable[Trajectory])),
     "text_of": dict(response_ids=like(Iterable[int])),
     "sample_trajectories": dict(num_samples=at_least(1), seed=at_least(0), batch_size=at_least(1),
-    max_new_tokens=at_least(1), group=at_least(1))})
+                                max_new_tokens=at_least(1), group=at_least(1))})

@@ -9,11 +9,14 @@ __all__ = ['Trie', 'trie_of']
 import functools
 import os
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastcore.basics import patch
 
 from ..core.arguments import at_least, check_module, ids
+
+if TYPE_CHECKING: from tokenstudy.reasoning.trajectories import Trajectory
 
 # %% ../../nbs/reasoning/07_trie.ipynb #880f95f9
 def _grow(tokens, starts, keys, values, token, parent, depth, node_of):

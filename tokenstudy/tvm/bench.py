@@ -183,8 +183,8 @@ def _fits_heads(hidden):
 
 check_module(globals(), {
     "random_pair": dict(vocab=at_least(3), hidden=_fits_heads, layers=at_least(1),
-    context=at_least(1), seed=at_least(0)),
+                        context=at_least(1), seed=at_least(0)),
     "label_all": dict(tokens=at_least(100), num_samples=at_least(1)),
     "labels_scaling": dict(num_samples=at_least(1)),
     "rows": dict(questions=at_least(1), K=at_least(1), b=at_least(1), max_steps=at_least(1),
-    tokens=at_least(100), runs=at_least(1))})
+                 tokens=at_least(100), runs=at_least(1))})

@@ -157,6 +157,6 @@ def _entry(what):
 
 check_module(globals(), {
     "judged": dict(seed=at_least(0), num_samples=at_least(1), budget=at_least(1),
-    max_steps=at_least(1), searches=_searches),
+                   max_steps=at_least(1), searches=_searches),
     "search_result": dict(found=filled),
     "accuracies": dict(what=_entry)})

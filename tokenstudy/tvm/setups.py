@@ -249,8 +249,8 @@ check_module(globals(), {
     "delimiter_ids": dict(tokenizer=has("decode")),
     "Setup.lessons": dict(num_samples=at_least(1)),
     "arithmetic_setup": dict(num_train=at_least(1), num_samples=at_least(1), num_test=at_least(1),
-    num_test_samples=at_least(1), num_operations=between(1, 12),
-    seed=at_least(0)),
+                             num_test_samples=at_least(1), num_operations=between(1, 12),
+                             seed=at_least(0)),
     "text_setup": dict(teach=at_least(0), shots=at_least(0), num_train=at_least(1),
-    num_samples=at_least(1), num_test=at_least(1), num_test_samples=at_least(1),
-    max_new_tokens=at_least(1), seed=at_least(0), gigabytes=at_least(0))})
+                       num_samples=at_least(1), num_test=at_least(1), num_test_samples=at_least(1),
+                       max_new_tokens=at_least(1), seed=at_least(0), gigabytes=at_least(0))})

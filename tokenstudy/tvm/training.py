@@ -438,4 +438,4 @@ check_module(globals(), {
     "step_losses": dict(batch=_is_batch, lm_weight=at_least(0)),
     "denominators": dict(rows=like(Iterable[int])),
     "train_verifier": dict(seed=at_least(0), save_every=at_least(0), block=at_least(1),
-    prior=above(0))})
+                           prior=above(0))})

@@ -27,7 +27,8 @@ from transformers import (
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.modeling_outputs import ModelOutput
 
-from ..core.arguments import at_least, check_module, dims, finite, like, pairs, same_length, vector
+from ..core.arguments import (
+    at_least, check_module, dims, finite, like, pairs, same_length, vector)
 from .. import core, lm as lms, reasoning
 from .labels import ValueDataError, by_problem, labels_flat, problem_trie
 

@@ -23,3 +23,4 @@ LONG = {"app.charts.Chart", "app.charts.picture_files", "app.claims.multidraft_c
         "app.claims.all_claims", "app.claims.headlines", "app.cover_record.record_cover", "app.commands.run_models", "app.notebooks.execute"}
 LEGAL: dict = {}
 FAULTS: dict = {}
+NEVER: dict = {}

@@ -55,10 +55,11 @@ SEEN = {
 }
 SAME = {"lm.branches.Trunk": {"prompt_ids": ["prompt"], "response_ids": ["prompt"]},
         "lm.rollout.rollouts": {"prompt_ids": ["prompt"], "response_ids": ["prompt", "response"], "num_samples": ["range"]},
-        "lm.sampling.token_logprobs": {"sequences": ["prompt"]}, "lm.models.prepare_lm": {"name": ["smollm2"]}, "lm.models.verify_lm": {"name": ["smollm2"]},
+        "lm.sampling.token_logprobs": {"sequences": ["prompt", "prompts"]}, "lm.models.prepare_lm": {"name": ["smollm2"]}, "lm.models.verify_lm": {"name": ["smollm2"]},
         "lm.rows.CachedRows.feed": {"ids": ["recompute"], "real": ["recompute"]}, "lm.rows.CachedRows.read": {"texts": ["recompute"]},
         "lm.finetuning.fine_tune": {"samples": ["sample"]}}
 ANY = {"lm.models.check_gguf", "lm.models.prepare_lm", "lm.models.verify_lm", "lm.models.load_lm", "lm.resuming.check_checkpoint", "lm.resuming.SafeCheckpoints.train"}
 LONG: set = set()
 LEGAL: dict = {}
 FAULTS: dict = {}
+NEVER: dict = {}

@@ -39,7 +39,7 @@ SEEN = {
     "multidraft.decoding.Verification.verify": ("multidraft.decoding", NODES + "Verification().verify(tree, Fair(), np.random.default_rng(0))"),
     "multidraft.decoding.TokenLevel.verify": ("multidraft.decoding", NODES + "TokenLevel(TruncatedLP()).verify(tree, Fair(), np.random.default_rng(0))"),
     "multidraft.decoding.Multidraft.__call__": ("multidraft.decoding", "model = lms.tiny_lm(vocab=12)\nfrom transformers import GenerationConfig\nMultidraft(model, K=1)(model.model, torch.tensor([[1, 2]]), generation_config=GenerationConfig(do_sample=True, max_new_tokens=2), logits_processor=[], stopping_criteria=[])"),
-    "multidraft.distillation.make_draft": ("multidraft.distillation", CORPUS + "make_draft('small', files[0].parent, lm.tiny_lm(vocab=24))"),
+    "multidraft.distillation.make_draft": ("multidraft.distillation", CORPUS + "make_draft(lm.tiny_lm(vocab=24), files[0].parent, 'small')"),
     "multidraft.distillation.embed_draft": ("multidraft.distillation", "embed_draft('small', DraftLM(DraftConfig(vocab_size=24, shortlist_size=10, rank=8, num_attention_heads=2)))"),
     "multidraft.distilled.ShortlistEmbedding.forward": ("multidraft.distilled", DRAFT + "draft.embed_tokens.forward(ids)"),
     "multidraft.distilled.DraftLM.features": ("multidraft.distilled", DRAFT + "draft.features(ids)"),
@@ -61,7 +61,7 @@ tree = grow([one], (), 2, rng=np.random.default_rng(0))
 target, others = lms.tiny_lm(vocab=12), dict(single=(TokenLevel(Optimal()), 1, 2))
 measure_blocks(target, LMDraft(target), [[1, 2]], others=others, K=2, L=2, max_new_tokens=4)"""),
     "multidraft.rates.Costs.target_call": ("multidraft.rates", "Costs({1: .01, 4: .02}, .001, .001).target_call(2.)"),
-    "multidraft.rates.Costs.rate": ("multidraft.rates", "Costs({1: .01, 4: .02}, .001, .001).rate(2., 1, 2.)"),
+    "multidraft.rates.Costs.rate": ("multidraft.rates", "Costs({1: .01, 4: .02}, .001, .001).rate(2., 2., 1)"),
     "multidraft.drafts.Distribution.draw": ("multidraft.drafts", "Distribution(np.array([2]), np.ones(1)).draw(np.random.default_rng(0))"),
     "multidraft.drafts.Tree.draw": ("multidraft.drafts", TREE + "tree.draw(0, one, 1, rng)"),
     "multidraft.drafts.Tree.add": ("multidraft.drafts", TREE + "tree.add(0, 2, one)"),
@@ -77,13 +77,17 @@ measure_blocks(target, LMDraft(target), [[1, 2]], others=others, K=2, L=2, max_n
     "multidraft.optimal.Optimal.choose": ("multidraft.optimal", "scheme = Optimal()\nscheme.prepare(np.array([.7, .3]), [np.array([.4, .6])] * 2)\nscheme.choose([0, 1], np.random.default_rng(0))"),
 }
 SAME = {"multidraft.acceptance.compare_schemes": {"p": ["ps[0]"]}, "multidraft.acceptance.draw_comparison": {"p": ["ps[0]"]},
-        "multidraft.optimal.optimal_selection_distribution": {"p": ["ps[0]"]}, "multidraft.schemes.as_distribution": {"values": ["q"]},
+        "multidraft.optimal.optimal_selection_distribution": {"p": ["ps[0]"]}, "multidraft.schemes.as_distribution": {"values": ["q"]}, "multidraft.decoding.NodeDistributions.draw_other": {"tokens": ["weights"]}, "multidraft.schemes.Scheme.choose": {"drafts": ["select one token"], "rng": ["select one token"]},
+        "multidraft.schemes.Scheme.select": {"rng": ["select one token"]}, "multidraft.distilled.read_draft": {"path": ["draft"]},
+        "multidraft.distillation.make_draft": {"name": ["folder"], "folder": ["target"]},
         "multidraft.rates.prompt_set": {"name": ["prompts"]}, "multidraft.rates.efficiency": {"parts": ["values"]}, "multidraft.rates.draft_cost": {"prompt": ["prompts"]}, "multidraft.decoding.scheme_named": {"name": ["scheme"]},
         "multidraft.distilled.load_draft": {"name": ["draft"]}, "multidraft.bench.decoding_rows": {"target": ["lm"]},
-        "multidraft.distilled.DraftConfig": {"vocab_size": ["vocabulary"]}, "multidraft.distillation.distill": {"leave_out": ["corpus files", "corpus"]}}
+        "multidraft.distilled.DraftConfig": {"vocab_size": ["vocabulary"]}, "multidraft.distillation.distill": {"leave_out": ["corpus", "files"], "epochs": ["num_steps"]}}
 ANY: set = {"multidraft.distillation.make_draft", "multidraft.distillation.embed_draft", "multidraft.decoding.Verification.verify", "multidraft.drafts.Draft.begin",
             "multidraft.drafts.Draft.propose", "multidraft.drafts.Draft.advance", "multidraft.drafts.Draft.select", "multidraft.schemes.Scheme.choose",
             "multidraft.schemes.Scheme.select"}
-LONG: set = set()
+LONG: set = {"multidraft.distilled.load_draft", "multidraft.bench.decoding_rows", "multidraft.bench.selection_rows", "multidraft.decoding.generate_multidraft",
+             "multidraft.distillation.distill", "multidraft.drafts.Tree.draw"}
 LEGAL: dict = {}
 FAULTS: dict = {}
+NEVER: dict = {}

@@ -12,8 +12,10 @@ SEEN = {
     "reasoning.trie.Trie.tokens": ("reasoning.trie", TRIE + "trie.tokens(1)"),
     "reasoning.trie.Trie.find": ("reasoning.trie", TRIE + "trie.find([3, 1])"),
 }
-SAME: dict = {}
-ANY: set = {"reasoning.generator.embed_generator"}
+SAME: dict = {f"reasoning.arithmetic_world.{name}": {"prompt": ["story"]} for name in ("read_problem", "first_mistake", "true_values", "is_misreading")}
+ANY: set = {"reasoning.generator.embed_generator", "reasoning.answers.arithmetic_answer", "reasoning.answers.extract_answer", "reasoning.answers.exact_number",
+            "reasoning.arithmetic_world.first_mistake", "reasoning.arithmetic_world.is_misreading", "reasoning.trajectories.sample_trajectories"}
 LONG: set = set()
 LEGAL: dict = {}
 FAULTS: dict = {}
+NEVER: dict = {}

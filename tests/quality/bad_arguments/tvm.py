@@ -14,7 +14,7 @@ SEEN = {
     "tvm.search.SearchResult.response": ("tvm.search", SEARCHED + "found.response(0)"),
     "tvm.search.SearchResult.values": ("tvm.search", SEARCHED + "found.values(0)"),
     "tvm.search.SearchResult.scores": ("tvm.search", SEARCHED + "found.scores('last')"),
-    "tvm.search.SearchResult.vote": ("tvm.search", SEARCHED + "found.answers = ['2'] * len(found.final)\nfound.vote('sum')"),
+    "tvm.search.SearchResult.vote": ("tvm.search", SEARCHED + "found.answers = ['2'] * len(found.final)\nfound.vote('sum', among='all')"),
     "tvm.setups.StepEnds.__call__": "tvm.search.tree_search",
     "tvm.setups.Setup.lessons": ("tvm.setups", SETUP + "setup.lessons(1)"),
     "tvm.setups.text_setup": ("tvm.setups", "text_setup('no-such-model')"),
@@ -30,6 +30,7 @@ SAME = {"tvm.policies.step_beam": PROBLEMS, "tvm.policies.dvts": PROBLEMS, "tvm.
         "tvm.verifier.values_of": {"out": ["value"]}, "tvm.verifier.value_quality": {"model": ["values"], "truth": ["tokens"]},
         "tvm.voting.best_at_n": {"correct": ["samples"]}}
 ANY = {"tvm.voting.majority_vote", "tvm.ordering.accuracies", "tvm.setups.text_setup", "tvm.verifier.TokenValueModel.from_pretrained"}
-LONG: set = {"tvm.setups.arithmetic_setup", "tvm.ordering.judged", "tvm.bench.rows", "tvm.bench.label_all", "tvm.bench.labels_scaling"}
+LONG: set = {"tvm.setups.arithmetic_setup", "tvm.ordering.judged", "tvm.bench.rows", "tvm.bench.label_all", "tvm.bench.labels_scaling", "tvm.training.train_verifier"}
 LEGAL: dict = {}
 FAULTS: dict = {}
+NEVER: dict = {}
