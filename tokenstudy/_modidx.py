@@ -1600,6 +1600,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'tokenstudy/lm/rollout.py'),
                                        'tokenstudy.lm.rollout._Drawn.draw': ('lm/rollout.html#_drawn.draw', 'tokenstudy/lm/rollout.py'),
                                        'tokenstudy.lm.rollout._along': ('lm/rollout.html#_along', 'tokenstudy/lm/rollout.py'),
+                                       'tokenstudy.lm.rollout._bans': ('lm/rollout.html#_bans', 'tokenstudy/lm/rollout.py'),
                                        'tokenstudy.lm.rollout._check_run': ('lm/rollout.html#_check_run', 'tokenstudy/lm/rollout.py'),
                                        'tokenstudy.lm.rollout._forbidden': ('lm/rollout.html#_forbidden', 'tokenstudy/lm/rollout.py'),
                                        'tokenstudy.lm.rollout._jobs': ('lm/rollout.html#_jobs', 'tokenstudy/lm/rollout.py'),

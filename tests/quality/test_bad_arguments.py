@@ -2,6 +2,7 @@
 
 `bad_arguments/sweep.py` finds the callables, takes a valid call of each from its docstring's example and replaces one argument after the other;
 `bad_arguments/<area>.py` has the calls that no example shows and what is legal all the same."""
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -23,11 +24,22 @@ def project(tmp_path, monkeypatch):
     for part in ("settings.ini", "results", "docs", "nbs"): (tmp_path/part).symlink_to(sweep.ROOT/part)
     (tmp_path/"folder").mkdir()
     monkeypatch.chdir(tmp_path)
+    yield
+    assert files_of_the_package() == FILES, "a call has written among the package's own files"
+
+
+def files_of_the_package() -> dict: return {p.name: (p.stat().st_size, p.stat().st_mtime_ns) for p in (sweep.ROOT/"tokenstudy"/"assets").iterdir()}
+
+
+FILES = files_of_the_package()
 
 
 @pytest.mark.parametrize("label", CASES)
-def test_bad_arguments(label, project):
+def test_bad_arguments(label, project, tmp_path, monkeypatch):
     row = sweep.rows()[label]
+    if label in sweep.WRITERS:
+        shutil.copytree(sweep.ROOT/"tokenstudy"/"assets", tmp_path/"assets")
+        monkeypatch.setattr("tokenstudy.core.files.assets_dir", lambda: tmp_path/"assets")
     assert sweep.judge(row, TABLES[label.split(".")[0]]) == []
 
 

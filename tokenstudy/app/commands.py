@@ -112,7 +112,9 @@ def prepare_models(
     from tokenstudy import lm
     code = 0
     for r in rows:
-        if r["kind"] != "language model": continue
+        if r["kind"] != "language model" and r["state"] != "corrupt":
+            if len(rows) == 1: print(f"{r['name']}: embedded in the package, ready as it is")
+            continue
         if r["state"] == "corrupt":
             print(f"{r['name']}: {r['detail']}", file=sys.stderr)
             code = 1
@@ -144,6 +146,7 @@ def run_models(
     """List, prepare or verify models.
 
     >>> run_models("prepare", "draft-small.safetensors") # an embedded file needs no preparation
+    draft-small.safetensors: embedded in the package, ready as it is
     0
     """
     from tokenstudy.core.show import table

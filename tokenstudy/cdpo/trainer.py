@@ -94,7 +94,7 @@ def _check_config(args):
                              f"it at {value!r}, or use trl.DPOTrainer")
     if not (math.isfinite(args.beta) and args.beta > 0):
         raise ValueError(f"beta is {args.beta}; it must be a finite number above 0")
-    if not args.max_weight > 0:
+    if not isinstance(args.max_weight, (int, float)) or not args.max_weight > 0:
         raise ValueError(f"max_weight is {args.max_weight}; it must be above 0")
     if args.bad_pairs not in ("skip", "raise"):
         raise ValueError(f"bad_pairs is {args.bad_pairs!r}; it must be 'skip' or 'raise'")

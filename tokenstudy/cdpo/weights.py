@@ -308,6 +308,7 @@ def weights_from_spans(
     [[0.5, 0.0, 0.0]]
     """
     found = []
+    if spans not in pairs.column_names: raise PreferenceDataError(f"spans: no column {spans!r}")
     for i, (row, made) in enumerate(zip(pairs.with_format(None), tokenize_pairs(pairs, tokenizer))):
         text, ids = row[side], made[f"{side}_ids"]
         if not isinstance(text, str): text = text[-1]["content"]

@@ -120,6 +120,8 @@ def restore_state(
             raise CheckpointError(f"the checkpoint holds {len(state)} of what this training has "
                                   f"{len(thing)}")
         for v, s in zip(thing, state): restore_state(v, s)
+    elif not isinstance(state, Iterable):
+        raise ValueError(f"state is of type {type(state).__name__}, which no list has")
     else: thing[:] = state
 
 def _holds(thing):

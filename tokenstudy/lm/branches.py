@@ -143,6 +143,8 @@ def read(
     ids: torch.Tensor  # [B] one more token of each row
 ) -> torch.Tensor:     # logits [B, V]
     "One forward pass over the next token of every row."
+    if len(ids) != len(self.owners):
+        raise ValueError(f"ids: {len(ids)} tokens for {len(self.owners)} rows")
     self.store.filled, ids = self.store.stop, ids[:, None]
     places = (self.prefixes + self.step)[:, None]
     logits = self.lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places,

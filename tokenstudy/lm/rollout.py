@@ -91,6 +91,17 @@ def _check_run(engine, seed, **numbers):
     for name, value in numbers.items():
         if value is not None and value < 1: raise ValueError(f"{name} = {value}: it must be ≥ 1")
 
+def _bans(banned, where, vocabulary, i):
+    "The banned ids by position; those of no token, and those that no rollout would meet, are refused."
+    found = {operator.index(t): [*map(operator.index, ids)] for t, ids in banned.items()}
+    if lost := [t for t in found if t not in where]:
+        raise ValueError(f"trajectory {i}: banned has position {lost[0]}, but positions are {where}")
+    for t, ids in found.items():
+        if wrong := [x for x in ids if not 0 <= x < vocabulary]:
+            raise ValueError(f"trajectory {i}: banned[{t}]: token id {wrong[0]} is outside the "
+                             f"vocabulary of {vocabulary}")
+    return {t: ids for t, ids in found.items() if ids}
+
 def _pair(one, i):
     "The prompt and the response of a trajectory, as lists."
     try:
@@ -111,6 +122,7 @@ def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_tota
     given = dict(positions=positions, num_samples=n, streams=streams, banned=banned)
     for name, x in given.items():
         if len(x) != T: raise ValueError(f"{name}: {len(x)} entries for {T} trajectories")
+    vocabulary = lm.model.get_input_embeddings().num_embeddings
     for i, (one, where, many, stream, no) in enumerate(zip(trajectories, *given.values())):
         if isinstance(one, Trunk): prompt, response = one.prompt_ids, one.response_ids
         else: prompt, response = _pair(one, i)
@@ -125,9 +137,10 @@ def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_tota
         if not inside or len(set(where)) < len(where):
             raise ValueError(f"trajectory {i}: positions must be different numbers from 0 to "
                              f"{len(response)} (the response's length), at least one; got {where}")
+        no = _bans(no or {}, where, vocabulary, i)
         longest = max(max_total, len(response)) if max_total else max(where) + max_new_tokens
         check_length(lm, len(prompt) + longest)
-        found.append((one, response, where, many, stream, no or {}))
+        found.append((one, response, where, many, operator.index(stream), no))
     return found
 
 # %% ../../nbs/lm/05_rollout.ipynb #8160906e

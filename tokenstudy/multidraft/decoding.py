@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.arguments import check_module
+from ..core.arguments import at_least, check_module, dims, has
 from .. import lm as lms
 from .canonical import TruncatedLP
 from .drafts import Distribution, Draft, LMDraft, Tree, as_draft
@@ -743,6 +743,9 @@ def _criteria(criteria, prompts):
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #a769e3c8988f
 check_module(globals(), {
+    "stream_multidraft": dict(ends=at_least(0)),
+    "generate_multidraft": dict(ends=at_least(0)),
+    "Multidraft.__call__": dict(input_ids=dims(2), logits_processor=has("__iter__")),
     "Choice.__init__": dict(late=True),
     "Choice.index": dict(late=True),
     "Choice.token": dict(late=True),

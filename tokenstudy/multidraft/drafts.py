@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.arguments import at_least, both, check_module, dims, filled, like, same_length
+from ..core.arguments import (
+    at_least, both, check_module, dims, filled, ids, like, same_length)
 from .. import lm as lms
 from .schemes import Script, draw
 
@@ -573,4 +574,4 @@ check_module(globals(), {
     "Distribution.draw": dict(late=True),
     "LMDraft.begin": dict(prompts=both(filled, like(list[list[int]]))),
     "NGramDraft.begin": dict(prompts=like(list[list[int]])),
-    "NGramDraft.distribution": dict(b=at_least(0))})
+    "NGramDraft.distribution": dict(b=at_least(0), suffix=ids)})

@@ -83,6 +83,7 @@ class Script:
     ) -> int: # the next prescribed index, or the first of positive weight
         "Take an outcome of a draw."
         p = np.asarray(weights, float) / np.sum(weights)
+        if p.ndim != 1 or not p.any(): raise ValueError("weights: expected one positive number")
         at = len(self.taken)
         if at < len(self.outcomes): choice = int(self.outcomes[at])
         else:
@@ -205,7 +206,7 @@ class Scheme:
         try: drafts = tuple(operator.index(x) for x in drafts)
         except TypeError: raise ValueError(f"drafts {drafts}: expected K whole numbers") from None
         if len(drafts) != self.drafted:
-            raise ValueError(f"{len(drafts)} drafted tokens, "
+            raise ValueError(f"drafts: {len(drafts)} drafted tokens, "
                              f"but the scheme was prepared for K = {self.K}")
         for k, (x, p) in enumerate(zip(drafts, self.ps)):
             if not 0 <= x < self.n:

@@ -151,6 +151,7 @@ def grow(
     >>> tree.path(3), len(tree.draws[0])
     ([1, 1, 1], 2)
     """
+    text = tuple(text)
     tree, level, known = Tree(root=-1), {0: list(range(len(drafts)))}, {}
     for _ in range(length):
         below: dict[int, list[int]] = {}

@@ -70,7 +70,8 @@ def _whole(x, what):
 def _flat(paths):
     "All tokens [T] one after the other, and where each path begins [N + 1]."
     if isinstance(paths, tuple) and len(paths) == 2 and getattr(paths[0], "ndim", 0) == 1:
-        flat, starts = np.asarray(paths[0]), np.asarray(paths[1], np.int64)
+        flat, starts = np.asarray(paths[0]), _whole(np.asarray(paths[1]), "starts")
+        starts = starts.astype(np.int64)
         rising = len(starts) and starts[0] == 0 and (np.diff(starts) >= 0).all()
         if not rising or starts[-1] != len(flat):
             raise ValueError("starts must rise from 0 to the number of tokens")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import above, at_least, check_module, finite
+from ..core.arguments import above, at_least, both, check_module, finite, like
 from .. import lm as lms, reasoning
 
 # %% ../../nbs/tvm/01_labels.ipynb #b024e57e
@@ -49,6 +49,8 @@ def _steps(delimiter, block):
     try: ids = frozenset(operator.index(i) for i in delimiter)
     except TypeError: raise ValueError("delimiter: token ids must be whole numbers") from None
     if not ids: raise ValueError("delimiter: there are no token ids, so no step would end")
+    if min(ids) < 0 or any(isinstance(i, bool) for i in ids):
+        raise ValueError(f"delimiter: {sorted(ids)} are no token ids, whole numbers of at least 0")
     return ids
 
 def _check_kind(kind, delimiter, block):
@@ -456,4 +458,5 @@ check_module(globals(), {
     "labels_flat": dict(block=at_least(1)),
     "label_samples": dict(block=at_least(1)),
     "value_data": dict(block=at_least(1), prior=above(0)),
-    "beta_posterior": dict(correct=finite, count=finite, prior=above(0))})
+    "beta_posterior": dict(correct=finite, count=finite,
+                           prior=both(like(tuple[float, float]), above(0)))})

@@ -64,8 +64,8 @@ class StepEnds:
         elif isinstance(delimiter, str) or delimiter is None:
             self._read_text(generator, "\n" if delimiter is None else delimiter)
         else:
-            self.ids = {int(i) for i in (delimiter if hasattr(delimiter, "__iter__")
-                                         else [delimiter])}
+            self.ids = {i if isinstance(i, int) else i.__index__() for i in
+                        (delimiter if hasattr(delimiter, "__iter__") else [delimiter])}
             most = generator.model.get_input_embeddings().num_embeddings
             if not self.ids or not all(0 <= i < most for i in self.ids):
                 raise ValueError(f"delimiter {sorted(self.ids)}: token ids must lie below {most}")

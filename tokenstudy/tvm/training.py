@@ -21,7 +21,7 @@ import torch
 from fastcore.basics import patch
 from torch.nn import functional as F
 
-from ..core.arguments import above, at_least, check_module, dims, filled, like
+from ..core.arguments import above, at_least, both, check_module, dims, filled, like
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described, with_adapters
 from .labels import Ends, ValueData, ValueDataError, value_data
@@ -434,7 +434,7 @@ def _is_batch(batch):
 check_module(globals(), {
     "batches": dict(batch_size=at_least(1), seed=at_least(0), epoch=at_least(0)),
     "micro_batches": dict(lengths=dims(1), rows=dims(1), micro_tokens=at_least(1)),
-    "tensors": dict(rows=filled, pad_id=at_least(0), device=_is_device),
+    "tensors": dict(rows=both(filled, like(Sequence[int])), pad_id=at_least(0), device=_is_device),
     "step_losses": dict(batch=_is_batch, lm_weight=at_least(0)),
     "denominators": dict(rows=like(Iterable[int])),
     "train_verifier": dict(seed=at_least(0), save_every=at_least(0), block=at_least(1),

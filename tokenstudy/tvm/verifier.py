@@ -28,7 +28,7 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.modeling_outputs import ModelOutput
 
 from ..core.arguments import (
-    at_least, check_module, dims, finite, like, pairs, same_length, vector)
+    at_least, both, check_module, dims, finite, has, like, pairs, same_length, vector)
 from .. import core, lm as lms, reasoning
 from .labels import ValueDataError, by_problem, labels_flat, problem_trie
 
@@ -490,8 +490,9 @@ def _judges(model):
 
 check_module(globals(), {
     "value_loss": dict(logits=dims(2), labels=dims(2)),
+    "TokenValueModel.forward": dict(past_key_values=has("get_seq_length")),
     "score_responses": dict(responses=pairs, batch_size=at_least(1)),
     "score_samples": dict(samples=like(Iterable[Iterable]), batch_size=at_least(1)),
     "calibration": dict(values=vector, truth=vector, bins=at_least(1)),
-    "area_under_curve": dict(values=finite, outcomes=finite),
+    "area_under_curve": dict(values=both(dims(1), finite), outcomes=both(dims(1), finite)),
     "value_quality": dict(model=_judges, truth=like(Sequence[list]), batch_size=at_least(1))})

@@ -60,6 +60,56 @@ SAME = {"lm.branches.Trunk": {"prompt_ids": ["prompt"], "response_ids": ["prompt
         "lm.finetuning.fine_tune": {"samples": ["sample"]}}
 ANY = {"lm.models.check_gguf", "lm.models.prepare_lm", "lm.models.verify_lm", "lm.models.load_lm", "lm.resuming.check_checkpoint", "lm.resuming.SafeCheckpoints.train"}
 LONG: set = set()
-LEGAL: dict = {}
-FAULTS: dict = {}
 NEVER: dict = {}
+
+# Legal all the same: the result is of the valid call's kind, or a work that begins
+LEGAL = {
+    "lm.branches.Trunk": {"response_ids": "[]"},
+    "lm.branches.Branches": {"trunks": "[[]]", "owners": "short", "prefixes": "short"},
+    "lm.branches.Branches.go_on": {"parents": "short"},
+    "lm.caches.PackedLinear.forward": {"x": "deep|nan|short"},
+    "lm.caches.SlotStore": {"layers": "0"},
+    "lm.caches.SlotStore.write": {"layer": "0", "keys": "nan|short", "values": "nan|short"},
+    "lm.caches.SlotStore.select": {"rows": "short", "slots": "0"},
+    "lm.caches.SlotStore.pick": {"rows": "short"},
+    "lm.caches.SlotStore.go_on": {"parents": "short", "share": "0", "slots": "0"},
+    "lm.caches.CachedModel.positions": {"depths": "short", "old": "0"},
+    "lm.caches.CachedModel.extend": {"parents": "[]|[[]]"},
+    "lm.caches.CachedModel.commit": {"paths": "[[]]"},
+    "lm.finetuning.few_shot": {"problems": "[]|generator", "shown": "[]|generator"},
+    "lm.finetuning.lessons": {"problems": "[]|generator"},
+    "lm.finetuning.fine_tune": {"epochs": "0", "lr": "0", "lora": "0", "seed": "0", "output_dir": "missing|folder", "save_every": "inf|0"},
+    "lm.models.as_lm": {"tokenizer": "1|text|[]|{}|object"},
+    "lm.models.resting": {"model": "1|text|[]|{}|object"},
+    "lm.models.load_lm": {"device": "|text", "dtype": "|text"},
+    "lm.models.require_memory": {"gigabytes": "0", "what": "|text", "device": ""},
+    "lm.models.tiny_lm": {"seed": "0"},
+    "lm.models.tiny_tokenizer": {"words": "[]|generator"},
+    "lm.models.check_length": {"tokens": "0"},
+    "lm.models.pad": {"sequences": "[[]]", "side": "|text", "pad_id": "0"},
+    "lm.resuming.SafeCheckpoints.train": {"resume_from_checkpoint": "text", "args": "None|1|text|[]|{}|object"},
+    "lm.resuming.whole_checkpoint": {"folder": "missing|folder"},
+    "lm.resuming.check_checkpoint": {"path": "missing|folder", "identity": "{}|other keys|number keys"},
+    "lm.rollout.rollout_numbers": {"count": "0", "seed": "0", "stream": "0", "position": "0", "rollout": "0"},
+    "lm.rollout.draw_tokens": {"log_probs": "nan", "u": "nan"},
+    "lm.rollout.Rollouts.continuation": {"i": "0", "j": "0"},
+    "lm.rollout.Rollouts.responses": {"i": "0"},
+    "lm.rollout.Rollouts": {
+        "response_ids": "[]|[[]]|[None]|[object]|{}|[nan]", "positions": "[]|[[]]|[None]|[object]|{}|[nan]",
+        "tokens": "[]|ragged|texts|{}|deep|short", "lengths": "[]|ragged|texts|{}|deep|short", "finished": "[]|ragged|texts|{}|deep|short",
+        "logprobs": "[]|ragged|texts|{}", "prefix_tokens": "[]", "forwarded": "[]"},
+    "lm.rollout.rollouts_many": {"temperature": "0", "top_k": "0", "seed": "0"},
+    "lm.rollout.rollouts": {"stream": "0", "banned": "{}"},
+    "lm.rows.CachedRows": {"mask": "short"},
+    "lm.rows.CachedRows.go_on": {"parents": "short"},
+    "lm.sampling.warp": {"logits": "deep|short", "temperature": "0", "top_k": "0"},
+    "lm.sampling.check_warp": {"temperature": "0", "top_k": "0"},
+    "lm.sampling.next_token_probs": {"logits": "deep|short", "temperature": "0", "top_k": "0"},
+    "lm.sampling.Sampled": {
+        "prompt_ids": "[]|[[]]|[None]|[object]|{}|[nan]", "response_ids": "[]|[[]]|[None]|[object]|{}|[nan]",
+        "logprobs": "[]|[[]]|[None]|[object]|{}|[nan]", "finished": "[]"},
+    "lm.sampling.pick": {"probs": "nan", "u": "nan"},
+    "lm.sampling.sample": {"temperature": "0", "top_k": "0", "seed": "0"},
+    "lm.sampling.token_logprobs": {"temperature": "0", "top_k": "0"},
+}
+FAULTS: dict = {}

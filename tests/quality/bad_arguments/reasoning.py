@@ -16,6 +16,47 @@ SAME: dict = {f"reasoning.arithmetic_world.{name}": {"prompt": ["story"]} for na
 ANY: set = {"reasoning.generator.embed_generator", "reasoning.answers.arithmetic_answer", "reasoning.answers.extract_answer", "reasoning.answers.exact_number",
             "reasoning.arithmetic_world.first_mistake", "reasoning.arithmetic_world.is_misreading", "reasoning.trajectories.sample_trajectories"}
 LONG: set = set()
-LEGAL: dict = {}
-FAULTS: dict = {}
 NEVER: dict = {}
+
+# Legal all the same: the result is of the valid call's kind, or a work that begins
+LEGAL = {
+    "reasoning.answers.arithmetic_answer": {"response": "|text"},
+    "reasoning.answers.clean_answer": {"answer": "|text"},
+    "reasoning.answers.extract_answer": {"text": "|text"},
+    "reasoning.answers.exact_number": {"answer": "|text"},
+    "reasoning.arithmetic_world.apply": {"value": "-1|0", "op": "|text", "n": "-1|0"},
+    "reasoning.arithmetic_world.misread_chance": {"op": "|text", "n": "-1|0"},
+    "reasoning.arithmetic_world.Problem.lines": {"misread": "[]|[[]]|[None]|[object]|{}|generator|[nan]"},
+    "reasoning.arithmetic_world.Problem": {"start": "[]", "steps": "[]|[[]]|[None]|[object]|{}|[nan]", "name": "[]", "modulus": "[]"},
+    "reasoning.arithmetic_world.solution_of": {"misread": "[]|[[]]|[None]|[object]|{}|generator|[nan]"},
+    "reasoning.arithmetic_world.words": {"text": "|text"},
+    "reasoning.arithmetic_world.first_mistake": {"response": "[]||text"},
+    "reasoning.arithmetic_world.draw_problems": {"count": "0", "seed": "-1|0"},
+    "reasoning.arithmetic_world.arithmetic": {"count": "0", "seed": "-1|0"},
+    "reasoning.arithmetic_world.faulty_solutions": {"seed": "-1|0"},
+    "reasoning.arithmetic_world.true_values": {"response": "[]||text"},
+    "reasoning.arithmetic_world.is_misreading": {"response": "[]||text"},
+    "reasoning.arithmetic_world.distractor_problems": {"count": "0", "foreign": "0", "seed": "-1|0"},
+    "reasoning.generator.new_generator": {"seed": "0"},
+    "reasoning.generator.lesson": {"step": "0", "seed": "0"},
+    "reasoning.generator.train_generator": {
+        "decay": "0", "warmup": "0", "seed": "0", "output_dir": "missing|folder", "save_every": "inf|0", "device": ""},
+    "reasoning.generator.embed_generator": {"seed": "0"},
+    "reasoning.generator.load_generator": {"device": "", "dtype": ""},
+    "reasoning.grading.Grade": {"correct": "[]", "answer": "[]", "note": "[]"},
+    "reasoning.grading.grade_arithmetic": {"golds": "[[]]|[None]|[object]|[nan]"},
+    "reasoning.grading.group_answers": {"answers": "[]|[None]|[object]|generator|[nan]"},
+    "reasoning.trajectories.Trajectory": {"prompt_ids": "[]"},
+    "reasoning.trajectories.trajectories_dataset": {"trajectories": "[]|{}|generator"},
+    "reasoning.trajectories.TrajectoryFile": {"path": "missing|folder", "settings": "{}|other keys"},
+    "reasoning.trajectories.text_of": {"response_ids": "[]|{}|generator"},
+    "reasoning.trajectories.sample_trajectories": {"path": "missing", "seed": "0", "temperature": "0", "top_k": "0"},
+    "reasoning.trajectories.first_mistakes_of": {"trajectories": "[]|{}|generator"},
+    "reasoning.trie.Trie.nodes": {"path": "0"},
+    "reasoning.trie.Trie.children": {"node": "0"},
+    "reasoning.trie.Trie.tokens": {"node": "0"},
+    "reasoning.trie.Trie.find": {"tokens": "[]|generator"},
+}
+FAULTS = {
+    "reasoning.grading.same_answer": '1 wrong values, such as a=: hangs for 5 seconds',
+}
