@@ -226,7 +226,8 @@ def picture_files(
 
 # %% ../../nbs/app/07_charts.ipynb #a769e27d3af4
 def _labelled(rows):
-    fits = all(isinstance(r, (tuple, list)) and len(r) == 2 and isinstance(r[1], dict) for r in rows)
+    fits = all(isinstance(r, (tuple, list)) and len(r) == 2 and isinstance(r[1], dict)
+               for r in rows)
     return None if fits else "pairs of a label and its series"
 
 def _ends(ticks):

@@ -353,7 +353,8 @@ def verifier_accuracy(
     >>> verifier_accuracy("tvm", *BEAM).shape
     (3, 400)
     """
-    if what[:1] not in (("searches",), ("curves",)) or len(what) != (3 if what[0] == "curves" else 2):
+    lengths = {"searches": 2, "curves": 3}
+    if not what or not isinstance(what[0], str) or len(what) != lengths.get(what[0]):
         raise ValueError(f"what = {what}: it must be 'curves', name, N, or 'searches', name")
     wanted = dict(kind=kind, composition="question", paths=32)
     fitting = [r for r in records_of("tvm/ordering", root)

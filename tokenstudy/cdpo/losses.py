@@ -102,4 +102,5 @@ def tdpo_loss(
 check_module(globals(), {
     "sigmoid_loss": dict(logps=dims(2), ref_logps=dims(2), beta=both(at_least(0), finite)),
     "per_position_loss": dict(logps=dims(2), ref_logps=dims(2), beta=both(at_least(0), finite)),
-    "tdpo_loss": dict(logps=dims(2), ref_logps=dims(2), kl=dims(1), beta=both(at_least(0), finite))})
+    "tdpo_loss": dict(logps=dims(2), ref_logps=dims(2), kl=dims(1),
+                      beta=both(at_least(0), finite))})

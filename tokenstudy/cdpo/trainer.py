@@ -23,7 +23,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from ..core.arguments import check_module, dims, has
+from ..core.arguments import check_module, dims, has, warn
 from .. import core
 from ..lm.finetuning import described
 from ..lm.resuming import SafeCheckpoints
@@ -230,9 +230,9 @@ def _prepare_dataset(self: TokenWeightedDPOTrainer, dataset, processing_class, a
                                                given_ids=set(IDS) <= columns))
     weighted = columns & set(WEIGHTS) if args.use_token_weights else set()
     if args.use_token_weights and not weighted and not args.needs_distribution:
-        warnings.warn(f"{dataset_name}: neither rejected_weights nor chosen_weights is a column, "
-                      "so every token weighs 1, as without token weights; set "
-                      "use_token_weights=False if that is meant", stacklevel=3)
+        warn(f"{dataset_name}: neither rejected_weights nor chosen_weights is a column, "
+             "so every token weighs 1, as without token weights; set "
+             "use_token_weights=False if that is meant")
     if weighted and args.needs_distribution:
         raise ValueError("TDPO has no token-weighted form; set use_token_weights=False")
     if unused := columns & set(WEIGHTS) - weighted: dataset = dataset.remove_columns(sorted(unused))
@@ -262,7 +262,7 @@ def _reviewed(self: TokenWeightedDPOTrainer, dataset, args, name):
         if args.bad_pairs == "raise":
             raise PreferenceDataError(message + "; mend them or set bad_pairs='skip'")
         if not kept: raise PreferenceDataError(message + "; nothing is left to train on")
-        warnings.warn(message, stacklevel=5)
+        warn(message)
     return dataset if len(kept) == len(dataset) else dataset.select(kept)
 
 @patch

@@ -26,7 +26,7 @@ from datasets import Dataset, IterableDataset
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from ..core.arguments import at_least, between, check_module, filled, like
+from ..core.arguments import at_least, between, check_module, filled, like, warn
 from .. import core, lm as lms
 from .contrast import contrastive_scores
 
@@ -525,7 +525,7 @@ class StreamReview:
             message = f"{self.name}: pairs that {BAD.get(kind, kind)} (row {place} is the first)"
             if kind in BAD and self.strict:
                 raise PreferenceDataError(message + "; mend them or set bad_pairs='skip'")
-            if kind in BAD and kind not in counts: warnings.warn(message, stacklevel=2)
+            if kind in BAD and kind not in counts: warn(message)
             counts[kind] = counts.get(kind, 0) + 1
         counts["rows"] = place + 1
         counts["kept"] += keep

@@ -103,6 +103,7 @@ def _row(one, fits, must, once):
         return _first(one.fault(v, f"{where}[{i}]") for i, v in _elements(value))
     return _Kind(must, fits, inside)
 
+# %% ../../nbs/core/01_arguments.ipynb #a76900b0
 def _fixed(kinds):
     "A tuple whose places have kinds of their own."
     must = f"{len(kinds)} values"
@@ -223,7 +224,8 @@ def above(
 
     >>> above(0)(0), above(0)(.1)
     ('positive and finite', None)"""
-    return _ranged(lambda x: bound < x < math.inf, "positive and finite" if bound == 0 else f"finite and above {bound}")
+    must = "positive and finite" if bound == 0 else f"finite and above {bound}"
+    return _ranged(lambda x: bound < x < math.inf, must)
 
 def between(
     low: float, # the smallest value
@@ -387,6 +389,7 @@ def _ranged(holds, must):
 FILE = globals().get("__file__")                         # None in the notebook
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(FILE))) if FILE else ""
 
+# %% ../../nbs/core/01_arguments.ipynb #a76900b1
 class _Checks:
     "The kinds and rules of a function's parameters, worked out at its first call."
     def __init__(self, fn, rules):
@@ -473,8 +476,8 @@ def checked(
     **rules: Callable | bool | None # of a parameter; None: it may be anything
 ) -> Callable:      # the same function, with arguments that are looked at
     """A function that names the argument which it cannot use. Errors of calls whose arguments are
-    as announced pass unchanged. With the one rule `late=True` nothing is looked at before a failure,
-    for functions in the innermost loop.
+    as announced pass unchanged. With the one rule `late=True` nothing is looked at before a
+    failure, for functions in the innermost loop.
 
     >>> def half(n: int): return n / 2
     >>> checked(half)("six")

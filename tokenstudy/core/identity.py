@@ -172,7 +172,7 @@ def imports_of(
     """The modules of ours that a module imports, at its top or inside its functions.
 
     >>> sorted(imports_of("tokenstudy.core.files"))
-    ['tokenstudy.core.scales']
+    ['tokenstudy.core.arguments', 'tokenstudy.core.scales']
     """
     path, tree = _known(module)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -214,7 +214,7 @@ def reachable(
     """The modules of ours that a module can reach through imports.
 
     >>> reachable("tokenstudy.core.statistics")
-    ('tokenstudy.core.statistics',)
+    ('tokenstudy.core.arguments', 'tokenstudy.core.statistics')
     """
     found, new = set(), {module}
     while new:

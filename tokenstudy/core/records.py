@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
-from .arguments import at_least, both, check_module, finite
+from .arguments import at_least, both, check_module, finite, warn
 from .scales import CorruptFileError, current_scale, project_root, provenance
 from .files import atomic_write
 from .identity import code_fingerprint, modules_behind
@@ -150,7 +150,7 @@ def _warn_once(about, text):
     show, shell = warnings.showwarning, sys.modules.get("IPython")
     if shell is not None and shell.get_ipython() is not None:
         warnings.showwarning = lambda message, *_, **__: print(f"Note: {message}.")
-    try: warnings.warn(text, stacklevel=4)
+    try: warn(text)
     finally: warnings.showwarning = show
 
 # %% ../../nbs/core/04_records.ipynb #42071e18

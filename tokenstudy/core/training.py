@@ -151,7 +151,7 @@ class Training:
     (9.0, 1)
     """
     def __init__(self,
-        parameters: torch.nn.Module | Iterable[torch.Tensor], # the model, or of the model
+        parameters: torch.nn.Module | Iterable[torch.Tensor], # of the model, or the model
         loss: Callable, # step -> loss
         num_steps: int, # of the optimiser
         *,
@@ -337,7 +337,7 @@ def _due(self: Training) -> bool:
 
 # %% ../../nbs/core/06_training.ipynb #8a605712
 def train(
-    parameters: torch.nn.Module | Iterable[torch.Tensor], # of the model (in the order of `clip`), or the model
+    parameters: torch.nn.Module | Iterable[torch.Tensor], # or the model
     loss: Callable, # step -> a scalar, or several one by one, or a float if the gradients are set
     num_steps: int, # of the optimiser
     *,

@@ -83,19 +83,13 @@ class Rollouts:
         prefix = self.response_ids[:self.positions[i]]
         return [prefix + self.continuation(i, j) for j in range(self.tokens.shape[1])]
 
-# %% ../../nbs/lm/05_rollout.ipynb #127f4de4
-def _check_run(engine, seed, **numbers):
-    if engine not in ("local", "ray"):
-        raise ValueError(f"engine {engine!r}: it is 'local' or 'ray'")
-    if not 0 <= seed < 2**64: raise ValueError(f"seed = {seed}: it must lie in [0, 2**64)")
-    for name, value in numbers.items():
-        if value is not None and value < 1: raise ValueError(f"{name} = {value}: it must be ≥ 1")
-
+# %% ../../nbs/lm/05_rollout.ipynb #a7690b01
 def _bans(banned, where, vocabulary, i):
-    "The banned ids by position; those of no token, and those that no rollout would meet, are refused."
+    "The banned ids by position; those of no token, or of no position asked for, are refused."
     found = {operator.index(t): [*map(operator.index, ids)] for t, ids in banned.items()}
     if lost := [t for t in found if t not in where]:
-        raise ValueError(f"trajectory {i}: banned has position {lost[0]}, but positions are {where}")
+        raise ValueError(f"trajectory {i}: banned has position {lost[0]}, but positions are "
+                         f"{where}")
     for t, ids in found.items():
         if wrong := [x for x in ids if not 0 <= x < vocabulary]:
             raise ValueError(f"trajectory {i}: banned[{t}]: token id {wrong[0]} is outside the "
@@ -110,6 +104,14 @@ def _pair(one, i):
     except (TypeError, ValueError) as e:
         raise ValueError(f"trajectories[{i}] = {one!r:.60}: it must be a `Trunk`, or a pair of "
                          "prompt and response ids") from e
+
+# %% ../../nbs/lm/05_rollout.ipynb #127f4de4
+def _check_run(engine, seed, **numbers):
+    if engine not in ("local", "ray"):
+        raise ValueError(f"engine {engine!r}: it is 'local' or 'ray'")
+    if not 0 <= seed < 2**64: raise ValueError(f"seed = {seed}: it must lie in [0, 2**64)")
+    for name, value in numbers.items():
+        if value is not None and value < 1: raise ValueError(f"{name} = {value}: it must be ≥ 1")
 
 def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_total, streams, banned):
     "Checked settings of each trajectory: (itself, response, positions, rollouts, stream, banned)."

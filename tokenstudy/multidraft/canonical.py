@@ -353,7 +353,8 @@ def truncation_bound(
     return float(np.maximum(need[s:], 0).sum())
 
 # %% ../../nbs/multidraft/03_canonical.ipynb #a7690a57a823
-def _arrays(ps): return None if all(hasattr(p, "__getitem__") for p in ps) else "arrays of probabilities"
+def _arrays(ps):
+    return None if all(hasattr(p, "__getitem__") for p in ps) else "arrays of probabilities"
 
 check_module(globals(), {
     "TruncatedLP.choose": dict(late=True),

@@ -194,5 +194,6 @@ check_module(globals(), {
     "lesson": dict(step=at_least(0), batch_size=at_least(1), seed=at_least(0)),
     "train_generator": dict(num_steps=at_least(1), decay=at_least(0), warmup=at_least(0),
                             batch_size=at_least(1), lr=above(0), hidden=_fits_heads,
-                            layers=between(1, 1000), seed=between(0, 2**63), save_every=at_least(0)),
+                            layers=between(1, 1000), seed=between(0, 2**63),
+                            save_every=at_least(0)),
     "embed_generator": dict(seed=at_least(0))})

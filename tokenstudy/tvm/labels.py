@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import above, at_least, both, check_module, finite, like
+from ..core.arguments import above, at_least, both, check_module, finite, like, warn
 from .. import lm as lms, reasoning
 
 # %% ../../nbs/tvm/01_labels.ipynb #b024e57e
@@ -192,7 +192,7 @@ _DOUBTS = dict(
 
 def _warn_of(counts):
     if found := [f"{counts[k]} {what}" for k, what in _DOUBTS.items() if counts.get(k)]:
-        warnings.warn(f"of {counts['samples']} samples " + "; ".join(found), stacklevel=4)
+        warn(f"of {counts['samples']} samples " + "; ".join(found))
 
 def problem_trie(
     trajectories: Iterable[reasoning.Trajectory], # of one problem

@@ -93,6 +93,8 @@ NEVER: dict = {}
 # Legal all the same: the result is of the valid call's kind, or a work that begins
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
+
+# Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
     "multidraft.acceptance.summarise": {"records": "[]|generator"},
     "multidraft.bench.made_distributions": {"top_k": "0", "seed": "0"},

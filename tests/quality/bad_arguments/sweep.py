@@ -312,7 +312,7 @@ def sweep(row: Row, table: types.ModuleType) -> Iterator[tuple]:
     "(parameter, name of the wrong value, end of the call) for all of them."
     call = valid_call(row, table.SEEN.get(row.label))
     signature = inspect.signature(row.function)
-    long = row.label in table.LONG
+    long = row.label in table.LONG or row.label in table.FAULTS
     given = signature.bind_partial(*call.args, **call.kwargs).arguments
     kind, holes = None, False
     record = row.attribute == "__init__" and dataclasses.is_dataclass(row.owner)
