@@ -398,8 +398,7 @@ class _Checks:
 
     def learn(self):
         parameters = inspect.signature(self.fn).parameters
-        inner = inspect.unwrap(self.fn)
-        scope = getattr(getattr(inner, "__func__", inner), "__globals__", {})
+        scope = getattr(inspect.unwrap(self.fn), "__globals__", {})
         self.kinds, self.positions, self.named, self.rest = {}, [], {}, None
         for i, (name, p) in enumerate(parameters.items()):
             own = i == 0 and name in ("self", "cls")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import above, at_least, both, check_module, finite, like, warn
+from ..core.arguments import above, both, check_module, finite, like, warn
 from .. import lm as lms, reasoning
 
 # %% ../../nbs/tvm/01_labels.ipynb #b024e57e
@@ -454,9 +454,6 @@ def _copies_mean(trie, arrays):
 
 # %% ../../nbs/tvm/01_labels.ipynb #a769d81102e3
 check_module(globals(), {
-    "step_ends": dict(block=at_least(1)),
-    "labels_flat": dict(block=at_least(1)),
-    "label_samples": dict(block=at_least(1)),
-    "value_data": dict(block=at_least(1), prior=above(0)),
+    "value_data": dict(prior=above(0)),
     "beta_posterior": dict(correct=finite, count=finite,
                            prior=both(like(tuple[float, float]), above(0)))})
