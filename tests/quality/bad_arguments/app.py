@@ -11,7 +11,6 @@ SEEN = {
     "app.notebooks.Screen.cell_done": ("app.notebooks", SCREEN + "screen.cell_done(cell, 1.)"),
     "app.notebooks.Screen.skip_to": ("app.notebooks", SCREEN + "screen.skip_to(['b'])"),
     "app.study.run_study": ("app.study", "run_study(['no-such-paper'])"),
-    "app.report.Part": ("app.report", "Part('a', 'A', '', [], False)"),
 }
 ROOT = {"root": ["results"]}
 SAME = {**{f"app.claims.{name}": ROOT for name in CLAIMS}, "app.charts.Chart": ROOT, "app.charts.picture_files": ROOT, "app.cover.cover_records": ROOT,
