@@ -57,6 +57,4 @@ LEGAL = {
     "reasoning.trie.Trie.tokens": {"node": "0"},
     "reasoning.trie.Trie.find": {"tokens": "[]|generator"},
 }
-FAULTS = {
-    "reasoning.grading.same_answer": '1 wrong values, such as a=: hangs for 5 seconds',
-}
+FAULTS: dict = {}

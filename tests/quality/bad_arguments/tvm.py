@@ -14,7 +14,7 @@ SEEN = {
     "tvm.candidates.SearchResult.response": ("tvm.candidates", SEARCHED + "found.response(0)"),
     "tvm.candidates.SearchResult.values": ("tvm.candidates", SEARCHED + "found.values(0)"),
     "tvm.candidates.SearchResult.scores": ("tvm.candidates", SEARCHED + "found.scores('last')"),
-    "tvm.candidates.SearchResult.vote": ("tvm.candidates", SEARCHED + "found.answers = ['2'] * len(found.final)\nfound.vote('sum', among='all')"),
+    "tvm.candidates.SearchResult.vote": ("tvm.candidates", SEARCHED + "found.told = {i: '2' for i in found.final}\nfound.vote('sum', among='final')"),
     "tvm.setups.StepEnds.__call__": "tvm.search.tree_search",
     "tvm.setups.Setup.lessons": ("tvm.setups", SETUP + "setup.lessons(1)"),
     "tvm.setups.text_setup": ("tvm.setups", "text_setup('no-such-model')"),
@@ -103,7 +103,7 @@ LEGAL = {
     "tvm.voting.draw_accuracy": {"rows": "[]|{}|generator", "points": "[]|{}|generator"},
 }
 FAULTS = {
-    "tvm.candidates.SearchResult.vote": 'no call',
-    "tvm.labels.beta_posterior": '1 wrong values, such as prior=generator: unnamed ValueError: not enough values to unpack (expected 2, got 0)',
-    "tvm.verifier.TokenValueModel.forward": "5 wrong values, such as past_key_values=1: raw AttributeError: 'int' object has no attribute 'get_seq_length'",
+    "tvm.candidates.SearchResult.vote": "its legal values are not listed yet",
+    "tvm.labels.beta_posterior": "its legal values are not listed yet",
+    "tvm.verifier.TokenValueModel.forward": "its legal values are not listed yet",
 }
