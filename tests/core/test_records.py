@@ -92,7 +92,7 @@ def test_numpy_and_torch_values_have_the_key_of_plain_ones():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), {1: 2}, {1, 2}, b"x", 1j, np.array([1, np.nan]), object()], ids=named)
 def test_what_json_cannot_hold_is_refused_with_its_place(bad):
     with pytest.raises(ValueError, match=r"config\['deep'\]\[1\]"): core.config_key("s", "smoke", dict(deep=[0, bad]))
-    with pytest.raises(ValueError, match="a config must be a dict"): core.config_key("s", "smoke", [1])
+    with pytest.raises(ValueError, match="config"): core.config_key("s", "smoke", [1])
 
 
 # ---- runs

@@ -231,7 +231,7 @@ def test_losses_gradients_and_parameters_that_are_not_finite(tmp_path):
 @pytest.mark.parametrize("lr", [math.inf, -1., math.nan])
 def test_rates_that_make_no_sense(lr):
     x = torch.nn.Parameter(torch.tensor(1.))
-    with pytest.raises(ValueError, match="lr is"): train([x], lambda step: x, 1, lr=lr)
+    with pytest.raises(ValueError, match="lr (is|= )"): train([x], lambda step: x, 1, lr=lr)
     with pytest.raises(ValueError, match="lr is .* at step 2"): train([x], lambda step: x, 3, lr=lambda step: lr if step else .1)
 
 
@@ -244,8 +244,8 @@ def test_half_precision_may_skip_a_step():
 
 def test_arguments():
     x = torch.nn.Parameter(torch.tensor(1.))
-    for match, call in {"num_steps = -1": lambda: train([x], None, -1, lr=.1), "give a number": lambda: train([x], None, 1),
-                        "requires_grad_": lambda: train([x.detach()], None, 1, lr=.1),
+    for match, call in {"num_steps = -1": lambda: train([x], len, -1, lr=.1), "give a number": lambda: train([x], len, 1),
+                        "requires_grad_": lambda: train([x.detach()], len, 1, lr=.1),
                         "yielded nothing": lambda: train([x], lambda s: iter(()), 1, lr=.1),
                         "no parameter got a gradient": lambda: train([x], lambda s: torch.ones((), requires_grad=True)*2, 1, lr=.1),
                         "whose state cannot be kept": lambda: state_of(dict(a=object()))}.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import check_module
 from .. import core
 from .claims import (
     BEAM, BEST_OF_8, Found, acceptance, acceptance_gain, concept_mean, concept_scores, records_of,
@@ -222,3 +223,16 @@ def picture_files(
     drawn = {f"nbs/images/{paper}-{theme}.svg": (chart.svg(ink) + "\n").encode()
              for paper, chart in charts.items() for theme, ink in INKS.items()}
     return cover_files(root) | drawn
+
+# %% ../../nbs/app/07_charts.ipynb #a769e27d3af4
+def _labelled(rows):
+    fits = all(isinstance(r, (tuple, list)) and len(r) == 2 and isinstance(r[1], dict)
+               for r in rows)
+    return None if fits else "pairs of a label and its series"
+
+def _ends(ticks):
+    fits = len(ticks) > 1 and all(isinstance(t, (int, float)) and t == t for t in ticks)
+    return None if fits else "at least two numbers"
+
+check_module(globals(), {
+    "forest": dict(rows=_labelled, ticks=_ends)})

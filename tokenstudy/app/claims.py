@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..core.arguments import at_least, check_module
 from .. import core
 from .cover import committed_records
 from ..core import show
@@ -146,6 +147,9 @@ def acceptance_gain(
     >>> round(acceptance_gain(schemes, "a", "b").mean, 3)
     0.25
     """
+    for place, name in dict(first=first, second=second).items():
+        if name not in schemes:
+            raise ValueError(f"{place} = {name!r}: schemes has {', '.join(map(str, schemes))}")
     return Found(*core.bootstrap_interval(schemes[first] - schemes[second]))
 
 # %% ../../nbs/app/06_claims.ipynb #703d1833
@@ -210,8 +214,11 @@ def concept_scores(
     >>> len(concept_scores("unet", "default", "fidelity"))
     18
     """
+    records = records_of("brat/fidelity", root)
+    if score not in (known := records[0]["result"]):
+        raise ValueError(f"score = {score!r}: the records have {', '.join(known)}")
     return {(c["concept"], c["seed"]): r["result"][score]
-            for r in records_of("brat/fidelity", root)
+            for r in records
             if (c := r["config"])["base"] == base and c["strategy"] == strategy}
 
 def concept_mean(
@@ -346,6 +353,9 @@ def verifier_accuracy(
     >>> verifier_accuracy("tvm", *BEAM).shape
     (3, 400)
     """
+    lengths = {"searches": 2, "curves": 3}
+    if not what or not isinstance(what[0], str) or len(what) != lengths.get(what[0]):
+        raise ValueError(f"what = {what}: it must be 'curves', name, N, or 'searches', name")
     wanted = dict(kind=kind, composition="question", paths=32)
     fitting = [r for r in records_of("tvm/ordering", root)
                if all(r["config"].get(name) == value for name, value in wanted.items())]
@@ -488,3 +498,13 @@ class Verdicts:
             rows = [(c.claim, c.theirs, c.ours, judged(c)) for c in self.claims]
         lines = head, ["---"]*len(head), *rows
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+# %% ../../nbs/app/06_claims.ipynb #a76992c62a31
+def _by_concept(scores):
+    fits = scores and all(isinstance(key, tuple) and len(key) == 2 for key in scores)
+    return None if fits else "scores by (concept, seed), at least one"
+
+check_module(globals(), {
+    "signed": dict(digits=at_least(0)),
+    "plus_minus": dict(digits=at_least(0)),
+    "concept_mean": dict(scores=_by_concept)})

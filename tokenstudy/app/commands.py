@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ..core.arguments import check_module, like
 from .. import core
 from ..core.bench import measure
 from ..core.scales import CorruptFileError, TokenStudyError
@@ -276,3 +277,12 @@ def main(
 
 # %% ../../nbs/app/04_commands.ipynb #c15bd3d9
 if __name__ == "__main__": sys.exit(main())
+
+# %% ../../nbs/app/04_commands.ipynb #a769dfc01f71
+def _is_row(row):
+    parts = ("name", "ours", "peer", "peer_name", "unit", "ratio", "goal")
+    return None if set(parts) <= row.keys() else "a row of `core.bench_row`"
+
+check_module(globals(), {
+    "bench_line": dict(row=_is_row),
+    "run_bench": dict(what=like(list[str]))})

@@ -11,6 +11,7 @@ import html, re, warnings
 from pathlib import Path
 from typing import Any
 
+from ..core.arguments import at_least, check_module, columns
 from .. import core
 from ..core import show
 
@@ -350,3 +351,11 @@ class Cover:
                   for media, name in sources]
         image = f'  <img alt="{ALT}" src="images/cover-light.svg" width="100%">'
         return "\n".join(["<p>", "<picture>", *inside, image, "</picture>", "</p>"])
+
+# %% ../../nbs/app/05_cover.ipynb #a76953c88998
+def _is_whole(records):
+    parts = ("tree", "creature", "solution", "values")
+    return None if set(parts) <= records.keys() else f"the records of {', '.join(parts)}"
+
+check_module(globals(), {
+    "cover_svg": dict(records=_is_whole, columns=at_least(1))})

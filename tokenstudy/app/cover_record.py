@@ -9,6 +9,7 @@ __all__ = ['PARTS', 'sheet', 'record_cover']
 import base64, io
 from collections.abc import Callable
 
+from ..core.arguments import check_module, like
 from .. import core
 
 # %% ../../nbs/app/09_cover_record.ipynb #38bc7464
@@ -164,3 +165,12 @@ def record_cover(
     """
     if runs is None: runs = core.Runs("app/cover")
     return {part: runs({"part": part, "seed": 0}, make) for part, make in parts.items()}
+
+# %% ../../nbs/app/09_cover_record.ipynb #a769a19ba1af
+def _four(pictures):
+    fits = len(pictures) == 4 and all(hasattr(p, "convert") for p in pictures)
+    return None if fits else "four pictures of PIL"
+
+check_module(globals(), {
+    "sheet": dict(pictures=_four),
+    "record_cover": dict(parts=like(dict[str, Callable]))})

@@ -24,6 +24,7 @@ from typing import Any
 
 from fastcore.basics import patch
 
+from ..core.arguments import at_least, both, check_module, finite, has
 from .. import core
 from ..core.scales import TokenStudyError
 
@@ -440,3 +441,17 @@ def tick(self: Screen) -> None:
 def close(self: Screen) -> None:
     "Take the bar away."
     self.bar.close()
+
+# %% ../../nbs/app/01_notebooks.ipynb #a7698dfdfbc9
+check_module(globals(), {
+    "study_key": dict(nb=has("cells")),
+    "notebook_bytes": dict(nb=has("cells")),
+    "finished_copy": dict(nb=has("cells")),
+    "directives": dict(cell=has("cell_type", "source")),
+    "runs_cell": dict(cell=has("cell_type", "source")),
+    "cell_hash": dict(cell=has("source")),
+    "execute": dict(nb=has("cells")),
+    "failure": dict(nb=has("cells"), lines=at_least(1)),
+    "clock": dict(seconds=both(at_least(0), finite)),
+    "Screen.cell_start": dict(cell=has("source")),
+    "Screen.cell_done": dict(cell=has("source"), seconds=both(at_least(0), finite))})

@@ -22,6 +22,7 @@ from pathlib import Path
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..core.arguments import check_module, has
 from .. import core
 from tokenstudy.app.notebooks import (
     DIRECTIVE, PAPERS, clock, copy_path, directives, find_studies, finished_copy, read_notebook,
@@ -410,3 +411,8 @@ def report_is_current() -> bool:
     report = folder/"report.html"
     if not report.is_file(): return False
     return all(f.stat().st_mtime <= report.stat().st_mtime for f in made)
+
+# %% ../../nbs/app/02_report.ipynb #a769fef1e97c
+check_module(globals(), {
+    "for_report": dict(nb=has("cells")),
+    "notebook_html": dict(nb=has("cells"))})

@@ -8,6 +8,7 @@ __all__ = ['SECOND_MACHINE', 'speed_rows', 'packing_share', 'Speed']
 # %% ../../nbs/app/08_speed.ipynb #2c23cf0a
 from pathlib import Path
 
+from ..core.arguments import check_module
 from .claims import records_of
 from ..core.show import Table
 
@@ -75,3 +76,6 @@ class Speed(Table):
                 "No speed-up is claimed until it holds on every machine tried.")
         caption = "Tokens per second against plain generate, above 1 is faster"
         super().__init__(shown, caption, note=note)
+
+# %% ../../nbs/app/08_speed.ipynb #a76951822260
+check_module(globals())

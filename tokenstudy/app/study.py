@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.arguments import check_module, has
 from .. import core
 from ..core.records import Runs
 from tokenstudy.app.notebooks import (
@@ -231,3 +232,7 @@ def keep_records(
                   f"{len(there - here)} were not run here", file=sys.stderr)
         elif here: written.append(runs.publish())
     return written
+
+# %% ../../nbs/app/03_study.ipynb #a76945a0f9e0
+check_module(globals(), {
+    "run_one": dict(nb=has("cells"))})

@@ -17,6 +17,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
+from ..core.arguments import at_least, check_module, like
 from .. import core, lm as lms, reasoning
 from .critical import SEARCHES, identify_many
 from .pairs import no_bars, tokenize_pairs, word_lm
@@ -185,3 +186,16 @@ def rows(
                          "the share that is asked for",
                          "share", goal=1., runs=len(wrong), lower_is_better=False)
     yield step_vs_trl(num_steps)
+
+# %% ../../nbs/cdpo/09_bench.ipynb #a7698a701b49
+def _fits_heads(hidden):
+    return None if hidden > 0 and hidden % 8 == 0 else "a positive multiple of 8, for 4 heads"
+
+check_module(globals(), {
+    "wrong_solutions": dict(solutions=at_least(1), num_samples=at_least(1)),
+    "generate_everywhere": dict(num_samples=at_least(1), positions=like(list[int])),
+    "step_contest": dict(batch_size=at_least(1), hidden=_fits_heads, layers=at_least(1),
+                         seed=at_least(0)),
+    "step_vs_trl": dict(runs=at_least(1)),
+    "rows": dict(trajectories=at_least(1), num_samples=at_least(1), full=at_least(1),
+                 runs=at_least(1), num_steps=at_least(1), stride=at_least(1))})

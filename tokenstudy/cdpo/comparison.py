@@ -11,13 +11,14 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
+from ..core.arguments import at_least, both, check_module, columns, filled, like
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described
 from .critical import identify_many
@@ -367,3 +368,15 @@ def draw_curves(
         ax.set(xlabel="step", ylabel="log-probability of an answer, mean (nats)", title=side)
     axes[0].legend(fontsize=7)
     return fig
+
+# %% ../../nbs/cdpo/08_comparison.ipynb #a7691c9d951f
+check_module(globals(), {
+    "evaluate": dict(problems=both(filled, like(Iterable[dict])), seed=at_least(0)),
+    "compare": dict(grader=None, validation=like(Iterable[dict]), test=like(Iterable[dict]),
+                    entries=like(dict[str, dict])),
+    "results_of": dict(records=like(list[dict])),
+    "study_data": dict(num_samples=at_least(1), ce_betas=both(filled, like(list[float])),
+                       rollouts=at_least(0), seed=at_least(0), contrast=like(dict[str, object])),
+    "summary": dict(results=like(list[dict])),
+    "draw_curves": dict(results=like(list[dict])),
+    "first_mistake_kinds": dict(seed=at_least(0))})

@@ -15,6 +15,7 @@ from collections import Counter
 import numpy as np
 import torch
 
+from ..core.arguments import at_least, between, check_module, like
 from .. import lm as lms
 from ..core import show
 from ..lm.finetuning import fine_tune, ids_of
@@ -283,3 +284,13 @@ def token_views(
                                               low=low,
                                                high=high, title=title)
                        for name, (values, label, low, high) in strips.items()})
+
+# %% ../../nbs/cdpo/02_contrast.ipynb #a769ad197819
+def _is_signals(signals):
+    return None if "contrast" in signals else "the signals of `token_signals`"
+
+check_module(globals(), {
+    "contrast_sets": dict(problems=like(list[list]), seed=at_least(0), share=between(0, 1)),
+    "contrast_model": dict(epochs=at_least(0), lr=at_least(0), batch_size=at_least(1),
+                           lora=at_least(0), seed=at_least(0)),
+    "token_views": dict(signals=_is_signals)})

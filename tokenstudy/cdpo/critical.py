@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import between, check_module, like
 from .. import lm as lms
 from ..core.statistics import wilson
 from ..lm.finetuning import ids_of
@@ -360,3 +361,9 @@ def intervene(
     return [dict(without=correct(a, grader), kept=correct(b, grader),
                  tokens=a.new_tokens + b.new_tokens)
             for grader, a, b in zip(graders, without, kept)]
+
+# %% ../../nbs/cdpo/01_critical.ipynb #a7692f1125a2
+check_module(globals(), {
+    "critical_token": dict(start=between(0, 1)),
+    "identify_many": dict(graders=like(list[Callable])),
+    "intervene": dict(graders=like(list[Callable]), indices=like(list[int]))})

@@ -9,7 +9,21 @@ __all__ = ['log_ratios', 'sigmoid_loss', 'per_position_loss', 'tdpo_loss']
 import torch
 from torch.nn import functional as F
 
+from ..core.arguments import at_least, both, check_module, dims, finite
+
 # %% ../../nbs/cdpo/04_losses.ipynb #c9831ad1
+def _alike(**rectangles):
+    "ValueError unless all have one shape: others would be stretched, and the loss be another."
+    shapes = {name: tuple(x.shape) for name, x in rectangles.items()}
+    if len(set(shapes.values())) > 1:
+        said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"shapes differ: {said}")
+
+def _halves(x):
+    "Chosen and rejected rows."
+    if len(x) % 2: raise ValueError(f"logps: {len(x)} rows; as many are chosen as rejected")
+    return x.chunk(2)
+
 def log_ratios(
     logps: torch.Tensor,     # [2B, T] log-probabilities of response tokens, 0 elsewhere
     ref_logps: torch.Tensor, # [2B, T] those of the reference
@@ -20,6 +34,7 @@ def log_ratios(
     >>> log_ratios(torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([[1., 1, 1], [0, 1, 0]]))
     tensor([3., 1.])
     """
+    _alike(logps=logps, ref_logps=ref_logps, weights=logps if weights is None else weights)
     ratio = logps - ref_logps
     return (ratio if weights is None else ratio*weights).sum(1)
 
@@ -37,7 +52,7 @@ def sigmoid_loss(
     >>> round(float(sigmoid_loss(torch.zeros(2, 3), torch.zeros(2, 3))), 3)
     0.693
     """
-    chosen, rejected = log_ratios(logps, ref_logps, weights).chunk(2)
+    chosen, rejected = _halves(log_ratios(logps, ref_logps, weights))
     return -F.logsigmoid(beta*(chosen - rejected))
 
 # %% ../../nbs/cdpo/04_losses.ipynb #2cda1461
@@ -55,8 +70,9 @@ def per_position_loss(
     >>> round(float(per_position_loss(torch.zeros(2, 3), torch.zeros(2, 3))), 3)
     0.693
     """
+    _alike(logps=logps, ref_logps=ref_logps, weights=logps if weights is None else weights)
     ratio = logps - ref_logps
-    chosen, rejected = (ratio if weights is None else ratio*weights).chunk(2)
+    chosen, rejected = _halves(ratio if weights is None else ratio*weights)
     return -F.logsigmoid(beta*(chosen - rejected)).mean(1)
 
 # %% ../../nbs/cdpo/04_losses.ipynb #65303b35
@@ -76,7 +92,15 @@ def tdpo_loss(
     >>> round(float(tdpo_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([1., 3.]))), 3)
     0.744
     """
-    chosen, rejected = log_ratios(logps, ref_logps).chunk(2)
-    kl_chosen, kl_rejected = kl.chunk(2)
+    chosen, rejected = _halves(log_ratios(logps, ref_logps))
+    if len(kl) != len(logps): raise ValueError(f"kl: {len(kl)} numbers for {len(logps)} rows")
+    kl_chosen, kl_rejected = _halves(kl)
     extra = alpha*(kl_rejected - kl_chosen.detach()) if second else kl_rejected - kl_chosen
     return -F.logsigmoid(beta*(chosen - rejected - extra))
+
+# %% ../../nbs/cdpo/04_losses.ipynb #a769bb067ef5
+check_module(globals(), {
+    "sigmoid_loss": dict(logps=dims(2), ref_logps=dims(2), beta=both(at_least(0), finite)),
+    "per_position_loss": dict(logps=dims(2), ref_logps=dims(2), beta=both(at_least(0), finite)),
+    "tdpo_loss": dict(logps=dims(2), ref_logps=dims(2), kl=dims(1),
+                      beta=both(at_least(0), finite))})

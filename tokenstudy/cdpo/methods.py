@@ -12,7 +12,7 @@ import copy
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
+from ..core.arguments import at_least, between, both, check_module, finite, like, pairs
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune, lessons
 from ..reasoning.arithmetic_world import distractor_problems
@@ -402,3 +403,20 @@ def large_task(
     if gigabytes: lms.require_memory(gigabytes, model)
     solved, asked = (reasoning.load_gsm8k(split, source) for split in ("train", "test"))
     return word_problems(lms.load_lm(model), solved, asked, **settings)
+
+# %% ../../nbs/cdpo/07_methods.ipynb #a7696b564ba8
+def _asked(problem): return None if "answer" in problem else "a problem, with its answer"
+
+check_module(globals(), {
+    "Task.correct": dict(problem=_asked),
+    "pair_logprobs": dict(pairs=like(Iterable[dict]), batch_size=at_least(1)),
+    "LogProbCurves.__init__": dict(pairs=like(Iterable[dict]), probe_every=at_least(1),
+                                   batch_size=at_least(1)),
+    "train": dict(lr=both(at_least(0), finite), epochs=both(at_least(0), finite),
+                  batch_size=at_least(1), accumulation=at_least(1), seed=between(0, 2**32 - 1),
+                  probe=like(Sequence[dict]), probe_every=at_least(1)),
+    "with_reference": dict(batch_size=at_least(1)),
+    "stories": dict(problems=at_least(1), asked=at_least(1), seed=at_least(0)),
+    "distractors": dict(problems=at_least(1), asked=at_least(1), course=at_least(1),
+                        epochs=at_least(1), seed=at_least(0)),
+    "word_problems": dict(shots=at_least(0), epochs=at_least(0))})

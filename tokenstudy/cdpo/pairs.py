@@ -10,7 +10,6 @@ __all__ = ['IDS', 'WEIGHTS', 'TOKENS', 'REFERENCE', 'BAD', 'LEFT_OUT', 'Preferen
 # %% ../../nbs/cdpo/05_pairs.ipynb #c5a7f004
 import contextlib
 import dataclasses
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,6 +24,7 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from .. import lm as lms
+from ..core.arguments import at_least, check_module, filled, warn
 
 # %% ../../nbs/cdpo/05_pairs.ipynb #6da3ccb5
 class PreferenceDataError(ValueError):
@@ -351,7 +351,7 @@ class StreamReview:
             message = f"{self.name}: pairs that {BAD.get(kind, kind)} (row {place} is the first)"
             if kind in BAD and self.strict:
                 raise PreferenceDataError(message + "; mend them or set bad_pairs='skip'")
-            if kind in BAD and kind not in counts: warnings.warn(message, stacklevel=2)
+            if kind in BAD and kind not in counts: warn(message)
             counts[kind] = counts.get(kind, 0) + 1
         counts["rows"] = place + 1
         counts["kept"] += keep
@@ -447,3 +447,20 @@ class TokenWeightedCollator(DataCollatorForPreference):
         if len(values) == sum(there): return [0.]*there.count(0) + values # made after the cut
         raise PreferenceDataError(f"{key} has {len(values)} entries, but the response has "
                                   f"{response} tokens")
+
+# %% ../../nbs/cdpo/05_pairs.ipynb #a769ff5565e9
+def _fits_heads(hidden):
+    return None if hidden > 0 and hidden % 8 == 0 else "a positive multiple of 8, for 4 heads"
+
+def _sampled(trajectories):
+    fits = all(hasattr(t, "problem") for t in trajectories)
+    return None if fits else "trajectories, with problem, prompt_ids, response_ids, correct"
+
+def _has_ids(row):
+    return None if set(IDS) <= row.keys() else f"a pair, with the entries {', '.join(IDS)}"
+
+check_module(globals(), {
+    "word_lm": dict(hidden=_fits_heads, layers=at_least(1), context=at_least(1), seed=at_least(0)),
+    "pairs_from_samples": dict(trajectories=_sampled, seed=at_least(0)),
+    "review_pair": dict(row=_has_ids),
+    "TokenWeightedCollator.torch_call": dict(examples=filled)})

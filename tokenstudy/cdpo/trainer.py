@@ -23,6 +23,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from ..core.arguments import check_module, dims, has, warn
 from .. import core
 from ..lm.finetuning import described
 from ..lm.resuming import SafeCheckpoints
@@ -93,7 +94,7 @@ def _check_config(args):
                              f"it at {value!r}, or use trl.DPOTrainer")
     if not (math.isfinite(args.beta) and args.beta > 0):
         raise ValueError(f"beta is {args.beta}; it must be a finite number above 0")
-    if not args.max_weight > 0:
+    if not isinstance(args.max_weight, (int, float)) or not args.max_weight > 0:
         raise ValueError(f"max_weight is {args.max_weight}; it must be above 0")
     if args.bad_pairs not in ("skip", "raise"):
         raise ValueError(f"bad_pairs is {args.bad_pairs!r}; it must be 'skip' or 'raise'")
@@ -229,9 +230,9 @@ def _prepare_dataset(self: TokenWeightedDPOTrainer, dataset, processing_class, a
                                                given_ids=set(IDS) <= columns))
     weighted = columns & set(WEIGHTS) if args.use_token_weights else set()
     if args.use_token_weights and not weighted and not args.needs_distribution:
-        warnings.warn(f"{dataset_name}: neither rejected_weights nor chosen_weights is a column, "
-                      "so every token weighs 1, as without token weights; set "
-                      "use_token_weights=False if that is meant", stacklevel=3)
+        warn(f"{dataset_name}: neither rejected_weights nor chosen_weights is a column, "
+             "so every token weighs 1, as without token weights; set "
+             "use_token_weights=False if that is meant")
     if weighted and args.needs_distribution:
         raise ValueError("TDPO has no token-weighted form; set use_token_weights=False")
     if unused := columns & set(WEIGHTS) - weighted: dataset = dataset.remove_columns(sorted(unused))
@@ -261,7 +262,7 @@ def _reviewed(self: TokenWeightedDPOTrainer, dataset, args, name):
         if args.bad_pairs == "raise":
             raise PreferenceDataError(message + "; mend them or set bad_pairs='skip'")
         if not kept: raise PreferenceDataError(message + "; nothing is left to train on")
-        warnings.warn(message, stacklevel=5)
+        warn(message)
     return dataset if len(kept) == len(dataset) else dataset.select(kept)
 
 @patch
@@ -478,3 +479,17 @@ def _log_batch(self: TokenWeightedDPOTrainer, inputs, logps, ref, weights, kl, s
               in ("logps/chosen", "logps/rejected", *of_pairs)}
     for name, value in found.items(): self._metrics[mode][name].append(value)
     self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+
+# %% ../../nbs/cdpo/06_trainer.ipynb #a76940d4c891
+def _tables(eval_dataset):
+    many = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
+    fits = all(hasattr(d, "column_names") for d in many)
+    return None if fits else "a data set, or several by name"
+
+def _is_batch(inputs): return None if "input_ids" in inputs else "a batch of the collator"
+
+check_module(globals(), {
+    "TokenWeightedDPOTrainer.__init__": dict(processing_class=has("decode"), eval_dataset=_tables),
+    "TokenWeightedDPOTrainer.reference_token_logps": dict(inputs=_is_batch),
+    "TokenWeightedDPOTrainer.compute_loss": dict(inputs=_is_batch),
+    "masked_rows": dict(values=dims(2), mask=dims(2))})

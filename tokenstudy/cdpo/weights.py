@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 
 from .. import core, lm as lms
+from ..core.arguments import at_least, between, check_module
 from .contrast import contrastive_scores
 from .pairs import PreferenceDataError, check_weights, tokenize_pairs
 
@@ -168,6 +169,7 @@ def weights_from_spans(
     [[0.5, 0.0, 0.0]]
     """
     found = []
+    if spans not in pairs.column_names: raise PreferenceDataError(f"spans: no column {spans!r}")
     for i, (row, made) in enumerate(zip(pairs.with_format(None), tokenize_pairs(pairs, tokenizer))):
         text, ids = row[side], made[f"{side}_ids"]
         text = text if isinstance(text, str) else text[-1]["content"]
@@ -187,3 +189,12 @@ def weights_from_spans(
                 if left < b + shift and right > a + shift: weights[k] = max(weights[k], weight)
         found.append(weights)
     return found
+
+# %% ../../nbs/cdpo/05_weights.ipynb #a769ff5565e8
+def _is_side(side):
+    return None if side in ("chosen", "rejected") else "'chosen' or 'rejected'"
+
+check_module(globals(), {
+    "shuffled_weights": dict(seed=at_least(0)),
+    "oracle_weights": dict(length=at_least(1), place=at_least(0), mass=between(0, 1)),
+    "weights_from_spans": dict(side=_is_side)})

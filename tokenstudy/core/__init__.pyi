@@ -1,4 +1,8 @@
 # Made by docs/doors.py from __init__.py
+from .arguments import ArgumentError as ArgumentError
+from .arguments import checked as checked
+from .arguments import check_module as check_module
+from .arguments import warn as warn
 from .scales import TokenStudyError as TokenStudyError
 from .scales import MissingModelError as MissingModelError
 from .scales import MissingPackageError as MissingPackageError

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from .arguments import above, at_least, check_module, filled
 from .scales import TokenStudyError, device_name
 from .records import plain
 from .show import Table, table
@@ -121,11 +122,15 @@ def alone(
     5.0
     """
     module, _, name = function.partition(":")
+    if not (module and name):
+        raise ValueError(f"function = {function!r}: it must be a module and a name, 'module:name'")
+    try: given = json.dumps(args)
+    except TypeError as e: raise ValueError(f"args: {e}") from e
     code = ("import importlib, json, sys; module, name, args = sys.argv[1:]; "
             "f = getattr(importlib.import_module(module), name); "
             "print('\\n' + json.dumps(f(*json.loads(args))))")
     limits = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    command = [sys.executable, "-W", "ignore", "-c", code, module, name, json.dumps(args)]
+    command = [sys.executable, "-W", "ignore", "-c", code, module, name, given]
     ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | limits)
     why = ran.stderr.strip().splitlines()[-1:] or [f"exit code {ran.returncode}"]
     if ran.returncode: raise TokenStudyError(f"{function}{args} failed: {why[0][:300]}")
@@ -141,7 +146,10 @@ def measure(
     >>> list(measure({}))
     []
     """
-    for name in names or benches:
+    names = list(names or benches)
+    if unknown := [name for name in names if name not in benches]:
+        raise ValueError(f"names: there is no bench {unknown[0]!r}, but {', '.join(benches)}")
+    for name in names:
         try:
             module, _, function = benches[name].partition(":")
             bench = getattr(importlib.import_module(module), function or "rows")
@@ -162,3 +170,10 @@ def bench_table(
     names = dict(row="name", ours="ours", baseline="peer", unit="unit", ratio="ratio", goal="goal",
                  against="peer_name")
     return table([{name: r[key] for name, key in names.items()} for r in rows], caption, digits=3)
+
+# %% ../../nbs/core/09_bench.ipynb #a769a38b0414
+check_module(globals(), {
+    "race_all": dict(contestants=filled, runs=at_least(1), warmup=at_least(0)),
+    "race": dict(runs=at_least(1), warmup=at_least(0)),
+    "bench_row": dict(ours=above(0), peer=above(0), goal=above(0), runs=at_least(1)),
+    "alone": dict(threads=at_least(1))})

@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .arguments import check_module
 from .scales import CheckpointError, CorruptFileError, TokenStudyError
 from .files import atomic_write, sha256, sync_folder
 
@@ -296,3 +297,6 @@ def _read_parts(folder, files):
         return join_state(tensors, json.loads(text))
     except (OSError, RuntimeError, SafetensorError, ValueError, KeyError, StopIteration) as e:
         raise _damaged(folder, MANIFEST, f"{type(e).__name__}: {e}") from e
+
+# %% ../../nbs/core/05_checkpoints.ipynb #a7699cd5d8b1
+check_module(globals())

@@ -23,7 +23,9 @@ from pathlib import Path
 try: import fcntl
 except ImportError: fcntl = None # type: ignore[assignment] # on Windows
 
+from .arguments import check_module
 from .scales import CorruptFileError, TokenStudyError, versions
+
 
 # %% ../../nbs/core/02_files.ipynb #b1f275ec
 def sync_folder(
@@ -295,3 +297,6 @@ def add_asset(
     entries = manifest() | {path.relative_to(folder).as_posix(): entry}
     atomic_write(folder/"MANIFEST.json", json.dumps(entries, indent=1, sort_keys=True) + "\n")
     return entry
+
+# %% ../../nbs/core/02_files.ipynb #a7698eb8900c
+check_module(globals())

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .arguments import check_module
+
 # %% ../../nbs/core/03_identity.ipynb #97f1985a
 #: entries of a model's configuration that do not change what it computes
 NOT_IDENTITY = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache",
@@ -157,6 +159,12 @@ def _resolve(name, attributes):
     return set().union(*(_resolve(door[a], None) for a in wanted if door[a] != name))
 
 # %% ../../nbs/core/03_identity.ipynb #74439e6a
+def _known(module):
+    inside = module == PACKAGE or module.startswith(f"{PACKAGE}.")
+    if not inside or _source(module) is None:
+        raise ValueError(f"module = {module!r}: there is no such module of {PACKAGE}")
+    return _source(module)
+
 @functools.lru_cache(None)
 def imports_of(
     module: str # such as "tokenstudy.tvm.labels"
@@ -164,9 +172,9 @@ def imports_of(
     """The modules of ours that a module imports, at its top or inside its functions.
 
     >>> sorted(imports_of("tokenstudy.core.files"))
-    ['tokenstudy.core.scales']
+    ['tokenstudy.core.arguments', 'tokenstudy.core.scales']
     """
-    path, tree = _source(module)
+    path, tree = _known(module)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     bound, found = {}, set()
     for node in ast.walk(tree):
@@ -206,7 +214,7 @@ def reachable(
     """The modules of ours that a module can reach through imports.
 
     >>> reachable("tokenstudy.core.statistics")
-    ('tokenstudy.core.statistics',)
+    ('tokenstudy.core.arguments', 'tokenstudy.core.statistics')
     """
     found, new = set(), {module}
     while new:
@@ -312,3 +320,6 @@ def modules_behind(
     """
     lines = (line.split()[0] for line in _code_lines(fn, set()))
     return sorted({name for name in lines if name.split(".")[0] == PACKAGE})
+
+# %% ../../nbs/core/03_identity.ipynb #a7690cdff511
+check_module(globals())

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
+from .arguments import check_module
 from .scales import CorruptFileError, TokenStudyError
 
 # %% ../../nbs/core/04_record_files.ipynb #5db659ff
@@ -348,3 +349,6 @@ def set_aside(self: RecordFile) -> Path | None: # the copy; None if there was no
         with contextlib.closing(RecordFile(old)) as kept: kept.put(rows)
         with self.writing() as opened: opened.execute("DELETE FROM rows")
     return old
+
+# %% ../../nbs/core/04_record_files.ipynb #a76907173537
+check_module(globals())

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
+from .arguments import at_least, both, check_module, finite, warn
 from .scales import CorruptFileError, current_scale, project_root, provenance
 from .files import atomic_write
 from .identity import code_fingerprint, modules_behind
@@ -111,6 +112,11 @@ def made_by_other_code(
     try: return code is None or code["library"] != code_fingerprint(*code["modules"])
     except ValueError: return True                        # a module that is no more
 
+def _has_provenance(record):
+    return None if isinstance(record.get("provenance"), dict) else "a record, with its provenance"
+
+def _has_key(record): return None if "key" in record else "a record of `make_record`"
+
 def _line(record): return json.dumps(record, separators=(",", ":"), allow_nan=False)
 
 # %% ../../nbs/core/04_records.ipynb #6ae34ebc
@@ -150,7 +156,7 @@ def _warn_once(about, text):
     show, shell = warnings.showwarning, sys.modules.get("IPython")
     if shell is not None and shell.get_ipython() is not None:
         warnings.showwarning = lambda message, *_, **__: print(f"Note: {message}.")
-    try: warnings.warn(text, stacklevel=4)
+    try: warn(text)
     finally: warnings.showwarning = show
 
 # %% ../../nbs/core/04_records.ipynb #42071e18
@@ -287,3 +293,9 @@ def published(
         _warn_once(path, f"{name}: {other} of {len(records)} records were made by other code than "
                          "that of this library")
     return records
+
+# %% ../../nbs/core/04_records.ipynb #a769b6e5ad69
+check_module(globals(), {
+    "made_by_other_code": dict(record=_has_provenance),
+    "Runs.append": dict(records=_has_key),
+    "make_record": dict(seconds=both(at_least(0), finite), seed=at_least(0))})

@@ -9,6 +9,7 @@ __all__ = ['fitting_records', 'Committed', 'committed', 'committed_bench']
 import warnings
 from collections.abc import Callable
 
+from .arguments import at_least, check_module, like
 from .scales import TokenStudyError
 from .records import Runs, made_by_other_code, plain, published
 from .show import Table, Tables
@@ -120,3 +121,9 @@ def committed_bench(
                 f"revision {revision}{other}")
     records = fitting_records(study, scale=scale)
     return Tables(bench_table(r["result"], caption(r)) for r in records)
+
+# %% ../../nbs/core/10_results.ipynb #a769108635c8
+check_module(globals(), {
+    "Committed.__init__": dict(rows=like(list[dict]), records=like(list[list[dict]]),
+                               digits=at_least(0)),
+    "committed": dict(digits=at_least(0))})

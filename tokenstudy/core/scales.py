@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .arguments import at_least, check_module
+
 if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
@@ -71,7 +73,7 @@ def missing_package(
                 extras.setdefault(found[2], []).append(plain(found[1]))
     bringing = sorted((len(held), extra) for extra, held in extras.items() if wanted in held)
     if not bringing: return None
-    folder = module.split(".")[1]
+    folder = (module.split(".") + [""])[1]
     extra = folder if wanted in extras.get(folder, []) else bringing[0][1]
     way_out = f"pip install 'tokenstudy[{extra}]'"
     return MissingPackageError(f"{module} needs {wanted}: {way_out}", name=package)
@@ -367,3 +369,9 @@ def progress(
                disable=mode == "off", **options)
     _BARS.add(bar)
     return bar
+
+# %% ../../nbs/core/01_scales.ipynb #a769a69a2b66
+check_module(globals(), {
+    "seed_everything": dict(seed=at_least(0)),
+    "provenance": dict(seed=at_least(0)),
+    "progress": dict(total=at_least(0))})

@@ -18,6 +18,7 @@ import numpy as np
 from fastcore.basics import patch
 from numpy.typing import ArrayLike
 
+from .arguments import above, at_least, between, check_module, finite, like
 from .scales import current_scale, provenance, runs_dir
 from .files import atomic_write
 from .records import check_study, plain
@@ -229,18 +230,20 @@ def token_strip(
     2[0.9] +[0.5] »3[0.1]«
     (value: 0.1 to 0.9)
     """
-    tokens, values = list(tokens), np.asarray(_numbers(values), dtype=float)
-    if values.shape != (len(tokens),):
-        raise ValueError(f"{len(tokens)} tokens need as many values; "
-                         f"these have shape {values.shape}")
-    if bad := [t for t in tokens if not isinstance(t, str)]:
+    if not isinstance(tokens, Iterable): raise ValueError(f"tokens must be texts, not {tokens!r}")
+    if not isinstance(values, Iterable): raise ValueError(f"values must be numbers, not {values!r}")
+    texts, numbers = list(tokens), _numbers(values)
+    if numbers.shape != (len(texts),):
+        raise ValueError(f"{len(texts)} tokens need as many values; "
+                         f"these have shape {numbers.shape}")
+    if bad := [t for t in texts if not isinstance(t, str)]:
         raise ValueError(f"tokens must be strings, not {bad[0]!r}")
-    marked = _positions(marker, len(tokens))
-    finite = values[np.isfinite(values)]
-    low = float(low if low is not None else finite.min() if len(finite) else np.nan)
-    high = float(high if high is not None else finite.max() if len(finite) else np.nan)
+    marked = _positions(marker, len(texts))
+    some = numbers[np.isfinite(numbers)]
+    low = float(low if low is not None else some.min() if len(some) else np.nan)
+    high = float(high if high is not None else some.max() if len(some) else np.nan)
     if low > high: raise ValueError(f"low ({low}) is above high ({high})")
-    return TokenStrip(tokens, values.tolist(), marked, label, low, high, title)
+    return TokenStrip(texts, numbers.tolist(), marked, label, low, high, title)
 
 # %% ../../nbs/core/08_show.ipynb #a7b7d16b
 def _positions(marker, count):
@@ -252,14 +255,17 @@ def _positions(marker, count):
         if found.shape != (count,):
             raise ValueError(f"marker has {len(found)} booleans for {count} tokens")
         found = np.flatnonzero(found)
+    if found.size and found.dtype.kind not in "iu":
+        raise ValueError(f"marker must be positions or booleans, not {found.dtype}")
     if out := [m for m in found if not 0 <= m < count]:
         raise ValueError(f"marker {out[0]} is outside of the {count} tokens")
     return {int(m) for m in found}
 
 def _numbers(values):
     "A sequence, array or tensor as something numpy reads; None is NaN."
-    if hasattr(values, "detach"): return values.detach().float().cpu().numpy()
-    return [np.nan if v is None else v for v in values]
+    if hasattr(values, "detach"): values = values.detach().float().cpu().numpy()
+    try: return np.asarray([np.nan if v is None else v for v in values], dtype=float)
+    except (TypeError, ValueError) as e: raise ValueError(f"values must be numbers: {e}") from e
 
 # %% ../../nbs/core/08_show.ipynb #256dbff4
 def _markdown(text):
@@ -287,7 +293,8 @@ class Table:
         *,
         note: str = ""     # below the table
     ):
-        if not rows: raise ValueError("a table needs at least one row")
+        rows = list(rows)
+        if not rows: raise ValueError("rows: a table needs at least one row")
         columns = list(dict.fromkeys(k for r in rows for k in r))
         self.columns = [visible(str(c)) for c in columns]
         self.cells = [[number(r.get(c, ""), digits) for c in columns] for r in rows]
@@ -430,3 +437,12 @@ def _paper_row(row, where):
     if (row.get("low") is None) != (row.get("high") is None):
         raise ValueError(f"{where} has half an interval; give low and high")
     return _ROW | row
+
+# %% ../../nbs/core/08_show.ipynb #a76933afec84
+check_module(globals(), {
+    "figure": dict(nrows=between(1, 100), ncols=between(1, 100), height=above(0), width=above(0)),
+    "number": dict(x=None, digits=at_least(0)),
+    "TokenStrip.__init__": dict(low=None, high=None),
+    "token_strip": dict(tokens=None, values=None, marker=None, low=finite, high=finite),
+    "Table.__init__": dict(rows=like(list[dict]), digits=at_least(0)),
+    "table": dict(rows=like(list[dict]), digits=at_least(0))})

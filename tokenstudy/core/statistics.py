@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .arguments import at_least, check_module, finite
+
 # %% ../../nbs/core/07_statistics.ipynb #57213894
 def _check(tables, level, resamples):
     for x in tables:
@@ -66,7 +68,8 @@ def two_way_interval(
     """
     tables = [np.asarray(v, dtype=float) for v in (values, *(() if other is None else (other,)))]
     if any(t.ndim != 2 or not t.size for t in tables) or len({t.shape[1] for t in tables}) > 1:
-        raise ValueError("values must be seeds × questions, with the same questions in both tables")
+        raise ValueError("values and other must be seeds × questions, with the same questions in "
+                         "both tables")
     _check(tables, level, resamples)
     rng, n = np.random.default_rng(seed), tables[0].shape[1]
     def mean(rows): return float((rows[0] - rows[1] if len(rows) == 2 else rows[0]).mean())
@@ -193,3 +196,11 @@ def pass_at_k(
         raise ValueError(f"correct = {correct}: it must lie between 0 and n = {n}")
     if not 1 <= k <= n: raise ValueError(f"k = {k}: it must lie between 1 and n = {n}")
     return 1 - math.comb(n - correct, k) / math.comb(n, k)
+
+# %% ../../nbs/core/07_statistics.ipynb #a769670892cc
+check_module(globals(), {
+    "bootstrap_interval": dict(seed=at_least(0)),
+    "two_way_interval": dict(seed=at_least(0)),
+    "crossed_interval": dict(seed=at_least(0)),
+    "paired_interval": dict(seed=at_least(0)),
+    "wilson": dict(correct=finite, n=finite)})

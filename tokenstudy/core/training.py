@@ -19,6 +19,7 @@ import torch
 from fastcore.basics import patch
 from torch.optim.lr_scheduler import LRScheduler
 
+from .arguments import above, at_least, between, both, check_module, finite, like
 from .checkpoints import check_identity, load_checkpoint, save_checkpoint
 from .files import check_writable
 from .scales import CheckpointError, TrainingError, progress as progress_bar
@@ -105,6 +106,11 @@ def restore_state(
     elif isinstance(thing, torch.Generator): thing.set_state(state)
     elif isinstance(thing, np.random.Generator): thing.bit_generator.state = state
     elif isinstance(thing, random.Random): thing.setstate(state)
+    elif not isinstance(thing, (dict, list)):
+        raise ValueError(f"thing is of type {type(thing).__name__}, whose state cannot be set")
+    elif isinstance(thing, dict) != isinstance(state, dict):
+        raise ValueError(f"state is of type {type(state).__name__}, which no "
+                         f"{type(thing).__name__} has")
     elif isinstance(thing, dict):
         for k, v in state.items():
             if k in thing and _holds(thing[k]): restore_state(thing[k], v)
@@ -115,6 +121,8 @@ def restore_state(
             raise CheckpointError(f"the checkpoint holds {len(state)} of what this training has "
                                   f"{len(thing)}")
         for v, s in zip(thing, state): restore_state(v, s)
+    elif not isinstance(state, Iterable):
+        raise ValueError(f"state is of type {type(state).__name__}, which no list has")
     else: thing[:] = state
 
 def _holds(thing):
@@ -144,7 +152,7 @@ class Training:
     (9.0, 1)
     """
     def __init__(self,
-        parameters: torch.nn.Module | Iterable, # of the model, or the model
+        parameters: torch.nn.Module | Iterable[torch.Tensor], # of the model, or the model
         loss: Callable, # step -> loss
         num_steps: int, # of the optimiser
         *,
@@ -337,7 +345,7 @@ def _due(self: Training) -> bool:
 
 # %% ../../nbs/core/06_training.ipynb #8a605712
 def train(
-    parameters: torch.nn.Module | Iterable, # of the model (in the order of `clip`), or the model
+    parameters: torch.nn.Module | Iterable[torch.Tensor], # or the model
     loss: Callable, # step -> a scalar, or several one by one, or a float if the gradients are set
     num_steps: int, # of the optimiser
     *,
@@ -374,3 +382,17 @@ def train(
     """
     options = {k: v for k, v in locals().items() if k not in ("parameters", "loss", "num_steps")}
     return Training(parameters, loss, num_steps, **options).run()
+
+# %% ../../nbs/core/06_training.ipynb #a769d6a4ad44
+_generators = like(Iterable[torch.Generator | np.random.Generator | random.Random])
+
+check_module(globals(), {
+    "trapezoid": dict(lr=both(at_least(0), finite), num_steps=at_least(1),
+                      warmup=both(at_least(0), finite), decay=both(at_least(0), finite),
+                      floor=between(0, 1)),
+    "cosine": dict(lr=both(at_least(0), finite), num_steps=at_least(1),
+                   warmup=both(at_least(0), finite)),
+    "Training.__init__": dict(clip=above(0), save_every=at_least(0), save_steps=at_least(1),
+                              generators=_generators),
+    "train": dict(clip=above(0), save_every=at_least(0), save_steps=at_least(1),
+                  generators=_generators)})

@@ -11,6 +11,7 @@ import copy
 import torch
 from fastcore.basics import patch
 
+from ..core.arguments import check_module, dims, filled, ids
 from .models import LM, check_length, encode, eos_ids, forward
 from .caches import SlotStore, check_attention, slot_cache
 
@@ -112,7 +113,7 @@ class Branches:
     def __init__(
         self,
         lm: LM,                 # of `branching`
-        trunks: dict | list,    # number of a trunk to `Trunk`
+        trunks: dict[int, Trunk] | list[Trunk], # number of a trunk to `Trunk`
         owners: torch.Tensor,   # [B] which trunk
         prefixes: torch.Tensor  # [B] how many of its tokens stand before
     ):
@@ -142,6 +143,8 @@ def read(
     ids: torch.Tensor  # [B] one more token of each row
 ) -> torch.Tensor:     # logits [B, V]
     "One forward pass over the next token of every row."
+    if len(ids) != len(self.owners):
+        raise ValueError(f"ids: {len(ids)} tokens for {len(self.owners)} rows")
     self.store.filled, ids = self.store.stop, ids[:, None]
     places = (self.prefixes + self.step)[:, None]
     logits = self.lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places,
@@ -164,3 +167,9 @@ def go_on(
         parents, [self.owners, self.prefixes], share=.15, slots=self.step + 8 if full else None)
     if places is not parents: self.index()
     return places
+
+# %% ../../nbs/lm/04_branches.ipynb #a7696a31a209
+check_module(globals(), {
+    "Branches.__init__": dict(trunks=filled, owners=dims(1), prefixes=dims(1)),
+    "Branches.read": dict(ids=dims(1)),
+    "Branches.go_on": dict(parents=dims(1))})

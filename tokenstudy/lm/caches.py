@@ -17,6 +17,7 @@ import torch
 from fastcore.basics import patch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from ..core.arguments import at_least, between, both, check_module, dims, filled, like
 from .models import LM, resting
 
 # %% ../../nbs/lm/03_caches.ipynb #ebd20e61
@@ -382,6 +383,8 @@ def extend(
     A parent is an index among the nodes read since the last commit, -1 for the committed text. The
     new nodes count on from those read before, n to a row. Logits behind a shorter list have no
     meaning."""
+    if len(tokens) != len(self.lengths):
+        raise ValueError(f"tokens: {len(tokens)} lists for {len(self.lengths)} rows")
     rows, n, old = len(tokens), max(map(len, tokens)), self.depths.shape[1]
     visible, depths = _grown(self.visible, self.depths, tokens, parents)
     ids = torch.tensor([list(row) + [0] * (n - len(row)) for row in tokens], device=self.device)
@@ -425,3 +428,21 @@ def select(
     self.lengths = self.lengths[rows]
     self.store.select(torch.as_tensor(rows, device=self.device))
     self._forget()
+
+# %% ../../nbs/lm/03_caches.ipynb #a7693fe54ed8
+check_module(globals(), {
+    "PackedLinear.__init__": dict(rows=at_least(1)),
+    "SlotStore.__init__": dict(layers=at_least(0), more=at_least(1)),
+    "SlotStore.write": dict(layer=at_least(0), keys=dims(4), values=dims(4)),
+    "SlotStore.select": dict(rows=dims(1), slots=at_least(0)),
+    "SlotStore.pick": dict(rows=dims(1)),
+    "SlotStore.move": dict(target=dims(1), source=dims(1)),
+    "SlotStore.move_slots": dict(rows=dims(1), target=dims(1), source=dims(1)),
+    "SlotStore.go_on": dict(parents=dims(1), beside=both(filled, like(list[torch.Tensor])),
+                            share=between(0, 1), slots=at_least(0)),
+    "CachedModel.__init__": dict(rows=at_least(1)),
+    "CachedModel.positions": dict(depths=dims(2), old=at_least(0)),
+    "CachedModel.extend": dict(tokens=like(list[list[int]]),
+                               parents=like(list[list[int]])),
+    "CachedModel.commit": dict(paths=both(filled, like(list[list[int]]))),
+    "CachedModel.select": dict(rows=both(filled, like(list[int])))})

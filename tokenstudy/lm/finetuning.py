@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..core.arguments import at_least, check_module, columns
 from .. import core
 from .models import LM, encode, eos_ids, forward, pad
 
@@ -99,6 +100,8 @@ def ids_of(
         raise TypeError("prompt_ids and response_ids must be lists of whole numbers, token ids; "
                         f"got {str(sample)[:60]}") from None
 
+def _of_peft(config): return None if hasattr(config, "peft_type") else "a config of peft"
+
 # %% ../../nbs/lm/06_finetuning.ipynb #945377ac
 def with_adapters(
     model: torch.nn.Module, # of transformers; it is changed
@@ -125,6 +128,8 @@ def response_loss(
     >>> from tokenstudy.lm import tiny_lm
     >>> response_loss(tiny_lm().model, [([3, 1], [4])]).shape
     torch.Size([])"""
+    pairs = [ids_of(pair) for pair in pairs]
+    if not pairs: raise ValueError("pairs: the list is empty; there is no response")
     ids, real = pad([p + r for p, r in pairs], "right", device=model.device)
     told = real & (torch.arange(ids.shape[1], device=ids.device)
                    >= torch.tensor([[len(p)] for p, _ in pairs], device=ids.device))
@@ -194,3 +199,12 @@ def described(
     if peft_config is None: return None
     plain = lambda v: sorted(map(str, v)) if isinstance(v, (set, frozenset)) else str(v)
     return str({k: plain(v) for k, v in sorted(vars(peft_config).items())})
+
+# %% ../../nbs/lm/06_finetuning.ipynb #a7693e3abe95
+check_module(globals(), {
+    "few_shot": dict(problems=columns("prompt"), shown=columns("prompt", "solution")),
+    "lessons": dict(problems=columns("id", "prompt", "solution")),
+    "with_adapters": dict(peft_config=_of_peft),
+    "described": dict(peft_config=_of_peft),
+    "fine_tune": dict(epochs=at_least(0), lr=at_least(0), batch_size=at_least(1), lora=at_least(0),
+                      seed=at_least(0), save_every=at_least(0))})

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 import torch
 
+from ..core.arguments import (
+    at_least, between, both, check_module, dims, filled, finite, ids, like)
 from .. import core
 
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
@@ -503,6 +505,10 @@ def eos_ids(
     return {int(i) for f in found if f is not None
             for i in (f if isinstance(f, (list, tuple)) else [f])}
 
+def _is_cache(past):
+    if hasattr(past, "get_seq_length") or isinstance(past, tuple): return None
+    return "a cache, as past_key_values of an earlier output"
+
 def forward(
     model: torch.nn.Module,  # of transformers
     ids: torch.Tensor,       # [B, T] the new tokens
@@ -516,8 +522,19 @@ def forward(
     >>> ids, mask = pad([[3, 1, 4], [1]])
     >>> tuple(forward(tiny_lm().model, ids, mask).logits.shape)
     (2, 3, 32)"""
+    if len(mask) != len(ids) or mask.shape[1] < ids.shape[1]:
+        raise ValueError(f"mask of shape {tuple(mask.shape)} does not fit to ids of shape "
+                         f"{tuple(ids.shape)}")
     positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
     takes = inspect.signature(model.forward).parameters
     extra = dict(position_ids=positions) if "position_ids" in takes else {}
     return model(input_ids=ids, attention_mask=mask.long(), past_key_values=past, use_cache=True,
                  **extra, **options)
+
+# %% ../../nbs/lm/01_models.ipynb #a76994a6c978
+check_module(globals(), {
+    "require_memory": dict(gigabytes=both(at_least(0), finite)),
+    "tiny_lm": dict(vocab=at_least(2), seed=between(0, 2**63)),
+    "check_length": dict(tokens=at_least(0)),
+    "pad": dict(sequences=both(filled, like(list[list])), pad_id=between(0, 2**63 - 1)),
+    "forward": dict(ids=dims(2), mask=dims(2), past=_is_cache)})

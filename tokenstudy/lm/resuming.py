@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
+from ..core.arguments import check_module
 from .. import core
 from ..core.files import sha256
 
@@ -234,3 +235,6 @@ def _clear_torn(self: SafeCheckpoints, newest):
                                        "version: pickles are not read; choose another output_dir")
         shutil.rmtree(path)
     self.accelerator.wait_for_everyone()
+
+# %% ../../nbs/lm/08_resuming.ipynb #a7697c5317b8
+check_module(globals())

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.arguments import at_least, check_module, dims, ids, like
 from .. import core
 from .models import LM, check_length, eos_ids
 from .sampling import check_warp, next_token_probs, pick
@@ -43,6 +44,7 @@ def draw_tokens(
     >>> half = torch.tensor([[.5, .5]]).log()
     >>> draw_tokens(half, torch.tensor([0, 0]), torch.tensor([.4, .6]).double())[0].tolist()
     [0, 1]"""
+    if len(which) != len(u): raise ValueError(f"which and u: {len(which)} rows, {len(u)} numbers")
     rows = max(1, 2**22 // log_probs.shape[-1])
     parts = zip(which.split(rows), u.split(rows))
     tokens = torch.cat([pick(log_probs[w].exp(), v) for w, v in parts])
@@ -81,6 +83,28 @@ class Rollouts:
         prefix = self.response_ids[:self.positions[i]]
         return [prefix + self.continuation(i, j) for j in range(self.tokens.shape[1])]
 
+# %% ../../nbs/lm/05_rollout.ipynb #a7690b01
+def _bans(banned, where, vocabulary, i):
+    "The banned ids by position; those of no token, or of no position asked for, are refused."
+    found = {operator.index(t): [*map(operator.index, ids)] for t, ids in banned.items()}
+    if lost := [t for t in found if t not in where]:
+        raise ValueError(f"trajectory {i}: banned has position {lost[0]}, but positions are "
+                         f"{where}")
+    for t, ids in found.items():
+        if wrong := [x for x in ids if not 0 <= x < vocabulary]:
+            raise ValueError(f"trajectory {i}: banned[{t}]: token id {wrong[0]} is outside the "
+                             f"vocabulary of {vocabulary}")
+    return {t: ids for t, ids in found.items() if ids}
+
+def _pair(one, i):
+    "The prompt and the response of a trajectory, as lists."
+    try:
+        prompt, response = map(list, one)
+        return prompt, response
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"trajectories[{i}] = {one!r:.60}: it must be a `Trunk`, or a pair of "
+                         "prompt and response ids") from e
+
 # %% ../../nbs/lm/05_rollout.ipynb #127f4de4
 def _check_run(engine, seed, **numbers):
     if engine not in ("local", "ray"):
@@ -100,10 +124,13 @@ def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_tota
     given = dict(positions=positions, num_samples=n, streams=streams, banned=banned)
     for name, x in given.items():
         if len(x) != T: raise ValueError(f"{name}: {len(x)} entries for {T} trajectories")
+    vocabulary = lm.model.get_input_embeddings().num_embeddings
     for i, (one, where, many, stream, no) in enumerate(zip(trajectories, *given.values())):
-        prompt, response = ((one.prompt_ids, one.response_ids) if isinstance(one, Trunk) else
-                            map(list, one))
-        where = [*map(operator.index, range(1, len(response) + 1) if where is None else where)]
+        if isinstance(one, Trunk): prompt, response = one.prompt_ids, one.response_ids
+        else: prompt, response = _pair(one, i)
+        if where is None: where = range(1, len(response) + 1)
+        try: where = [*map(operator.index, where)]
+        except TypeError as e: raise ValueError(f"trajectory {i}: positions: {e}") from e
         many = many if isinstance(many, range) else range(operator.index(many))
         if not many or many[0] < 0 or many.step != 1:
             raise ValueError(f"trajectory {i}: num_samples = {many}; "
@@ -112,23 +139,11 @@ def _requests(lm, trajectories, num_samples, positions, max_new_tokens, max_tota
         if not inside or len(set(where)) < len(where):
             raise ValueError(f"trajectory {i}: positions must be different numbers from 0 to "
                              f"{len(response)} (the response's length), at least one; got {where}")
+        no = _bans(no or {}, where, vocabulary, i)
         longest = max(max_total, len(response)) if max_total else max(where) + max_new_tokens
         check_length(lm, len(prompt) + longest)
-        found.append((one, response, where, many, stream, _bans(lm, i, no, len(response))))
+        found.append((one, response, where, many, operator.index(stream), no))
     return found
-
-# %% ../../nbs/lm/05_rollout.ipynb #c4ec0201
-def _bans(lm, i, given, length):
-    "Position -> banned ids of trajectory i, checked; positions without any are left out."
-    vocabulary, bans = lm.model.get_input_embeddings().num_embeddings, {}
-    for t, ids in (given or {}).items():
-        try: at, some = operator.index(t), [*map(operator.index, ids)]
-        except TypeError: at, some = -1, []
-        if not 0 <= at <= length or not all(0 <= x < vocabulary for x in some):
-            raise ValueError(f"trajectory {i}: banned has {t!r}: {ids!r}; give token ids from 0 to "
-                             f"{vocabulary - 1} for positions from 0 to {length}")
-        if some: bans[at] = some
-    return bans
 
 # %% ../../nbs/lm/05_rollout.ipynb #8160906e
 def wave_rows(
@@ -420,3 +435,13 @@ def _joined(parts):
     return Rollouts(parts[0].response_ids, [t for p in parts for t in p.positions],
                     stack("tokens", -1), stack("lengths"), stack("finished"), stack("logprobs"),
                     sum(p.prefix_tokens for p in parts), sum(p.forwarded for p in parts))
+
+# %% ../../nbs/lm/05_rollout.ipynb #a76999fab6ea
+check_module(globals(), {
+    "rollout_numbers": dict(count=at_least(0), seed=at_least(0), stream=at_least(0),
+                            position=at_least(0), rollout=at_least(0)),
+    "draw_tokens": dict(log_probs=dims(2), which=dims(1), u=dims(1)),
+    "Rollouts.continuation": dict(i=at_least(0), j=at_least(0)),
+    "Rollouts.responses": dict(i=at_least(0)),
+    "wave_rows": dict(tokens=at_least(1)),
+    "rollouts": dict(response_ids=ids, stream=at_least(0), banned=like(dict[int, list[int]]))})

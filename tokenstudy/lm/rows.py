@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from fastcore.basics import patch
 
+from ..core.arguments import at_least, both, check_module, dims, filled, ids, like
 from .models import pad
 from .caches import SlotStore, slot_cache
 
@@ -117,6 +118,8 @@ def go_on(
     return places
 
 # %% ../../nbs/lm/07_rows.ipynb #b875c869
+def _some(texts): return None if max(map(len, texts)) else "texts, one of which is not empty"
+
 def _blocks(pieces):
     "Rows of one `CachedRows` together: (rows, numbers, slots with tokens, tokens), and the order."
     groups, blocks, order = {}, [], []
@@ -166,3 +169,14 @@ def merge_rows(
     lengths = torch.cat([n for *_, n in blocks])[back]
     mask = torch.arange(longest, device=lengths.device) >= longest - lengths[:, None]
     return CachedRows(first.model, store, mask)
+
+# %% ../../nbs/lm/07_rows.ipynb #a7696e02ed93
+check_module(globals(), {
+    "CachedRows.__init__": dict(mask=dims(2)),
+    "CachedRows.of": dict(texts=both(filled, like(list[list[int]]), _some)),
+    "CachedRows.read": dict(texts=both(filled, like(list[list[int]]), _some)),
+    "CachedRows.feed": dict(ids=dims(2), real=dims(2)),
+    "CachedRows.positions": dict(n=at_least(1)),
+    "CachedRows.pick": dict(rows=dims(1)),
+    "CachedRows.go_on": dict(parents=dims(1)),
+    "merge_rows": dict(pieces=both(filled, like(list[tuple[CachedRows, int]])))})

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..core.arguments import at_least, both, check_module, dims, filled, ids
 from .. import core
 from .models import LM, check_length, encode, eos_ids, forward, pad
 
@@ -106,6 +107,7 @@ def pick(
 
     >>> pick(torch.tensor([[.25, .75]]), torch.tensor([.3])).tolist()
     [1]"""
+    if len(u) != len(probs): raise ValueError(f"u: {len(u)} numbers for {len(probs)} rows of probs")
     total = probs.double().cumsum(-1)
     last = (probs > 0).long().cumsum(-1).argmax(-1)    # the last token with positive probability
     found = torch.searchsorted(total, (u.to(total) * total[:, -1])[:, None], right=True).squeeze(-1)
@@ -234,3 +236,10 @@ def prompts(
     if kind is not None and kind not in kinds:
         raise ValueError(f"kind {kind!r}: it must be one of {', '.join(kinds)}")
     return [r for r in rows if kind in (None, r["kind"])]
+
+# %% ../../nbs/lm/02_sampling.ipynb #a7697030b899
+check_module(globals(), {
+    "sample": dict(seed=at_least(0)),
+    "token_logprobs": dict(batch_size=at_least(1)),
+    "sequence_logits": dict(ids=both(filled, ids)),
+    "pick": dict(probs=dims(2), u=dims(1))})

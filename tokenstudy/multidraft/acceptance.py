@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..core.arguments import at_least, between, check_module, vector
 from .. import core
 from .canonical import TruncatedLP
 from .optimal import lorenz, optimal_acceptance
@@ -127,3 +128,9 @@ def summarise(
                  for name, values in texts.items()},
             ones=float(np.mean(np.concatenate([r["ones"][str(K)] for r in results])))))
     return rows
+
+# %% ../../nbs/multidraft/05_acceptance.ipynb #a769da9c18f5
+check_module(globals(), {
+    "compare_schemes": dict(p=vector, K=between(1, 64)),
+    "draw_comparison": dict(p=vector, K=between(1, 64)),
+    "summarise": dict(K=at_least(1))})

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import at_least, between, check_module
 from .. import core
 from .canonical import acceptance_lp
 from .optimal import Optimal, optimal_acceptance
@@ -246,3 +247,11 @@ def _race_at(temperature, target, packed, models, ids, costs, tokens, K, L, tuni
     yield core.bench_row(f"block_efficiency_{at}", sum(s.tokens[0] for s in steps) / len(steps), 1,
                          peer_name="one token per target call", unit="tokens", runs=len(steps),
                          lower_is_better=False)
+
+# %% ../../nbs/multidraft/12_bench.ipynb #a76970f4a395
+check_module(globals(), {
+    "made_distributions": dict(n=between(1, 10**8), top_k=at_least(0), seed=at_least(0)),
+    "selection_rows": dict(vocabulary=between(1, 10**8), large=between(1, 10**8),
+                           lp_sizes=at_least(1), runs=at_least(1)),
+    "decoding_rows": dict(prompts=between(1, 50), max_new_tokens=at_least(1), K=at_least(1),
+                          L=at_least(1), tuning=at_least(1))})

@@ -7,6 +7,7 @@ __all__ = ['draft_tuples', 'membership', 'Plan', 'solve_lp', 'acceptance_lp', 'd
            'pair_weights', 'subset_minimum', 'TruncatedLP', 'truncation_bound']
 
 # %% ../../nbs/multidraft/03_canonical.ipynb #bcb818f4
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..core.arguments import (
+    at_least, both, check_module, dims, filled, finite, like, same_length, vector)
 from .schemes import Scheme, Script, as_distribution, as_distributions, flip
 
 # %% ../../nbs/multidraft/03_canonical.ipynb #323d00d9
@@ -27,6 +30,7 @@ def draft_tuples(
     ([[0, 0], [0, 1], [1, 0], [1, 1]], [0.16, 0.24, 0.24, 0.36])
     """
     n, K = len(ps[0]), len(ps)
+    same_length(**{f"ps[{k}]": p for k, p in enumerate(ps)})
     tuples = np.stack(np.meshgrid(*[np.arange(n)] * K, indexing="ij"), -1).reshape(-1, K)
     return tuples, np.prod([p[tuples[:, k]] for k, p in enumerate(ps)], axis=0)
 
@@ -39,6 +43,8 @@ def membership(
     >>> membership(np.array([[0, 0], [0, 2]]), 3).tolist()
     [[True, False, False], [True, False, True]]
     """
+    if tuples.size and not (0 <= tuples.min() and tuples.max() < n):
+        raise ValueError(f"tuples: tokens must lie in [0, {n}), the alphabet")
     inside = np.zeros((len(tuples), n), bool)
     inside[np.arange(len(tuples))[:, None], tuples] = True
     return inside
@@ -152,6 +158,8 @@ def compose(
     >>> back.joint.sum(0).round(6).tolist()
     [0.7, 0.3]
     """
+    same_length(beta=beta, tuples=tuples, probabilities=probabilities)
+    same_length(q=q, beta=beta.T)
     p_I = probabilities @ beta
     keep = np.minimum(1, np.divide(q, p_I, out=np.ones_like(q), where=p_I > 0))
     residual = np.maximum(q - p_I, 0)
@@ -174,6 +182,7 @@ def pair_distribution(
     >>> pair_distribution(p, p, np.array([[0, 1], [0, 0]])).round(2).tolist()
     [0.64, 0.36]
     """
+    same_length(p1=p1, p2=p2, weights=weights)
     pairs = np.outer(p1, p2) + np.outer(p2, p1)
     np.fill_diagonal(pairs, 0)
     return p1 * p2 + (pairs * weights).sum(1)
@@ -193,6 +202,7 @@ def pair_weights(
     >>> round(float(pair_weights(q, p, p)[0, 1]), 6)
     1.0
     """
+    same_length(q=q, p1=p1, p2=p2, base=q if base is None else base)
     m = len(q)
     weights = np.full((m, m), .5)
     i, j = np.triu_indices(m, 1)
@@ -314,7 +324,8 @@ class TruncatedLP(Scheme):
         rng: np.random.Generator | Script, # source of randomness
     ) -> int: # the winner
         "The tournament: the incumbent meets each later draft."
-        winner = drafts[0]
+        if not len(drafts): raise ValueError("drafts: there are none")
+        winner = operator.index(drafts[0])
         for challenger, (rank, weights) in zip(drafts[1:], self._rounds):
             i, j = rank.get(winner), rank.get(challenger)
             if winner == challenger or j is None: continue
@@ -337,5 +348,19 @@ def truncation_bound(
     >>> round(truncation_bound(np.array([.5, .3, .2]), p, p, s=2), 3)
     0.0
     """
+    same_length(q=q, p1=p1, p2=p2)
     need = np.sort(q - p1 * p2)[::-1]
     return float(np.maximum(need[s:], 0).sum())
+
+# %% ../../nbs/multidraft/03_canonical.ipynb #a7690a57a823
+def _arrays(ps):
+    return None if all(hasattr(p, "__getitem__") for p in ps) else "arrays of probabilities"
+
+check_module(globals(), {
+    "TruncatedLP.choose": dict(late=True),
+    "draft_tuples": dict(ps=both(filled, like(list[np.ndarray]), _arrays)),
+    "membership": dict(tuples=dims(2), n=at_least(1)),
+    "compose": dict(beta=both(dims(2), finite), tuples=dims(2), probabilities=vector, q=vector),
+    "pair_distribution": dict(p1=vector, p2=vector, weights=both(dims(2), finite)),
+    "pair_weights": dict(q=vector, p1=vector, p2=vector, base=vector),
+    "truncation_bound": dict(q=vector, p1=vector, p2=vector, s=at_least(0))})

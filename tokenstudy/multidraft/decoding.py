@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.arguments import at_least, check_module, dims, has
 from .. import lm as lms
 from .canonical import TruncatedLP
 from .drafts import Distribution, Draft, LMDraft, Tree, as_draft
@@ -150,6 +151,7 @@ class Choice:
         node: int, # where the choice is made
         dists: Sequence[Distribution], # of the active drafts
     ):
+        if not len(dists): raise ValueError("dists: no draft is active")
         self.target, self.node, self.tokens = target, node, dists[0].tokens
         if any(dist is not dists[0] for dist in dists):
             self.tokens = np.unique(np.concatenate([dist.tokens for dist in dists]))
@@ -739,3 +741,17 @@ def _criteria(criteria, prompts):
         ids = torch.cat([prompts[number], torch.tensor(response, device=prompts.device)])[None]
         return any(bool(torch.as_tensor(one(ids, None)).any()) for one in criteria)
     return stopping if criteria else None
+
+# %% ../../nbs/multidraft/09_decoding.ipynb #a769e3c8988f
+check_module(globals(), {
+    "stream_multidraft": dict(ends=at_least(0)),
+    "generate_multidraft": dict(ends=at_least(0)),
+    "Multidraft.__call__": dict(input_ids=dims(2), logits_processor=has("__iter__")),
+    "Choice.__init__": dict(late=True),
+    "Choice.index": dict(late=True),
+    "Choice.token": dict(late=True),
+    "NodeDistributions.certain": dict(late=True),
+    "NodeDistributions.at": dict(late=True),
+    "NodeDistributions.draw_other": dict(late=True),
+    "TargetDistributions.certain": dict(late=True),
+    "TargetDistributions.at": dict(late=True)})

@@ -21,6 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from ..core.arguments import (
+    above, at_least, between, both, check_module, dims, filled, finite, like, same_length)
 from .. import core, lm
 from .distilled import DRAFTS, DraftConfig, DraftLM, new_draft, write_draft
 
@@ -36,6 +38,8 @@ def overlap(
     >>> round(overlap(torch.tensor([.5, .3, .2]), torch.tensor([.2, .3, .5])).item(), 3)
     0.7
     """
+    if q.shape != p.shape:
+        raise ValueError(f"q and p have shapes {tuple(q.shape)} and {tuple(p.shape)}")
     return torch.minimum(q, p).sum(-1)
 
 # %% ../../nbs/multidraft/08_distillation.ipynb #873dd542
@@ -200,6 +204,14 @@ def read_corpus(
     return {k: torch.cat([p[k] for p in parts]) for k in names} | dict(start=parts[0]["start"])
 
 # %% ../../nbs/multidraft/08_distillation.ipynb #49ebf373
+def _has_three(template):
+    return None if len(list(template)) == 3 else "three lists of ids, as of chat_template_ids"
+
+def _is_corpus(corpus):
+    parts = ("ids", "top_ids", "top_logprobs", "free", "start")
+    if {"free", "top_ids", "top_logprobs"} <= corpus.keys(): return None
+    return f"a corpus, with {', '.join(parts)}"
+
 def token_frequency(
     corpus: dict, # as from `read_corpus`
     vocabulary: int, # V
@@ -212,6 +224,8 @@ def token_frequency(
     [0.25, 0.0, 0.75]
     """
     free = corpus["free"]
+    if (most := int(corpus["top_ids"].max())) >= vocabulary:
+        raise ValueError(f"vocabulary = {vocabulary}: the corpus has the token {most}")
     at, q = corpus["top_ids"][free].long().flatten(), corpus["top_logprobs"][free].double().exp()
     mass = torch.zeros(vocabulary, dtype=torch.float64).index_add_(0, at, q.flatten())
     return mass / int(free.sum())
@@ -262,6 +276,7 @@ def distillation_loss(
     >>> distillation_loss(z, head, where, q=q).shape
     torch.Size([])
     """
+    same_length(features=features, where=where, q=q)
     loss = _HeadLoss.apply(features, head.weight, head.bias, where, q, tv, block)
     return loss / max(1, len(features))
 
@@ -456,6 +471,13 @@ def embed_draft(
 
 # %% ../../nbs/multidraft/08_distillation.ipynb #915b83a2
 @torch.inference_mode()
+def _ids_and_positions(text, i):
+    try:
+        ids, positions = text
+        return ids, positions
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"texts[{i}] = {text!r:.60}: it must be ids and positions") from e
+
 def acceptance_profile(
     target: lm.LM, # at temperature 1
     draft: lm.LM, # over the same vocabulary
@@ -474,6 +496,7 @@ def acceptance_profile(
     [1.0, 1.0]
     """
     found = []
+    texts = [_ids_and_positions(text, i) for i, text in enumerate(texts)]
     for ids, positions in core.progress(texts, desc=f"comparing {draft.name}", unit="text"):
         before = [i - 1 for i in positions]
         z, y = (lm.sequence_logits(model, ids)[before] for model in (target, draft))
@@ -526,3 +549,22 @@ def held_out_texts(
     corpus = read_corpus([file])
     return [(ids.tolist(), (corpus["start"] + free.nonzero()[:, 0]).tolist())
             for ids, free in zip(corpus["ids"][:rows], corpus["free"])]
+
+# %% ../../nbs/multidraft/08_distillation.ipynb #a76956618029
+check_module(globals(), {
+    "sample_dialogues": dict(template=_has_three, rows=between(1, 10**6), length=between(1, 10**6),
+                             top=at_least(1), temperatures=both(filled, at_least(0)),
+                             seed=at_least(0)),
+    "sample_corpus": dict(rounds=between(0, 10**6), seed=at_least(0)),
+    "read_corpus": dict(files=both(filled, like(Sequence))),
+    "token_frequency": dict(corpus=_is_corpus, vocabulary=at_least(1)),
+    "distillation_loss": dict(features=dims(2), where=dims(2), q=dims(2), tv=between(0, 1),
+                              block=at_least(1)),
+    "held_out": dict(corpus=_is_corpus, batch_size=at_least(1)),
+    "distill": dict(epochs=between(0, 10**6), batch_size=at_least(1), lr=above(0), tv=between(0, 1),
+                    weight_decay=both(at_least(0), finite), warmup=between(0, 1),
+                    leave_out=at_least(0), always=like(Iterable[int]), looks=between(0, 10**6),
+                    lanes=between(1, 64), seed=between(0, 2**63)),
+    "acceptance_profile": dict(temperatures=at_least(0)),
+    "evaluate": dict(texts=both(filled, like(Sequence)), temperatures=at_least(0)),
+    "held_out_texts": dict(rows=at_least(1))})

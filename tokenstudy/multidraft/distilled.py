@@ -20,6 +20,7 @@ from transformers import (AutoConfig, AutoModelForCausalLM, GenerationMixin, Lla
                           LlamaModel, PreTrainedModel)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from ..core.arguments import at_least, between, check_module, dims, has, like
 from .. import core, lm
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #6a8029e7
@@ -48,6 +49,9 @@ class DraftConfig(LlamaConfig):
         if not 1 <= shortlist_size <= vocab_size:
             raise ValueError(f"shortlist_size = {shortlist_size}: it must lie between 1 and the "
                              f"vocabulary's {vocab_size}")
+        if hidden_size % num_attention_heads:
+            raise ValueError(f"hidden_size = {hidden_size}: it must be a multiple of "
+                             f"num_attention_heads = {num_attention_heads}")
         if rank < 1: raise ValueError(f"rank = {rank}: it must be at least 1")
         self.shortlist_size, self.rank = shortlist_size, rank
         super().__init__(vocab_size=vocab_size, hidden_size=hidden_size,
@@ -179,6 +183,8 @@ def nearest_shortlisted(
     >>> nearest_shortlisted(torch.eye(3) + .1 * torch.ones(3, 3), torch.tensor([0, 2]))[[0, 2]]
     tensor([0, 1], dtype=torch.int32)
     """
+    if len(shortlist) and not 0 <= int(shortlist.min()) <= int(shortlist.max()) < len(embedding):
+        raise ValueError(f"shortlist: ids must lie in [0, {len(embedding)}), as embedding has rows")
     rows = nn.functional.normalize(embedding.float(), dim=-1)
     found = torch.cat([(part @ rows[shortlist].T).argmax(-1) for part in rows.split(4096)]).int()
     found[shortlist] = torch.arange(len(shortlist), dtype=torch.int32, device=found.device)
@@ -305,3 +311,14 @@ def load_draft(
     lm.prepare_lm()
     tokenizer = AutoTokenizer.from_pretrained(lm.verify_lm(), trust_remote_code=False)
     return lm.LM(read_draft(path, device, dtype), tokenizer, f"draft-{name}")
+
+# %% ../../nbs/multidraft/07_distilled.ipynb #a76961016914
+check_module(globals(), {
+    "DraftConfig.__init__": dict(vocab_size=at_least(1), hidden_size=at_least(1),
+                                 intermediate_size=at_least(1), num_hidden_layers=between(0, 1000),
+                                 num_attention_heads=at_least(1),
+                                 max_position_embeddings=at_least(1)),
+    "DraftLM.features": dict(past_key_values=has("get_seq_length")),
+    "DraftLM.forward": dict(past_key_values=has("get_seq_length")),
+    "nearest_shortlisted": dict(embedding=dims(2), shortlist=dims(1)),
+    "new_draft": dict(frequency=dims(1), always=like(Iterable[int]), seed=between(0, 2**63))})

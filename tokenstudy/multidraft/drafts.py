@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.arguments import (
+    at_least, both, check_module, dims, filled, ids, like, same_length)
 from .. import lm as lms
 from .schemes import Script, draw
 
@@ -49,6 +51,7 @@ def distributions_of(
     ([1, 2], [0.269, 0.731])
     """
     warping: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    if tokens is not None: same_length(tokens=tokens, logits=logits.T)
     rows = lms.warp(logits, **warping).double().cpu().numpy()
     found = []
     for p in rows:
@@ -560,3 +563,15 @@ class Mixed(Draft):
     def select(self, rows: Sequence[int]) -> None:
         "Give up the other rows in all drafts."
         for d in self.drafts: d.select(rows)
+
+# %% ../../nbs/multidraft/06_drafts.ipynb #a7698c601925
+check_module(globals(), {
+    "distributions_of": dict(logits=dims(2), tokens=dims(1)),
+    "Tree.draw": dict(late=True),
+    "Tree.add": dict(node=at_least(0), token=at_least(0)),
+    "Tree.grow": dict(late=True),
+    "Tree.path": dict(late=True),
+    "Distribution.draw": dict(late=True),
+    "LMDraft.begin": dict(prompts=both(filled, like(list[list[int]]))),
+    "NGramDraft.begin": dict(prompts=like(list[list[int]])),
+    "NGramDraft.distribution": dict(b=at_least(0), suffix=ids)})

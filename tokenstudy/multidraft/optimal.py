@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike
 
+from ..core.arguments import at_least, check_module, dims, same_length, vector
 from .schemes import Scheme, Script, as_distributions, draw, identical
 
 # %% ../../nbs/multidraft/04_optimal.ipynb #e4ec8809
@@ -32,6 +33,8 @@ def lorenz(
     >>> t.round(3).tolist(), L.round(3).tolist(), order.tolist()
     ([0.0, 0.6, 0.9, 1.0], [0.0, 0.2, 0.5, 1.0], [0, 1, 2])
     """
+    same_length(q=q, p=p)
+    if not len(p): raise ValueError("p: a draft needs at least one token")
     kept = np.arange(len(p)) if p.min() > 0 else np.flatnonzero(p)
     P, Q = (p, q) if len(kept) == len(p) else (p[kept], q[kept])
     with np.errstate(over="ignore"): order = np.argsort(Q / P)
@@ -273,20 +276,7 @@ def _eat(top, most, least, beta, rest, need, K):
 
 # %% ../../nbs/multidraft/04_optimal.ipynb #98566b5d
 @compiled
-def left_curtain(
-    lengths: np.ndarray, # [m] p of each group, sums to one
-    moments: np.ndarray, # [m] p_I of each group, sums to one, in the core
-    K: int, # number of drafts
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # group, start and size of at most 2m pieces
-    """Tile [0, 1]: group i gets intervals of total length lengths[i] and winning mass moments[i].
-
-    The winning mass of a piece (a, b) is b^K - a^K. Groups come in ascending order of
-    moments/lengths. Sizes stay positive where start + size rounds to start.
-
-    >>> group, start, size = left_curtain(np.array([.6, .4]), np.array([.4, .6]), 2)
-    >>> group.tolist(), size.round(3).tolist()
-    ([0, 1, 1], [0.6, 0.033, 0.367])
-    """
+def _tiling(lengths, moments, K):
     m = len(lengths)
     group, left, size = np.empty(2 * m + 2, np.int64), np.empty(2 * m + 2), np.empty(2 * m + 2)
     gap_a, gap_b = np.empty(m + 1), np.empty(m + 1)
@@ -334,6 +324,23 @@ def left_curtain(
             beta = min(1.0, beta + length - used)
     return group[:pieces], left[:pieces], size[:pieces]
 
+def left_curtain(
+    lengths: np.ndarray, # [m] p of each group, sums to one
+    moments: np.ndarray, # [m] p_I of each group, sums to one, in the core
+    K: int, # number of drafts
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # group, start and size of at most 2m pieces
+    """Tile [0, 1]: group i gets intervals of total length lengths[i] and winning mass moments[i].
+
+    The winning mass of a piece (a, b) is b^K - a^K. Groups come in ascending order of
+    moments/lengths. Sizes stay positive where start + size rounds to start.
+
+    >>> group, start, size = left_curtain(np.array([.6, .4]), np.array([.4, .6]), 2)
+    >>> group.tolist(), size.round(3).tolist()
+    ([0, 1, 1], [0.6, 0.033, 0.367])
+    """
+    same_length(lengths=lengths, moments=moments)
+    return _tiling(lengths, moments, K)
+
 # %% ../../nbs/multidraft/04_optimal.ipynb #59b26c87
 class Optimal(Scheme):
     """Exactly optimal selection for K identical drafts at any vocabulary size.
@@ -360,7 +367,7 @@ class Optimal(Scheme):
         starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
         lengths, moments = np.add.reduceat(P, starts), np.add.reduceat(x, starts)
         group = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, m]))
-        owner, a, size = left_curtain(lengths, moments, self.K)
+        owner, a, size = _tiling(lengths, moments, self.K)
         size /= np.bincount(owner, size)[owner]           # share of its group that a piece carries
         place = np.argsort(a, kind="stable")
         share = self._winning_share(owner[place], size[place], lengths)
@@ -395,6 +402,7 @@ class Optimal(Scheme):
         rng: np.random.Generator | Script, # source of randomness
     ) -> int: # the draft with the highest piece; the first of them on a tie
         "Let the drafts draw their tickets."
+        if not len(drafts): raise ValueError("drafts: there are none to choose from")
         best, winner = -1, drafts[0]
         for x in drafts:
             first, end = self._first[self._group[x]], self._first[self._group[x] + 1]
@@ -410,3 +418,10 @@ def _slope_array(a, b, K):
         power *= a
         total = total * b + power
     return total
+
+# %% ../../nbs/multidraft/04_optimal.ipynb #a76916d6880d
+check_module(globals(), {
+    "Optimal.choose": dict(late=True),
+    "lorenz": dict(q=dims(1), p=dims(1)),
+    "optimal_selection_distribution": dict(p=vector, K=at_least(1)),
+    "left_curtain": dict(lengths=vector, moments=vector, K=at_least(1))})

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import at_least, both, check_module, filled, ids, like
 from .. import core, lm as lms
 from .canonical import TruncatedLP
 from .decoding import (
@@ -366,3 +367,14 @@ def _hub_texts(name):
     except Exception as e:
         raise core.MissingModelError(f"could not load {place} from the hub ({type(e).__name__}); "
                                      "check the network, or use 'ours' or a .jsonl file") from e
+
+# %% ../../nbs/multidraft/11_rates.ipynb #a769221fbb44
+check_module(globals(), {
+    "Beside.__init__": dict(others=filled, seed=at_least(0), repeats=at_least(1)),
+    "measure_blocks": dict(prompts=filled, others=filled, seed=at_least(0), repeats=at_least(1),
+                           L=at_least(1)),
+    "efficiency": dict(parts=like(Sequence)),
+    "target_costs": dict(sizes=both(filled, at_least(1)), context=at_least(1), runs=at_least(1)),
+    "draft_cost": dict(prompt=both(filled, ids), L=at_least(1), runs=at_least(1)),
+    "tune": dict(prompts=both(filled, like(list[list[int]]))),
+    "prompt_set": dict(seed=at_least(0))})

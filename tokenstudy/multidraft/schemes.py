@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..core.arguments import check_module
+
 # %% ../../nbs/multidraft/02_schemes.ipynb #797cb3f6
 def flip(
     rng: "np.random.Generator | Script", # source of randomness
@@ -40,7 +42,8 @@ def draw(
     """
     if isinstance(rng, Script): return rng.draw(weights)
     total = np.cumsum(weights)
-    if not total[-1] > 0: raise ValueError("cannot draw: all weights are zero")
+    if not len(total) or not total[-1] > 0:
+        raise ValueError("cannot draw: all weights are zero")
     return draw_cumulative(rng, total)
 
 def draw_cumulative(
@@ -52,6 +55,8 @@ def draw_cumulative(
     >>> draw_cumulative(np.random.default_rng(0), np.cumsum([0, 0, 3]))
     2
     """
+    if np.ndim(total) != 1 or not len(total):
+        raise ValueError(f"total: expected sums [m] with m ≥ 1, got shape {list(np.shape(total))}")
     i = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
     return min(i, int(np.searchsorted(total, total[-1], side="left")))
 
@@ -78,6 +83,7 @@ class Script:
     ) -> int: # the next prescribed index, or the first of positive weight
         "Take an outcome of a draw."
         p = np.asarray(weights, float) / np.sum(weights)
+        if p.ndim != 1 or not p.any(): raise ValueError("weights: expected one positive number")
         at = len(self.taken)
         if at < len(self.outcomes): choice = int(self.outcomes[at])
         else:
@@ -200,7 +206,7 @@ class Scheme:
         try: drafts = tuple(operator.index(x) for x in drafts)
         except TypeError: raise ValueError(f"drafts {drafts}: expected K whole numbers") from None
         if len(drafts) != self.drafted:
-            raise ValueError(f"{len(drafts)} drafted tokens, "
+            raise ValueError(f"drafts: {len(drafts)} drafted tokens, "
                              f"but the scheme was prepared for K = {self.K}")
         for k, (x, p) in enumerate(zip(drafts, self.ps)):
             if not 0 <= x < self.n:
@@ -350,7 +356,8 @@ class SingleDraft(Scheme):
     """
     def choose(self, drafts: Sequence[int], rng: np.random.Generator | Script) -> int:
         "The first of `drafts`; `rng` is not used."
-        return drafts[0]
+        if not len(drafts): raise ValueError("drafts: there are none")
+        return operator.index(drafts[0])
 
     def selection_distribution(self) -> np.ndarray:
         "The first draft's distribution [n]."
@@ -486,3 +493,19 @@ class SpecInfer(Scheme):
                 q, p = self._after(q, p), np.where(np.arange(self.n) == x, 0, p)
                 p = p / p.sum() if p.sum() > 0 else p
         return draw(rng, self._residuals[len(drafts)] if self.replacement else q), False
+
+# %% ../../nbs/multidraft/02_schemes.ipynb #a76917d79056
+check_module(globals(), {
+    "draw": dict(late=True),
+    "draw_cumulative": dict(late=True),
+    "flip": dict(late=True),
+    "Scheme.choose": dict(late=True),
+    "Scheme.select": dict(late=True),
+    "Scheme.redraw": dict(late=True),
+    "Scheme.check": dict(late=True),
+    "Scheme.draft": dict(late=True),
+    "SingleDraft.choose": dict(late=True),
+    "NaiveLookup.select": dict(late=True),
+    "SpecTr.select": dict(late=True),
+    "SpecInfer.select": dict(late=True),
+    "SpecInfer.draft": dict(late=True)})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..core.arguments import check_module, dims, finite
 from .decoding import Choice, NodeDistributions, Verification
 from .drafts import Distribution, Tree
 from .optimal import Optimal
@@ -150,6 +151,7 @@ def grow(
     >>> tree.path(3), len(tree.draws[0])
     ([1, 1, 1], 2)
     """
+    text = tuple(text)
     tree, level, known = Tree(root=-1), {0: list(range(len(drafts)))}, {}
     for _ in range(length):
         below: dict[int, list[int]] = {}
@@ -207,3 +209,7 @@ def decode_table(
         text += tuple(tree.tokens[v] for v in path) + (token,)
         calls, first = calls + 1, first or len(path) + 1
     return text, calls, first
+
+# %% ../../nbs/multidraft/10_verification.ipynb #a769e4840023
+check_module(globals(), {
+    "leftover": dict(p=finite, q=dims(1), s=dims(1))})

@@ -10,6 +10,8 @@ import re
 from fractions import Fraction
 from typing import Literal
 
+from ..core.arguments import check_module
+
 # %% ../../nbs/reasoning/02_answers.ipynb #6df1cff1
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 LONGEST_ANSWER = 400   # characters of an answer that is looked at
@@ -277,3 +279,6 @@ def exact_number(
     elif m := _POWER_OF_TEN.fullmatch(answer): power = int(m[2] or m[3])
     else: return None
     return Fraction(m[1] or 1) * Fraction(10)**power if abs(power) <= 1000 else None
+
+# %% ../../nbs/reasoning/02_answers.ipynb #a769f8cd5aff
+check_module(globals())

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from fastcore.basics import patch
 
+from ..core.arguments import at_least, between, check_module, columns
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -252,7 +254,9 @@ def draw_problems(
 
     >>> [prompt_of(p) for p in draw_problems(2, "chain", 2, split="test")]
     ['0 + 3 + 3 =', '0 - 4 + 0 =']"""
-    low, high = (steps, steps) if isinstance(steps, int) else steps
+    pair = (steps, steps) if isinstance(steps, int) else tuple(steps)
+    if len(pair) != 2: raise ValueError(f"steps = {steps}: it must be a number, or two of them")
+    low, high = pair
     if notation not in NOTATIONS:
         raise ValueError(f"notation {notation!r}: it must be one of {', '.join(NOTATIONS)}")
     if split not in SPLITS:
@@ -385,3 +389,11 @@ def distractor_problems(
         rows.append(dict(id=f"distracted-{split}-{seed}-{i}", answer=problem.answer,
                          prompt=" . ".join([first, *rest, "?"]), solution=solution_of(problem)))
     return Dataset.from_list(rows)
+
+# %% ../../nbs/reasoning/01_arithmetic_world.ipynb #a7694445836e
+check_module(globals(), {
+    "random_problem": dict(num_operations=between(1, 12)),
+    "draw_problems": dict(count=at_least(0)),
+    "arithmetic": dict(count=at_least(0)),
+    "distractor_problems": dict(count=at_least(0), foreign=at_least(0)),
+    "faulty_solutions": dict(problems=columns("prompt"), num_samples=at_least(1))})

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.arguments import check_module
 from .. import core
 from .answers import extract_answer
 
@@ -150,3 +151,6 @@ def load_math(
         warnings.warn(f"MATH, {split}: {len(rows) - len(out)} of {len(rows)} solutions have no "
                       "answer and are left out")
     return Dataset.from_list(out)
+
+# %% ../../nbs/reasoning/03_datasets.ipynb #a7690384d0d5
+check_module(globals())

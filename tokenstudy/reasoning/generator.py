@@ -13,6 +13,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.arguments import above, at_least, between, check_module
 from .. import core
 from .arithmetic_world import (
     NAMES, faulty_solution, prompt_of, random_problem, split_of, words)
@@ -52,6 +53,9 @@ def arithmetic_tokenizer() -> "PreTrainedTokenizerFast":
     return copy.deepcopy(_tokenizer())
 
 # %% ../../nbs/reasoning/05_generator.ipynb #e3323956
+def _fits_heads(hidden):
+    return None if hidden > 0 and hidden % 8 == 0 else "a positive multiple of 8, for 4 heads"
+
 GENERATOR = "arithmetic-generator.safetensors"
 #: what the embedded generator was trained with
 BUDGET = dict(num_steps=1800, decay=200)
@@ -183,3 +187,13 @@ def load_generator(
                                     f"{unknown or missing}")
     return lm.LM(model.to(core.device(device), core.dtype(dtype)).eval().requires_grad_(False),
                  arithmetic_tokenizer(), "arithmetic")
+
+# %% ../../nbs/reasoning/05_generator.ipynb #a76946d92f1b
+check_module(globals(), {
+    "new_generator": dict(hidden=_fits_heads, layers=between(1, 1000), seed=between(0, 2**63)),
+    "lesson": dict(step=at_least(0), batch_size=at_least(1), seed=at_least(0)),
+    "train_generator": dict(num_steps=at_least(1), decay=at_least(0), warmup=at_least(0),
+                            batch_size=at_least(1), lr=above(0), hidden=_fits_heads,
+                            layers=between(1, 1000), seed=between(0, 2**63),
+                            save_every=at_least(0)),
+    "embed_generator": dict(seed=at_least(0))})

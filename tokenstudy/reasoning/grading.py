@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from fastcore.basics import patch
 
+from ..core.arguments import at_least, check_module
 from .. import core
 from .answers import (
     LONGEST_ANSWER, NUMBER, arithmetic_answer, clean_answer, exact_number, extract_answer)
@@ -48,7 +49,7 @@ def grade_arithmetic(
     [Grade(correct=True, answer='8', note='')]"""
     answers, golds = [arithmetic_answer(r) for r in responses], list(golds)
     if len(answers) != len(golds):
-        raise ValueError(f"{len(answers)} responses, but {len(golds)} answers")
+        raise ValueError(f"{len(answers)} responses, but {len(golds)} golds")
     return [Grade(a is not None and a == str(g), a, "" if a is not None else "no answer")
             for a, g in zip(answers, golds)]
 
@@ -296,7 +297,7 @@ def grade(
     if isinstance(texts, str): raise ValueError("texts and golds: give lists, not one string")
     responses, correct = list(texts), _golds(golds)
     if len(responses) != len(correct):
-        raise ValueError(f"{len(responses)} texts, but {len(correct)} correct answers")
+        raise ValueError(f"{len(responses)} texts, but golds has {len(correct)} correct answers")
     answers = [extract_answer(text, boxes=boxes) for text in responses]
     known = _judge([(gold, answer) for ways, answer in zip(correct, answers) for gold in ways],
                    timeout, workers)
@@ -339,3 +340,7 @@ def group_answers(
         if at == len(firsts): firsts.append(answer)
         group[answer] = at
     return [group[answer] for answer in answers]
+
+# %% ../../nbs/reasoning/04_grading.ipynb #a7690e7ea0fa
+check_module(globals(), {
+    "grade": dict(workers=at_least(1))})

@@ -13,13 +13,14 @@ import math
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastcore.basics import patch
 
+from ..core.arguments import at_least, check_module, like
 from .. import core
 from .arithmetic_world import first_mistake
 from .grading import grade, grade_arithmetic
@@ -64,8 +65,10 @@ class Trajectory:
             raise ValueError(f"{where}: it was cut off, so it cannot be correct")
 
 def _check_logprobs(logprobs, count, where):
+    if not isinstance(logprobs, Sequence):
+        raise ValueError(f"{where}: logprobs must be a list, not {type(logprobs).__name__}")
     if len(logprobs) != count:
-        raise ValueError(f"{where}: {len(logprobs)} log-probabilities for {count} response ids")
+        raise ValueError(f"{where}: logprobs has {len(logprobs)} log-probabilities for {count} response ids")
     for i, x in enumerate(logprobs):
         number = isinstance(x, (int, float)) and not isinstance(x, bool)
         if not number or not math.isfinite(x) or x > 1e-6:
@@ -325,3 +328,10 @@ def first_mistakes_of(
         raise ValueError(f"the problem {missing[0]!r} is not in the data set")
     return [first_mistake(prompts[t.problem], tokenizer.convert_ids_to_tokens(t.response_ids))
             for t in trajectories]
+
+# %% ../../nbs/reasoning/06_trajectories.ipynb #a7691c80c3af
+check_module(globals(), {
+    "TrajectoryFile.append": dict(groups=like(Iterable[Trajectory])),
+    "text_of": dict(response_ids=like(Iterable[int])),
+    "sample_trajectories": dict(num_samples=at_least(1), seed=at_least(0), batch_size=at_least(1),
+                                max_new_tokens=at_least(1), group=at_least(1))})

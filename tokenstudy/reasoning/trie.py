@@ -9,9 +9,14 @@ __all__ = ['Trie', 'trie_of']
 import functools
 import os
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastcore.basics import patch
+
+from ..core.arguments import at_least, check_module, ids
+
+if TYPE_CHECKING: from tokenstudy.reasoning.trajectories import Trajectory
 
 # %% ../../nbs/reasoning/07_trie.ipynb #880f95f9
 def _grow(tokens, starts, keys, values, token, parent, depth, node_of):
@@ -65,12 +70,15 @@ def _whole(x, what):
 def _flat(paths):
     "All tokens [T] one after the other, and where each path begins [N + 1]."
     if isinstance(paths, tuple) and len(paths) == 2 and getattr(paths[0], "ndim", 0) == 1:
-        flat, starts = np.asarray(paths[0]), _whole(np.asarray(paths[1]), "starts").astype(np.int64)
+        flat, starts = np.asarray(paths[0]), _whole(np.asarray(paths[1]), "starts")
+        starts = starts.astype(np.int64)
         rising = len(starts) and starts[0] == 0 and (np.diff(starts) >= 0).all()
         if not rising or starts[-1] != len(flat):
             raise ValueError("starts must rise from 0 to the number of tokens")
     else:
-        paths = list(paths)
+        try: paths = [list(p) for p in paths]
+        except TypeError as e:
+            raise ValueError(f"paths must be sequences of token ids: {e}") from e
         starts = np.cumsum([0, *map(len, paths)], dtype=np.int64)
         flat = np.asarray([t for p in paths for t in p])
     if len(starts) < 2: raise ValueError("a trie needs at least one path")
@@ -83,7 +91,8 @@ def _flat(paths):
 # %% ../../nbs/reasoning/07_trie.ipynb #29fb5cd1
 def _numbers(values, name, N):
     "A number for each path [N], int64 if they are whole."
-    x = np.asarray(values)
+    try: x = np.asarray(values)
+    except ValueError as e: raise ValueError(f"{name} must be numbers: {e}") from e
     if x.shape != (N,):
         raise ValueError(f"{name} must hold {N} numbers, one for each path; its shape is {x.shape}")
     x = x.astype(np.int64 if x.dtype.kind in "bui" else np.float64)
@@ -161,20 +170,27 @@ def value(self: Trie) -> np.ndarray: # [M]
     return self.correct/self.count
 
 # %% ../../nbs/reasoning/07_trie.ipynb #d940554f
+def _within(trie, node):
+    if node >= len(trie): raise ValueError(f"node = {node}: this trie has {len(trie)} nodes")
+
 @patch
 def nodes(self: Trie, path: int) -> np.ndarray: # [T]
     "The nodes after each token of a path."
+    N = len(self.leaf)
+    if path >= N: raise ValueError(f"path = {path}: this trie has {N} paths")
     return self.node_of[self.starts[path]:self.starts[path + 1]]
 
 @patch
 def children(self: Trie, node: int) -> np.ndarray:
     "The nodes one token further than `node`."
+    _within(self, node)
     return self.order[self.first[node]:self.first[node + 1]]
 
 @patch
 def tokens(self: Trie, node: int) -> list[int]:
     "The prefix that a node is."
     out = []
+    _within(self, node)
     while node > 0:
         out.append(int(self.token[node]))
         node = self.parent[node]
@@ -211,7 +227,7 @@ def mixed(self: Trie) -> np.ndarray: # numbers of paths [≤ N]
 
 # %% ../../nbs/reasoning/07_trie.ipynb #0c67783c
 def trie_of(
-    trajectories: Iterable # of `Trajectory`, all of one problem
+    trajectories: Iterable["Trajectory"] # all of one problem
 ) -> Trie:
     """The trie of one problem's responses, labelled by correctness. ValueError if they are of
     several problems or prompts.
@@ -225,3 +241,10 @@ def trie_of(
         raise ValueError("a trie is made of the trajectories of one problem; these are of several, "
                          "or none")
     return Trie([t.response_ids for t in trajectories], [t.correct for t in trajectories])
+
+# %% ../../nbs/reasoning/07_trie.ipynb #a769479c1177
+check_module(globals(), {
+    "Trie.nodes": dict(path=at_least(0)),
+    "Trie.children": dict(node=at_least(0)),
+    "Trie.tokens": dict(node=at_least(0)),
+    "Trie.find": dict(tokens=ids)})

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
+from ..core.arguments import at_least, check_module
 from .. import core, lm as lms, reasoning
 from .labels import LABELS, labels_flat
 from .verifier import TokenValueModel
@@ -175,3 +176,15 @@ def _label_rows(tokens, runs):
                          "ns/token", None, 1)
     yield core.bench_row("labels_one_problem", one["seconds"], limit, "the limit", "s", 1., 1)
     yield from memory("labels_one_problem_memory", one)
+
+# %% ../../nbs/tvm/11_bench.ipynb #a7694b0b72cb
+def _fits_heads(hidden):
+    return None if hidden > 0 and hidden % 8 == 0 else "a positive multiple of 8, for 4 heads"
+
+check_module(globals(), {
+    "random_pair": dict(vocab=at_least(3), hidden=_fits_heads, layers=at_least(1),
+                        context=at_least(1), seed=at_least(0)),
+    "label_all": dict(tokens=at_least(100), num_samples=at_least(1)),
+    "labels_scaling": dict(num_samples=at_least(1)),
+    "rows": dict(questions=at_least(1), K=at_least(1), b=at_least(1), max_steps=at_least(1),
+                 tokens=at_least(100), runs=at_least(1))})

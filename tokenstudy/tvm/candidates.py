@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fastcore.basics import patch
 
+from ..core.arguments import at_least, check_module
 from .. import reasoning
 from .voting import best_of_n, sample_score, weighted_vote
 
@@ -120,3 +121,9 @@ def of(cls: SearchResult,
 ) -> SearchResult:
     "The result that a record holds."
     return SearchResult(**{**record, "nodes": [Candidate(*n) for n in record["nodes"]]})
+
+# %% ../../nbs/tvm/07_candidates.ipynb #a7696e18418c
+check_module(globals(), {
+    "SearchResult.path": dict(node=at_least(-1)),
+    "SearchResult.response": dict(node=at_least(-1)),
+    "SearchResult.values": dict(node=at_least(-1))})

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import above, both, check_module, finite, like, warn
 from .. import lm as lms, reasoning
 
 # %% ../../nbs/tvm/01_labels.ipynb #b024e57e
@@ -50,6 +51,8 @@ def _steps(delimiter, block):
     if any(i < 0 for i in ids):
         raise ValueError(f"delimiter = {delimiter!r}: token ids are at least 0")
     if not ids: raise ValueError("delimiter: there are no token ids, so no step would end")
+    if min(ids) < 0 or any(isinstance(i, bool) for i in ids):
+        raise ValueError(f"delimiter: {sorted(ids)} are no token ids, whole numbers of at least 0")
     return ids
 
 def _check_kind(kind, delimiter, block):
@@ -191,7 +194,7 @@ _DOUBTS = dict(
 
 def _warn_of(counts):
     if found := [f"{counts[k]} {what}" for k, what in _DOUBTS.items() if counts.get(k)]:
-        warnings.warn(f"of {counts['samples']} samples " + "; ".join(found), stacklevel=4)
+        warn(f"of {counts['samples']} samples " + "; ".join(found))
 
 def problem_trie(
     trajectories: Iterable[reasoning.Trajectory], # of one problem
@@ -450,3 +453,9 @@ def _copies_mean(trie, arrays):
     there = np.isfinite(flat)
     n, s = np.bincount(where, there), np.bincount(where, np.where(there, flat, 0))
     return np.where(n > 0, s/np.maximum(n, 1), np.nan).astype(np.float32)[where]
+
+# %% ../../nbs/tvm/01_labels.ipynb #a769d81102e3
+check_module(globals(), {
+    "value_data": dict(prior=above(0)),
+    "beta_posterior": dict(correct=finite, count=finite,
+                           prior=both(like(tuple[float, float]), above(0)))})

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import at_least, check_module, filled
 from .. import lm as lms, reasoning
 from . import policies
 from .labels import step_ends, value_data
@@ -143,3 +144,19 @@ def accuracies(
     rows = sorted((r for r in records if fits(r)), key=lambda r: r["config"]["seed"])
     found = [x for r in rows if (x := of(r["result"])) is not None]
     return np.array(found, float) if found else None
+
+# %% ../../nbs/tvm/10_ordering.ipynb #a769bec0ab24
+def _searches(searches):
+    fits = all(isinstance(s, tuple) and s and isinstance(s[0], str) for s in searches)
+    return None if fits else "tuples that begin with the name of a search"
+
+def _entry(what):
+    if what[:1] == ("searches",) and len(what) == 2: return None
+    if what[:1] == ("curves",) and len(what) == 3: return None
+    return "('curves', name, N) or ('searches', name)"
+
+check_module(globals(), {
+    "judged": dict(seed=at_least(0), num_samples=at_least(1), budget=at_least(1),
+                   max_steps=at_least(1), searches=_searches),
+    "search_result": dict(found=filled),
+    "accuracies": dict(what=_entry)})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from ..core.arguments import above, check_module, has
 from .. import lm as lms
 from ..core import show
 from .candidates import Candidate, SearchResult
@@ -238,3 +239,10 @@ def _places(nodes):
         here = sorted((place[n.parent][1], i) for i, n in enumerate(nodes) if n.step == s)
         for at, (_, i) in enumerate(here): place[i] = (s, at - (len(here) - 1) / 2)
     return place, rounds, max(sum(n.step == s for n in nodes) for s in range(rounds))
+
+# %% ../../nbs/tvm/08_policies.ipynb #a7699e0c455b
+check_module(globals(), {
+    "rebase_policy": dict(temperature=above(0)),
+    "rebase": dict(softmax_temperature=above(0)),
+    "search_text": dict(tokenizer=has("decode")),
+    "draw_search": dict(tokenizer=has("decode"))})

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
+from ..core.arguments import check_module
 from .. import core, lm as lms, reasoning
 from ..lm.sampling import warp
 from ..lm.rows import CachedRows, merge_rows, takes_positions
@@ -450,3 +451,6 @@ def tree_search(
     results = [found[q.number] for q in questions]
     if answer is not None: _read_answers(generator, results, answer)
     return results
+
+# %% ../../nbs/tvm/07_search.ipynb #a7698a6d1edc
+check_module(globals())

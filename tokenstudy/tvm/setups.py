@@ -16,6 +16,7 @@ import numpy as np
 from datasets import Dataset
 from fastcore.basics import patch
 
+from ..core.arguments import at_least, between, check_module, has
 from .. import core, lm as lms, reasoning
 from ..lm import finetuning
 from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune
@@ -67,8 +68,8 @@ class StepEnds:
         elif isinstance(delimiter, str) or delimiter is None:
             self._read_text(generator, "\n" if delimiter is None else delimiter)
         else:
-            self.ids = {int(i) for i in (delimiter if hasattr(delimiter, "__iter__")
-                                         else [delimiter])}
+            self.ids = {i if isinstance(i, int) else i.__index__() for i in
+                        (delimiter if hasattr(delimiter, "__iter__") else [delimiter])}
             most = generator.model.get_input_embeddings().num_embeddings
             if not self.ids or not all(0 <= i < most for i in self.ids):
                 raise ValueError(f"delimiter {sorted(self.ids)}: token ids must lie below {most}")
@@ -262,3 +263,14 @@ def _solved_and_test(task, source, enough):
                          "show")
     # MATH stands there by subject
     return (solved.shuffle(seed=0) if task == "math" else solved), test
+
+# %% ../../nbs/tvm/04_setups.ipynb #a769735d9697
+check_module(globals(), {
+    "delimiter_ids": dict(tokenizer=has("decode")),
+    "Setup.lessons": dict(num_samples=at_least(1)),
+    "arithmetic_setup": dict(num_train=at_least(1), num_samples=at_least(1), num_test=at_least(1),
+                             num_test_samples=at_least(1), num_operations=between(1, 12),
+                             seed=at_least(0)),
+    "text_setup": dict(teach=at_least(0), shots=at_least(0), num_train=at_least(1),
+                       num_samples=at_least(1), num_test=at_least(1), num_test_samples=at_least(1),
+                       max_new_tokens=at_least(1), seed=at_least(0), gigabytes=at_least(0))})

@@ -21,6 +21,7 @@ import torch
 from fastcore.basics import patch
 from torch.nn import functional as F
 
+from ..core.arguments import above, at_least, both, check_module, dims, filled, like
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described, with_adapters
 from .labels import Ends, ValueData, ValueDataError, value_data
@@ -64,6 +65,8 @@ def micro_batches(
     >>> [rows.tolist() for rows in micro_batches(np.array([2, 5, 3]), np.arange(3), 6)]
     [[1], [2, 0]]
     """
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(lengths):
+        raise ValueError(f"rows must lie in [0, {len(lengths)}), as many as lengths")
     rows, parts = rows[np.argsort(-lengths[rows], kind="stable")], []
     while len(rows):
         n = max(1, int(micro_tokens//lengths[rows[0]]))
@@ -420,3 +423,20 @@ def _trained(model, data, settings, judge, peft_config, folder, resume, save_eve
     if adapted is not None: model.lm = adapted.merge_and_unload()
     model = model.to(kept_dtype).requires_grad_(False).train(False)
     return model, steps, accelerator.is_main_process
+
+# %% ../../nbs/tvm/03_training.ipynb #a769e93f24f1
+def _is_device(name):
+    try: torch.device(name)
+    except (RuntimeError, TypeError): return "a device, such as 'cpu' or 'cuda:0'"
+
+def _is_batch(batch):
+    return None if {"input_ids", "labels"} <= batch.keys() else "a batch, as of `tensors`"
+
+check_module(globals(), {
+    "batches": dict(batch_size=at_least(1), seed=at_least(0), epoch=at_least(0)),
+    "micro_batches": dict(lengths=dims(1), rows=dims(1), micro_tokens=at_least(1)),
+    "tensors": dict(rows=both(filled, like(Sequence[int])), pad_id=at_least(0), device=_is_device),
+    "step_losses": dict(batch=_is_batch, lm_weight=at_least(0)),
+    "denominators": dict(rows=like(Iterable[int])),
+    "train_verifier": dict(seed=at_least(0), save_every=at_least(0),
+                           prior=above(0))})

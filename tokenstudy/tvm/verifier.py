@@ -27,6 +27,8 @@ from transformers import (
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.modeling_outputs import ModelOutput
 
+from ..core.arguments import (
+    at_least, both, check_module, dims, finite, has, like, pairs, same_length, vector)
 from .. import core, lm as lms, reasoning
 from .labels import ValueDataError, by_problem, labels_flat, problem_trie
 
@@ -403,6 +405,7 @@ def calibration(
     >>> calibration([.05, .05, .95], [0, 1, 1])[1]
     array([0.5, 1. ])
     """
+    same_length(values=values, truth=truth)
     values, truth = np.asarray(values, float), np.asarray(truth, float)
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueDataError("values must be numbers in [0, 1]")
@@ -421,6 +424,7 @@ def area_under_curve(
     0.75
     """
     from scipy.stats import rankdata
+    same_length(values=values, outcomes=outcomes)
     outcomes = np.asarray(outcomes, bool)
     n, correct = len(outcomes), int(outcomes.sum())
     if correct in (0, n): return None
@@ -480,3 +484,16 @@ def _judged_tokens(values, truth, trajectories):
     v, p, y = (x[np.isfinite(p)] for x in (v, p, y))
     if not len(v): raise ValueDataError("there are no tokens to judge")
     return v, p, y
+
+# %% ../../nbs/tvm/02_verifier.ipynb #a769906ff812
+def _judges(model):
+    return None if isinstance(model, torch.nn.Module) else like(list[list])(model)
+
+check_module(globals(), {
+    "value_loss": dict(logits=dims(2), labels=dims(2)),
+    "TokenValueModel.forward": dict(past_key_values=has("get_seq_length")),
+    "score_responses": dict(responses=pairs, batch_size=at_least(1)),
+    "score_samples": dict(samples=like(Iterable[Iterable]), batch_size=at_least(1)),
+    "calibration": dict(values=vector, truth=vector, bins=at_least(1)),
+    "area_under_curve": dict(values=both(dims(1), finite), outcomes=both(dims(1), finite)),
+    "value_quality": dict(model=_judges, truth=like(Sequence[list]), batch_size=at_least(1))})

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arguments import at_least, both, check_module, dims, filled, has, like
 from .. import core, reasoning
 from ..core import show
 from ..core.statistics import pass_at_k
@@ -274,3 +275,9 @@ def draw_accuracy(
         ax.minorticks_off()
     ax.legend(fontsize=8)
     return ax
+
+# %% ../../nbs/tvm/06_voting.ipynb #a769076ef8cd
+check_module(globals(), {
+    "accuracy_curves": dict(seed=at_least(0), orders=at_least(1), Ns=both(filled, at_least(1))),
+    "best_at_n": dict(correct=dims(1), n=at_least(1)),
+    "draw_accuracy": dict(ax=has("plot"), points=like(Iterable[dict]))})
