@@ -298,7 +298,10 @@ def execute(
             coalesce_streams=True, resources=dict(metadata=dict(path=str(folder))),
             on_cell_execute=start, on_cell_executed=done)
         try: e = _drive(client, env, tick)
-        finally: atexit.unregister(client._cleanup_kernel)
+        finally:
+            atexit.unregister(client._cleanup_kernel)
+            # what a dead kernel never read would keep the collection of garbage waiting for ever
+            client.km.context.destroy(linger=0)
     if isinstance(e, CellExecutionError): raise CellFailed(failure(nb)) from e
     if isinstance(e, DeadKernelError):
         raise CellFailed("the kernel died; the usual reason is too little memory") from e
