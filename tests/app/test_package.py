@@ -425,6 +425,6 @@ def test_assets_are_listed_small_and_have_a_licence():
 
 def test_makefile_offers_what_the_readme_says():
     shown = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert [line.split()[1] for line in shown.splitlines() if line.startswith("make ")] == ["study", "test", "lab", "docs", "bench", "export", "clean"]
+    assert [line.split()[1] for line in shown.splitlines() if line.startswith("make ")] == ["study", "test", "lab", "docs", "bench", "mutants", "export", "clean"]
     readme = (ROOT/"README.md").read_text(encoding="utf-8")
     assert 0 < readme.index("make study") < readme.index("make test") and set(re.findall(r"`make (\w+)`", readme)) <= set(re.findall(r"^make (\w+)", shown, re.MULTILINE))

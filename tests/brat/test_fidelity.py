@@ -144,7 +144,7 @@ def test_a_word_learned_here_draws_the_same_in_plain_diffusers(tmp_path):
     concept = invert(base, concept_pictures(CONCEPTS[0]), "<creature>", num_steps=3, batch_size=2, progress=False)
     concept.save(tmp_path/"word")
     names = sorted(p.name for p in (tmp_path/"word").glob("*.safetensors"))
-    assert names == ["creature-bonus.safetensors", "creature.safetensors"]
+    assert names == ["creature-bonus.safetensors", "creature.safetensors", "learned_embeds.safetensors"]
     ours = concept.generate(base, "a picture of a <creature> at the beach", generator=torch.Generator().manual_seed(5), num_inference_steps=3,
                             guidance_scale=3., output_type="pt")
     run = subprocess.run([sys.executable, "-c", PLAIN, str(base_folder("unet")), str(tmp_path/"word"), str(tmp_path/"x")], capture_output=True, text=True)

@@ -347,7 +347,7 @@ def test_values_given_labels_by_hand():
 
 def test_values_a_step_that_ends_nowhere_is_found():
     given = [made([3, 9], 1), made([3, 5], 0, problem="q")]
-    named(ValueDataError, r"^no step ends at the token ids \[6, 7, 8, 11, 12, 13, 14, 15\] in any of 2 samples", value_data, given, "prm_hard", [15, 6, 7, 8, 16, 11, 12, 13, 14])
+    named(ValueDataError, r"^no step ends at the delimiter \[6, 7, 8, 11, 12, 13, 14, 15\] in any of 2 samples", value_data, given, "prm_hard", [15, 6, 7, 8, 16, 11, 12, 13, 14])
     assert len(value_data(given, "prm_hard", [5, 77])) == 2 and len(value_data(given, "tvm", [77])) == 2
     named(ValueDataError, "^there are no tokens", value_data, [made([], 0)], "prm_hard", [5])
     named(ValueDataError, "several", problem_trie, [given[0], given[1]])

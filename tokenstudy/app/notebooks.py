@@ -294,12 +294,16 @@ def execute(
     def done(cell, cell_index, execute_reply):
         on_done(cell, time.perf_counter() - began[cell_index])
     with core.scratch_folder() as sockets, _left_alone(nb):
+        manager = _kernel_manager(sockets)
         client = NotebookClient(
-            nb, km=_kernel_manager(sockets), timeout=None, record_timing=False,
+            nb, km=manager, timeout=None, record_timing=False,
             coalesce_streams=True, resources=dict(metadata=dict(path=str(folder))),
             on_cell_execute=start, on_cell_executed=done)
         try: e = _drive(client, env, tick)
-        finally: atexit.unregister(client._cleanup_kernel)
+        finally:
+            atexit.unregister(client._cleanup_kernel)
+            # what a dead kernel never read would keep the collection of garbage waiting for ever
+            manager.context.destroy(linger=0)
     if isinstance(e, CellExecutionError): raise CellFailed(failure(nb)) from e
     if isinstance(e, DeadKernelError):
         raise CellFailed("the kernel died; the usual reason is too little memory") from e

@@ -231,7 +231,7 @@ def extract_answer(
     """The final answer in a text: in its box; else behind its last `####`; else behind its last
     "answer is"; else its last number or formula. TypeError for what is no text.
 
-    >>> [extract_answer(text) for text in ("Add. The answer is $12.", "1 and 2", "none")]
+    >>> [extract_answer(text) for text in ("Add. The answer is $12.", "first 1, then 2", "none")]
     ['12', '2', None]
     >>> extract_answer(r"\\boxed{3}, \\boxed{5}", boxes="all")
     '3,5'"""
