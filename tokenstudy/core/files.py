@@ -75,19 +75,19 @@ def _held(path, folder=False):
     "Make a neighbour and hold its lock; if a sweeper was faster, another of a new name is made."
     def remove():
         shutil.rmtree(partial, ignore_errors=True) if folder else partial.unlink(missing_ok=True)
-    fd = None
+    partial, fd = _partial(path), None
     try:
         for _ in range(100):
-            partial = _partial(path) # new: the sweeper may still delete the old name
             partial.mkdir() if folder else partial.touch(exist_ok=False)
             if fcntl is None: break # Windows, where an open file cannot be renamed
-            try: fd = os.open(partial, os.O_RDONLY)
-            except FileNotFoundError: continue
-            if _locked(fd) is not False and partial.exists(): break
-            os.close(fd)
-            fd = None
-            time.sleep(.001)
-            remove()
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(partial, os.O_RDONLY)
+                if _locked(fd) is not False and partial.exists(): break
+                os.close(fd)
+                fd = None
+                time.sleep(.001)
+                remove()
+            partial = _partial(path) # the sweeper may still delete the old name
         yield partial
     finally:
         remove()
