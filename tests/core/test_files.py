@@ -142,7 +142,6 @@ def test_a_sweeper_that_was_faster_deletes_nothing_that_is_made_later(tmp_path, 
     assert len(lost) == 1 and os.listdir(tmp_path) == ["f"]
 
 
-def test_reported_mode_and_links_are_kept(tmp_path):
 @pytest.mark.parametrize("path", ("", ".", "/"))
 def test_a_path_without_a_name_is_refused(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
@@ -152,7 +151,7 @@ def test_a_path_without_a_name_is_refused(tmp_path, monkeypatch, path):
     assert os.listdir(tmp_path) == []
 
 
-def test_mode_and_links_are_kept(tmp_path):
+def test_reported_mode_and_links_are_kept(tmp_path):
     f = core.atomic_write(tmp_path/"f", "one")
     umask = os.umask(0)
     os.umask(umask)
