@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import ArrayLike
 
 from tokenstudy.core import arguments
-from tokenstudy.core.arguments import ArgumentError, at_least, check_module, checked
+from tokenstudy.core.arguments import check_module, checked
+from tokenstudy.core.kinds import ArgumentError, at_least
 
 
 def takes(annotation, **rules):

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..core.arguments import at_least, check_module
+from ..core.arguments import check_module
+from ..core.kinds import at_least
 from .. import core
 from .cover import committed_records
 from ..core import show

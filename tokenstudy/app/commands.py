@@ -14,7 +14,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..core.arguments import check_module, like
+from ..core.arguments import check_module
+from ..core.kinds import like
 from .. import core
 from ..core.bench import measure
 from ..core.scales import CorruptFileError, TokenStudyError

@@ -11,7 +11,8 @@ import html, re, warnings
 from pathlib import Path
 from typing import Any
 
-from ..core.arguments import at_least, check_module, columns
+from ..core.arguments import check_module
+from ..core.kinds import at_least, columns
 from .. import core
 from ..core import show
 

@@ -9,7 +9,8 @@ __all__ = ['PARTS', 'sheet', 'record_cover']
 import base64, io
 from collections.abc import Callable
 
-from ..core.arguments import check_module, like
+from ..core.arguments import check_module
+from ..core.kinds import like
 from .. import core
 
 # %% ../../nbs/app/09_cover_record.ipynb #38bc7464

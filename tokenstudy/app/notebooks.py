@@ -24,7 +24,8 @@ from typing import Any
 
 from fastcore.basics import patch
 
-from ..core.arguments import at_least, both, check_module, finite, has
+from ..core.arguments import check_module
+from ..core.kinds import at_least, both, finite, has
 from .. import core
 from ..core.scales import TokenStudyError
 

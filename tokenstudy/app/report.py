@@ -22,7 +22,8 @@ from pathlib import Path
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..core.arguments import check_module, has
+from ..core.arguments import check_module
+from ..core.kinds import has
 from .. import core
 from tokenstudy.app.notebooks import (
     DIRECTIVE, PAPERS, clock, copy_path, directives, find_studies, finished_copy, read_notebook,

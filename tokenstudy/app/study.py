@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.arguments import check_module, has
+from ..core.arguments import check_module
+from ..core.kinds import has
 from .. import core
 from ..core.records import Runs
 from tokenstudy.app.notebooks import (

@@ -17,7 +17,8 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from ..core.arguments import at_least, check_module, like
+from ..core.arguments import check_module
+from ..core.kinds import at_least, like
 from .. import core, lm as lms, reasoning
 from .critical import SEARCHES, identify_many
 from .pairs import no_bars, tokenize_pairs, word_lm

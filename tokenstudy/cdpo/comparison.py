@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..core.arguments import at_least, both, check_module, columns, filled, like
+from ..core.arguments import check_module
+from ..core.kinds import at_least, both, columns, filled, like
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described
 from .critical import identify_many

@@ -15,7 +15,8 @@ from collections import Counter
 import numpy as np
 import torch
 
-from ..core.arguments import at_least, between, check_module, like
+from ..core.arguments import check_module
+from ..core.kinds import at_least, between, like
 from .. import lm as lms
 from ..core import show
 from ..lm.finetuning import fine_tune, ids_of

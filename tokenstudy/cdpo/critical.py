@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import between, check_module, like
+from ..core.arguments import check_module
+from ..core.kinds import between, like
 from .. import lm as lms
 from ..core.statistics import wilson
 from ..lm.finetuning import ids_of

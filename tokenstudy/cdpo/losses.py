@@ -9,7 +9,8 @@ __all__ = ['log_ratios', 'sigmoid_loss', 'per_position_loss', 'tdpo_loss']
 import torch
 from torch.nn import functional as F
 
-from ..core.arguments import at_least, both, check_module, dims, finite
+from ..core.arguments import check_module
+from ..core.kinds import at_least, both, dims, finite
 
 # %% ../../nbs/cdpo/04_losses.ipynb #c9831ad1
 def _alike(**rectangles):

@@ -21,7 +21,8 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
-from ..core.arguments import at_least, between, both, check_module, finite, like, pairs
+from ..core.arguments import check_module
+from ..core.kinds import at_least, between, both, finite, like, pairs
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune, lessons
 from ..reasoning.arithmetic_world import distractor_problems

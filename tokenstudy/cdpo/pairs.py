@@ -24,7 +24,8 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from .. import lm as lms
-from ..core.arguments import at_least, check_module, filled, warn
+from ..core.arguments import check_module, warn
+from ..core.kinds import at_least, filled
 
 # %% ../../nbs/cdpo/05_pairs.ipynb #6da3ccb5
 class PreferenceDataError(ValueError):

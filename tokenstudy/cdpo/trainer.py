@@ -23,7 +23,8 @@ from trl import DPOConfig, DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from ..core.arguments import check_module, dims, has, warn
+from ..core.arguments import check_module, warn
+from ..core.kinds import dims, has
 from .. import core
 from ..lm.finetuning import described
 from ..lm.resuming import SafeCheckpoints

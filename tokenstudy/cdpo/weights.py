@@ -15,7 +15,8 @@ import torch
 from datasets import Dataset
 
 from .. import core, lm as lms
-from ..core.arguments import at_least, between, check_module
+from ..core.arguments import check_module
+from ..core.kinds import at_least, between
 from .contrast import contrastive_scores
 from .pairs import PreferenceDataError, check_weights, tokenize_pairs
 

@@ -10,10 +10,11 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["arguments", "scales", "files", "identity", "record_files", "records",
+    submodules=["kinds", "arguments", "scales", "files", "identity", "record_files", "records",
                 "checkpoints", "training", "statistics", "show", "bench", "results"],
     submod_attrs={
-        "arguments": ["ArgumentError", "checked", "check_module", "warn"],
+        "kinds": ["ArgumentError"],
+        "arguments": ["checked", "check_module", "warn"],
         "scales": ["TokenStudyError", "MissingModelError", "MissingPackageError",
                    "CorruptFileError", "CheckpointError", "TrainingError", "missing_package",
                    "project_root", "cache_dir", "SCALES", "current_scale", "scale", "runs_dir",

@@ -1,5 +1,5 @@
 # Made by docs/doors.py from __init__.py
-from .arguments import ArgumentError as ArgumentError
+from .kinds import ArgumentError as ArgumentError
 from .arguments import checked as checked
 from .arguments import check_module as check_module
 from .arguments import warn as warn

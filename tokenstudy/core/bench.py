@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from .arguments import above, at_least, check_module, filled
+from .arguments import check_module
+from .kinds import above, at_least, filled
 from .scales import TokenStudyError, device_name
 from .records import plain
 from .show import Table, table

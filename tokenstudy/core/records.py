@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
-from .arguments import at_least, both, check_module, finite, warn
+from .arguments import check_module, warn
+from .kinds import at_least, both, finite
 from .scales import CorruptFileError, current_scale, project_root, provenance
 from .files import atomic_write
 from .identity import code_fingerprint, modules_behind

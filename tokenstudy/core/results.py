@@ -9,7 +9,8 @@ __all__ = ['fitting_records', 'Committed', 'committed', 'committed_bench']
 import warnings
 from collections.abc import Callable
 
-from .arguments import at_least, check_module, like
+from .arguments import check_module
+from .kinds import at_least, like
 from .scales import TokenStudyError
 from .records import Runs, made_by_other_code, plain, published
 from .show import Table, Tables

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arguments import at_least, check_module
+from .arguments import check_module
+from .kinds import at_least
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,8 @@ import numpy as np
 from fastcore.basics import patch
 from numpy.typing import ArrayLike
 
-from .arguments import above, at_least, between, check_module, finite, like
+from .arguments import check_module
+from .kinds import above, at_least, between, finite, like
 from .scales import current_scale, provenance, runs_dir
 from .files import atomic_write
 from .records import check_study, plain

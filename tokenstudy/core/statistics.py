@@ -12,7 +12,8 @@ from collections.abc import Callable, Hashable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arguments import at_least, check_module, finite
+from .arguments import check_module
+from .kinds import at_least, finite
 
 # %% ../../nbs/core/07_statistics.ipynb #57213894
 def _check(tables, level, resamples):

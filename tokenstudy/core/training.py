@@ -19,7 +19,8 @@ import torch
 from fastcore.basics import patch
 from torch.optim.lr_scheduler import LRScheduler
 
-from .arguments import above, at_least, between, both, check_module, finite, like
+from .arguments import check_module
+from .kinds import above, at_least, between, both, finite, like
 from .checkpoints import check_identity, load_checkpoint, save_checkpoint
 from .files import check_writable
 from .scales import CheckpointError, TrainingError, progress as progress_bar

@@ -11,7 +11,8 @@ import copy
 import torch
 from fastcore.basics import patch
 
-from ..core.arguments import check_module, dims, filled, ids
+from ..core.arguments import check_module
+from ..core.kinds import dims, filled, ids
 from .models import LM, check_length, encode, eos_ids, forward
 from .caches import SlotStore, check_attention, slot_cache
 

@@ -17,7 +17,8 @@ import torch
 from fastcore.basics import patch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from ..core.arguments import at_least, between, both, check_module, dims, filled, like
+from ..core.arguments import check_module
+from ..core.kinds import at_least, between, both, dims, filled, like
 from .models import LM, resting
 
 # %% ../../nbs/lm/03_caches.ipynb #ebd20e61

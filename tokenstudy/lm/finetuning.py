@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..core.arguments import at_least, check_module, columns
+from ..core.arguments import check_module
+from ..core.kinds import at_least, columns
 from .. import core
 from .models import LM, encode, eos_ids, forward, pad
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 import torch
 
-from ..core.arguments import (
-    at_least, between, both, check_module, dims, filled, finite, ids, like)
+from ..core.arguments import check_module
+from ..core.kinds import at_least, between, both, dims, filled, finite, ids, like
 from .. import core
 
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast

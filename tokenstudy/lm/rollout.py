@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.arguments import at_least, check_module, dims, ids, like
+from ..core.arguments import check_module
+from ..core.kinds import at_least, dims, ids, like
 from .. import core
 from .models import LM, check_length, eos_ids
 from .sampling import check_warp, next_token_probs, pick

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from fastcore.basics import patch
 
-from ..core.arguments import at_least, both, check_module, dims, filled, ids, like
+from ..core.arguments import check_module
+from ..core.kinds import at_least, both, dims, filled, ids, like
 from .models import pad
 from .caches import SlotStore, slot_cache
 

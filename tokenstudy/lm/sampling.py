@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core.arguments import at_least, both, check_module, dims, filled, ids
+from ..core.arguments import check_module
+from ..core.kinds import at_least, both, dims, filled, ids
 from .. import core
 from .models import LM, check_length, encode, eos_ids, forward, pad
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.arguments import at_least, between, check_module, vector
+from ..core.arguments import check_module
+from ..core.kinds import at_least, between, vector
 from .. import core
 from .canonical import TruncatedLP
 from .optimal import lorenz, optimal_acceptance

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import at_least, between, check_module
+from ..core.arguments import check_module
+from ..core.kinds import at_least, between
 from .. import core
 from .canonical import acceptance_lp
 from .optimal import Optimal, optimal_acceptance

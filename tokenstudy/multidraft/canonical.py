@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.arguments import (
-    at_least, both, check_module, dims, filled, finite, like, same_length, vector)
+from ..core.arguments import check_module
+from ..core.kinds import at_least, both, dims, filled, finite, like, same_length, vector
 from .schemes import Scheme, Script, as_distribution, as_distributions, flip
 
 # %% ../../nbs/multidraft/03_canonical.ipynb #323d00d9

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.arguments import at_least, check_module, dims, has
+from ..core.arguments import check_module
+from ..core.kinds import at_least, dims, has
 from .. import lm as lms
 from .canonical import TruncatedLP
 from .drafts import Distribution, Draft, LMDraft, Tree, as_draft

@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from ..core.arguments import (
-    above, at_least, between, both, check_module, dims, filled, finite, like, same_length)
+from ..core.arguments import check_module
+from ..core.kinds import (
+    above, at_least, between, both, dims, filled, finite, like, same_length)
 from .. import core, lm
 from .distilled import DRAFTS, DraftConfig, DraftLM, new_draft, write_draft
 

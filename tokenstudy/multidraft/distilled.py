@@ -20,7 +20,8 @@ from transformers import (AutoConfig, AutoModelForCausalLM, GenerationMixin, Lla
                           LlamaModel, PreTrainedModel)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from ..core.arguments import at_least, between, check_module, dims, has, like
+from ..core.arguments import check_module
+from ..core.kinds import at_least, between, dims, has, like
 from .. import core, lm
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #6a8029e7

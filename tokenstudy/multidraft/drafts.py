@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.arguments import (
-    at_least, both, check_module, dims, filled, ids, like, same_length)
+from ..core.arguments import check_module
+from ..core.kinds import at_least, both, dims, filled, ids, like, same_length
 from .. import lm as lms
 from .schemes import Script, draw
 

@@ -17,7 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike
 
-from ..core.arguments import at_least, check_module, dims, same_length, vector
+from ..core.arguments import check_module
+from ..core.kinds import at_least, dims, same_length, vector
 from .schemes import Scheme, Script, as_distributions, draw, identical
 
 # %% ../../nbs/multidraft/04_optimal.ipynb #e4ec8809

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import at_least, both, check_module, filled, ids, like
+from ..core.arguments import check_module
+from ..core.kinds import at_least, both, filled, ids, like
 from .. import core, lm as lms
 from .canonical import TruncatedLP
 from .decoding import (

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..core.arguments import check_module, dims, finite
+from ..core.arguments import check_module
+from ..core.kinds import dims, finite
 from .decoding import Choice, NodeDistributions, Verification
 from .drafts import Distribution, Tree
 from .optimal import Optimal

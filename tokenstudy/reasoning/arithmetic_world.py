@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from fastcore.basics import patch
 
-from ..core.arguments import at_least, between, check_module, columns
+from ..core.arguments import check_module
+from ..core.kinds import at_least, between, columns
 
 if TYPE_CHECKING:
     from datasets import Dataset

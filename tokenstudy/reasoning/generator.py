@@ -13,7 +13,8 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.arguments import above, at_least, between, check_module
+from ..core.arguments import check_module
+from ..core.kinds import above, at_least, between
 from .. import core
 from .arithmetic_world import (
     NAMES, faulty_solution, prompt_of, random_problem, split_of, words)

@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 from fastcore.basics import patch
 
-from ..core.arguments import at_least, check_module
+from ..core.arguments import check_module
+from ..core.kinds import at_least
 from .. import core
 from .answers import (
     LONGEST_ANSWER, NUMBER, arithmetic_answer, clean_answer, exact_number, extract_answer)

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from fastcore.basics import patch
 
-from ..core.arguments import at_least, check_module, like
+from ..core.arguments import check_module
+from ..core.kinds import at_least, like
 from .. import core
 from .arithmetic_world import first_mistake
 from .grading import grade, grade_arithmetic
@@ -68,7 +69,8 @@ def _check_logprobs(logprobs, count, where):
     if not isinstance(logprobs, Sequence):
         raise ValueError(f"{where}: logprobs must be a list, not {type(logprobs).__name__}")
     if len(logprobs) != count:
-        raise ValueError(f"{where}: logprobs has {len(logprobs)} log-probabilities for {count} response ids")
+        raise ValueError(f"{where}: logprobs has {len(logprobs)} log-probabilities for {count} "
+                         "response ids")
     for i, x in enumerate(logprobs):
         number = isinstance(x, (int, float)) and not isinstance(x, bool)
         if not number or not math.isfinite(x) or x > 1e-6:

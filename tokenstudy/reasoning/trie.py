@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
 
-from ..core.arguments import at_least, check_module, ids
+from ..core.arguments import check_module
+from ..core.kinds import at_least, ids
 
 if TYPE_CHECKING: from tokenstudy.reasoning.trajectories import Trajectory
 

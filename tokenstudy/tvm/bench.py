@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from ..core.arguments import at_least, check_module
+from ..core.arguments import check_module
+from ..core.kinds import at_least
 from .. import core, lm as lms, reasoning
 from .labels import LABELS, labels_flat
 from .verifier import TokenValueModel

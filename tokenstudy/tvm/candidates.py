@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from fastcore.basics import patch
 
-from ..core.arguments import at_least, check_module
+from ..core.arguments import check_module
+from ..core.kinds import at_least
 from .. import reasoning
 from .voting import best_of_n, sample_score, weighted_vote
 

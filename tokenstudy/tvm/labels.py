@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import above, both, check_module, finite, like, warn
+from ..core.arguments import check_module, warn
+from ..core.kinds import above, both, finite, like
 from .. import lm as lms, reasoning
 
 # %% ../../nbs/tvm/01_labels.ipynb #b024e57e

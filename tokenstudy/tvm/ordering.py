@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import at_least, check_module, filled
+from ..core.arguments import check_module
+from ..core.kinds import at_least, filled
 from .. import lm as lms, reasoning
 from . import policies
 from .labels import step_ends, value_data

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ..core.arguments import above, check_module, has
+from ..core.arguments import check_module
+from ..core.kinds import above, has
 from .. import lm as lms
 from ..core import show
 from .candidates import Candidate, SearchResult

@@ -16,7 +16,8 @@ import numpy as np
 from datasets import Dataset
 from fastcore.basics import patch
 
-from ..core.arguments import at_least, between, check_module, has
+from ..core.arguments import check_module
+from ..core.kinds import at_least, between, has
 from .. import core, lm as lms, reasoning
 from ..lm import finetuning
 from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune

@@ -21,7 +21,8 @@ import torch
 from fastcore.basics import patch
 from torch.nn import functional as F
 
-from ..core.arguments import above, at_least, both, check_module, dims, filled, like
+from ..core.arguments import check_module
+from ..core.kinds import above, at_least, both, dims, filled, like
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described, with_adapters
 from .labels import Ends, ValueData, ValueDataError, value_data

@@ -27,8 +27,9 @@ from transformers import (
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.modeling_outputs import ModelOutput
 
-from ..core.arguments import (
-    at_least, both, check_module, dims, finite, has, like, pairs, same_length, vector)
+from ..core.arguments import check_module
+from ..core.kinds import (
+    at_least, both, dims, finite, has, like, pairs, same_length, vector)
 from .. import core, lm as lms, reasoning
 from .labels import ValueDataError, by_problem, labels_flat, problem_trie
 

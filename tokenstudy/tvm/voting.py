@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arguments import at_least, both, check_module, dims, filled, has, like
+from ..core.arguments import check_module
+from ..core.kinds import at_least, both, dims, filled, has, like
 from .. import core, reasoning
 from ..core import show
 from ..core.statistics import pass_at_k
