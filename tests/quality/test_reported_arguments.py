@@ -113,7 +113,7 @@ def test_reported_number_of_seeds(seeds, code, capsys, monkeypatch):
 @pytest.mark.parametrize("name", ["base-unet.safetensors", "prompts.jsonl"])
 def test_reported_preparation_of_an_embedded_file_says_so(name, capsys):
     assert commands.main(["models", "prepare", name]) == 0
-    assert capsys.readouterr().out == f"{name}: embedded in the package, ready as it is\n"
+    assert capsys.readouterr().out == f"{name}: part of the package, there is nothing to prepare\n"
 
 
 def test_reported_rectangles_that_would_be_stretched():

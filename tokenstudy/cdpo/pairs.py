@@ -36,7 +36,7 @@ class PreferenceDataError(ValueError):
     """
 
 def check_weights(
-    weights: Sequence[float],  # T numbers
+    weights: Sequence[float] | None, # T numbers; None: an error that says they are missing
     length: int | None = None, # tokens of the response; None: not compared
     where: str = "weights",    # how to call them in errors
     *,
@@ -106,9 +106,9 @@ def tokenize_pairs(
 
 # %% ../../nbs/cdpo/05_pairs.ipynb #85f6bc46
 def checked(
-    pairs: Dataset | IterableDataset, # rows
+    pairs: Dataset | IterableDataset | list[dict], # rows
     check: Callable[[dict, int], object] # is given a row and its number, and may raise
-) -> Dataset | IterableDataset: # the same rows
+) -> Dataset | IterableDataset | list[dict]: # the same rows
     """Show every row to a function; those of a stream when they are read.
 
     >>> seen = []
@@ -122,10 +122,10 @@ def checked(
     return pairs
 
 def check_texts(
-    pairs: Dataset | IterableDataset, # rows with chosen, rejected, and perhaps prompt
-    tokenizer: object,                # of transformers
-    name: str = "pairs"               # how to call the table in errors
-) -> Dataset | IterableDataset: # the same rows
+    pairs: Dataset | IterableDataset | list[dict], # rows with chosen, rejected, perhaps prompt
+    tokenizer: object,                             # of transformers
+    name: str = "pairs"                            # how to call the table in errors
+) -> Dataset | IterableDataset | list[dict]: # the same rows
     """`PreferenceDataError` unless `tokenize_pairs` can read every row.
 
     >>> pairs = Dataset.from_list([dict(prompt="7 - 9 =", chosen=" 8", rejected=None)])

@@ -66,6 +66,9 @@ class _Checks:
     def ranged(self, name, value, rule):
         try: must = rule(value)
         except Exception as error: must = f"something else ({type(error).__name__}: {error})"
+        if isinstance(must, tuple):                # (place within, what stands there, must)
+            _, key, place = must[0].rpartition("a key of ")
+            raise refusal(key + name + place, *must[1:])
         if must: raise refusal(name, value, must)
 
 # %% ../../nbs/core/01_arguments.ipynb #a7690016
@@ -153,6 +156,7 @@ def check_module(
 
     ValueError for a rule that belongs to none of them.
 
+    >>> from tokenstudy.core.kinds import at_least
     >>> def double(n: int): return 2 * n
     >>> names = dict(double=double, __name__=double.__module__)
     >>> check_module(names, dict(double=dict(n=at_least(0))))
@@ -161,12 +165,13 @@ def check_module(
     tokenstudy.core.kinds.ArgumentError: n = -1: it must be at least 0
     """
     todo = dict(rules or {})
-    here = names["__name__"]
+    here, made = names["__name__"], {}                 # a second name stays one
     for name, value in list(names.items()):
         if name.startswith("_"): continue
         if isinstance(value, type): _check_class(value, here, todo)
         elif getattr(value, "__module__", None) == here and _plain_function(value):
-            names[name] = checked(value, **todo.pop(name, {}))
+            if value not in made: made[value] = checked(value, **todo.pop(value.__name__, {}))
+            names[name] = made[value]
     if todo: raise ValueError(f"rules: there is no function {', '.join(map(str, todo))} in {here}")
 
 def _has_name(names):

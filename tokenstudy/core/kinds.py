@@ -37,6 +37,7 @@ def refusal(
     said = repr(value) if isinstance(value, (str, bytes, int, float, bool, type(None))) else ""
     if isinstance(value, (list, tuple, dict, set)) and not value: said = "empty"
     if not said or len(said) > 80: said = f"of type {type(value).__name__}"
+    if isinstance(value, str) and must.startswith("a list"): must += ", not one string"
     error = ArgumentError(f"{where} = {said}: it must be {must}")
     error.argument, error.value = where.split("[")[0], value
     return error
@@ -138,7 +139,8 @@ def _array(strict):
 def _class(cls):
     "Instances of a class, or what behaves like one: only plain values are refused at once."
     name = cls if isinstance(cls, str) else cls.__name__
-    must = f"a {name}" if name[0] not in "AEIOU" else f"an {name}"
+    vowels = "AEFHILMNORSX" if name.isupper() else "AEIOU"     # an LM, a Linear
+    must = f"an {name}" if name[0] in vowels else f"a {name}"
     def belongs(x):
         if not isinstance(cls, str): return isinstance(x, cls)
         return any(c.__name__ == name for c in type(x).__mro__)
@@ -336,15 +338,13 @@ def finite(
 def like(
     annotation: object # such as `list[tuple[str, int]]`
 ) -> Callable: # value -> None, or what it must be
-    """A rule for `check_module`: all of a value is as an annotation says.
+    """A rule for `check_module`: all of a value is as an annotation says. For a part that is not,
+    the rule gives the part's place, the part, and what it must be.
 
     >>> like(list[str])(["a", 1]), like(list[str])(["a"])
-    ('as announced: value[1] = 1: it must be a text', None)"""
+    (('[1]', 1, 'a text'), None)"""
     kind = kind_of(annotation)
-    def rule(value):
-        bad = kind.fault(value, "value") if kind is not None else None
-        return None if bad is None else f"as announced: {refusal(*bad)}"
-    return rule
+    return lambda value: kind.fault(value, "") if kind is not None else None
 
 # %% ../../nbs/core/01_kinds.ipynb #a76900a2
 def columns(

@@ -9,7 +9,7 @@ state, args, control = SimpleNamespace(global_step=20, log_history=[]), SimpleNa
 TASK = "task = stories(1, 1)\n"
 PAIR = "dict(prompt_ids=[1], chosen_ids=[4, 7], rejected_ids=[3, 5, 7], chosen_weights=[1., 1.], rejected_weights=[1., 1., 1.])"
 TRAINED = """
-from tokenstudy.cdpo.weights import word_lm
+from tokenstudy.cdpo.pairs import word_lm
 lm, row = word_lm(["7 - 9 = 8 3"]), dict(prompt="7 - 9 =", chosen=" 8", rejected=" 3")
 data = Dataset.from_list([dict(row, rejected_weights=[1., 0.])])
 trainer = TokenWeightedDPOTrainer(lm.model, args=TokenWeightedDPOConfig("out", use_cpu=True), train_dataset=data, processing_class=lm.tokenizer)

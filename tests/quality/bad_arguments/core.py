@@ -16,7 +16,7 @@ SAME = {"core.scales.seeds": {"default": ["number of seeds"]}, "core.scales.bann
         "core.records.plain": {"value": ["result"]}, "core.training.state_of": {"thing": ["keep"]}, "core.training.restore_state": {"thing": ["checkpoint holds", "state"]},
         "core.results.committed": {"scale": ["committed record"], "study": ["committed record"]}, "core.identity.modules_behind": {"fn": ["module"]}, "core.files.add_asset": {"path": ["tokenstudy/assets"]}, "core.bench.alone": {"args": ["failed"]},
         "core.identity.code_fingerprint": {"things": ["module"]}, "core.files.asset": {"name": ["MANIFEST.json"]}, "core.arguments.check_module": {"rules": ["function"]}}
-ANY = {"core.arguments.same_length", "core.files.add_asset", "core.arguments.filled", "core.arguments.ids", "core.arguments.finite", "core.arguments.vector", "core.arguments.pairs",
+ANY = {"core.kinds.same_length", "core.files.add_asset", "core.kinds.filled", "core.kinds.ids", "core.kinds.finite", "core.kinds.vector", "core.kinds.pairs",
        "core.bench.alone", "core.checkpoints.join_state", "core.record_files.RecordFile.get", "core.records.plain", "core.records.Runs.get",
        "core.scales.missing_package", "core.training.state_of"}
 LONG: set = set()
@@ -26,18 +26,18 @@ NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
-    "core.arguments.at_least": {"least": "inf|-1|0"},
-    "core.arguments.above": {"bound": "inf|-1|0"},
-    "core.arguments.between": {"low": "inf|-1|0", "high": "inf|-1|0"},
-    "core.arguments.filled": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
-    "core.arguments.ids": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
-    "core.arguments.dims": {"count": "-1|0"},
-    "core.arguments.vector": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
-    "core.arguments.finite": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
-    "core.arguments.like": {"annotation": "None|1|text|[]|{}|object"},
-    "core.arguments.columns": {"names": "|text"},
-    "core.arguments.has": {"attributes": "|text"},
-    "core.arguments.pairs": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
+    "core.kinds.at_least": {"least": "inf|-1|0"},
+    "core.kinds.above": {"bound": "inf|-1|0"},
+    "core.kinds.between": {"low": "inf|-1|0", "high": "inf|-1|0"},
+    "core.kinds.filled": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
+    "core.kinds.ids": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
+    "core.kinds.dims": {"count": "-1|0"},
+    "core.kinds.vector": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
+    "core.kinds.finite": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
+    "core.kinds.like": {"annotation": "None|1|text|[]|{}|object"},
+    "core.kinds.columns": {"names": "|text"},
+    "core.kinds.has": {"attributes": "|text"},
+    "core.kinds.pairs": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
     "core.arguments.check_module": {"rules": "{}"},
     "core.arguments.warn": {"text": "|text", "category": "None"},
     "core.bench.race_all": {"warmup": "0"},
