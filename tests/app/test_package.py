@@ -334,7 +334,7 @@ def test_base_has_its_command(base):
     ("from tokenstudy.core import train", "tokenstudy.core", "torch", "lm"),
     ("import tokenstudy.tvm.verifier", "tokenstudy.tvm", "torch", "tvm"),
     ("import tokenstudy.cdpo.trainer", "tokenstudy.cdpo", "torch", "cdpo"),
-    ("from tokenstudy.core import show; show.finish(None)", "tokenstudy.core.show", "matplotlib", "plots")])
+    ("from tokenstudy.core import show; show.finish(show)", "tokenstudy.core.show", "matplotlib", "plots")])
 def test_a_missing_extra_is_one_sentence(base, code, module, package, extra):
     done = run(base, "-Ic", code, cwd=base.parent)
     last = done.stdout.strip().splitlines()[-1]

@@ -269,7 +269,7 @@ def test_reported_rollouts_bad_input():
     refused("batch_size = -1", prompt, response, batch_size=-1)
     refused("do not fit into the context", prompt, response, max_new_tokens=1000)
     refused("all probability", prompt, response, positions=[1], banned={1: range(12)})
-    for wrong in ({1: [-1]}, {1: [12]}, {1: [2, 1.5]}, {1: 3}, {1: None}, {len(response) + 1: [1]}, {-1: [1]}, {"1": [1]}): refused("banned has .*token ids from 0 to", prompt, response, banned=wrong)
+    for wrong in ({1: [-1]}, {1: [12]}, {1: [2, 1.5]}, {1: 3}, {1: None}, {len(response) + 1: [1]}, {-1: [1]}, {"1": [1]}): refused("banned.*(token ids from 0 to|outside the vocabulary|must be|but positions are)", prompt, response, banned=wrong)
     refused("all probability", prompt, response, positions=[1], temperature=0, banned={1: [lm.rollouts(model, prompt, response, num_samples=1, positions=[1], max_new_tokens=1, temperature=0).continuation(0, 0)[0]]})
     refused("engine 'spark'", prompt, response, engine="spark")
     refused("temperature = -1", prompt, response, temperature=-1)

@@ -195,7 +195,7 @@ def test_a_corpus_is_resumed_and_checked(target, folder, tmp_path):
     with pytest.raises(core.CorruptFileError, match="not those of the tokens(?s:.*)delete it"): distillation.read_corpus([tmp_path/"0009.safetensors"])
     first.write_bytes(first.read_bytes()[:-50])
     with pytest.raises(core.CorruptFileError, match="0000.safetensors.*delete it"): distillation.read_corpus([first])
-    with pytest.raises(core.MissingModelError, match="sample_corpus"): distillation.read_corpus([])
+    with pytest.raises(ValueError, match="files"): distillation.read_corpus([])
 
 
 # --- loss and training --------------------------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_a_bad_distribution_is_named_with_its_token():
                          ([np.inf, -np.inf], "^q: inf at token 0; "), ([.6, -.2, .6], "^q: negative probability -0.2 at token 1"), ([.5, .4], "^q: sums to 0.9, not to 1"), (["a"], "^q: probabilities must be real numbers"),
                          ([1j], "must be real numbers, got dtype complex128"), ([None], "must be real numbers")):
         with pytest.raises(ValueError, match=message): as_distribution(bad)
-    for bad, message in ((None, "^ps: expected K distributions, got None"), ([], "^ps: K = 0"), ([.5, .5], r"^ps: expected K distributions \(a list"), ((.5, .5), "for one draft"), (np.array([.5, .5]), "for one draft"),
+    for bad, message in ((None, "^ps = None"), ([], "^ps: K = 0"), ([.5, .5], r"^ps: expected K distributions \(a list"), ((.5, .5), "for one draft"), (np.array([.5, .5]), "for one draft"),
                          ([[.5, .5], [.2, .3, .5]], r"^ps\[1\]: has 3 tokens but q has 2"), ([[.5, .5], [.2, .3]], r"^ps\[1\]: sums"), ([[.5, .5], 3], r"^ps\[1\]: expected one distribution"),
                          ([[[.5, .5]]], r"^ps\[0\]: expected one distribution of shape \[n\] with n ≥ 1, got shape \[1, 2\]")):
         with pytest.raises(ValueError, match=message): as_distributions([.5, .5], bad)
@@ -112,7 +112,7 @@ def test_an_acceptance_is_at_most_one():
 
 def test_refusals_of_schemes_are_named():
     rule = SingleDraft().prepare([.5, .5, 0], [[.5, .5, 0]]*2)
-    for drafts, message in (([0], "^1 drafted tokens, but the scheme was prepared for K = 2"), ([0, 1, 1], "^3 drafted tokens"), ([0, 3], "^draft 1: token 3 is outside the vocabulary of 3"), ([-1, 0], "^draft 0: token -1 is outside"),
+    for drafts, message in (([0], "^drafts: 1 drafted tokens, but the scheme was prepared for K = 2"), ([0, 1, 1], "^drafts: 3 drafted tokens"), ([0, 3], "^draft 1: token 3 is outside the vocabulary of 3"), ([-1, 0], "^draft 0: token -1 is outside"),
                             ([0, 2], "^draft 1: token 2 has probability 0"), ([.5, 1], "expected K whole numbers"), (["a", 1], "expected K whole numbers")):
         with pytest.raises(ValueError, match=message): rule.check(drafts)
         with pytest.raises(ValueError, match=message): rule.select(drafts, Dice())

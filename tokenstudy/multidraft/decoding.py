@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.arguments import check_module
+from ..core.arguments import check_module, checked
 from ..core.kinds import at_least, dims, has
 from .. import lm as lms
 from .canonical import TruncatedLP
@@ -707,6 +707,7 @@ def _asked_of_generate():
     transformers (5.23) hands none of them to a function given as `custom_generate`. So they are
     read where `generate` holds them, in its own variables; elsewhere there is nothing to find."""
     frame = sys._getframe(2)
+    while frame.f_globals["__name__"] == checked.__module__: frame = frame.f_back
     held = frame.f_locals if frame.f_code.co_name == "generate" else {}
     cache = (held.get("kwargs") or {}).get("past_key_values")
     return dict(streamer=held.get("streamer"), assistant_model=held.get("assistant_model"),
