@@ -1,5 +1,4 @@
 "The comparison of preference methods: tuning on validation problems and tests on others, intervals, weights; and what it does when interrupted."
-import math
 import os
 import signal
 import subprocess
@@ -38,7 +37,7 @@ def test_comparison_of_preference_comparison_tunes_on_validation_and_resumes(tmp
 
 
 def test_comparison_of_preference_a_diverged_setting_is_a_result(tmp_path):
-    got = C._attempt(C.ENTRIES["SFT"], toy(), pairs(), [dict(prompt_ids=[1])], lambda p, r: True, math.inf, 1., 0, 0, 4, epochs=1)
+    got = C._attempt(C.ENTRIES["SFT"], toy(), pairs(), [dict(prompt_ids=[1])], lambda p, r: True, 3e38, 1., 0, 0, 4, epochs=3)
     assert got["diverged"] and got["greedy"] == [0.]
 
 

@@ -208,7 +208,7 @@ def test_schemes_by_name():
 
 def test_a_setting_is_checked_when_it_is_made():
     draft = NGramDraft()
-    for options, said in ((dict(K=0), "K = 0"), (dict(L=2.5), "L = 2.5"), (dict(scheme="no"), "scheme = 'no'"), (dict(scheme=7), "scheme 7"), (dict(scheme="block", K=2), "Block verifies one")):
+    for options, said in ((dict(K=0), "K = 0"), (dict(L=2.5), "L = 2.5"), (dict(scheme="no"), "scheme = 'no'"), (dict(scheme=7), "scheme = 7"), (dict(scheme="block", K=2), "Block verifies one")):
         with pytest.raises(ValueError, match=said): Multidraft(draft, **options)
 
 
