@@ -36,7 +36,8 @@ def takes(annotation, **rules):
     (ArrayLike, [[1], 2, np.ones(3)], ["a", None, {}, object()]),
     (np.random.Generator, [np.random.default_rng(0), arguments], [None, 0, "rng", []]),
     (Any, [None, 1, object()], []),
-    ("nowhere.Special", [arguments], [None, 1, "a"])])
+    ("nowhere.Special", [arguments], [None, 1, "a"]), ("nowhere.Generator", [arguments, np.random.default_rng(0)], [None, 1]),
+    ('Iterable["Later"]', [["a"], iter("a")], ["a", 1]), ("list[Later] | None", [["a"], None], ["a", 1])])
 def test_kinds_of_bad_arguments(annotation, good, bad):
     f = takes(annotation)
     for value in good: assert f(value) is value

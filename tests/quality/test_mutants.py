@@ -27,6 +27,8 @@ def least(a: int = 0, b: "int" = 1) -> "int":
 class Box:
     @functools.lru_cache(maxsize=4)
     def twice(self, x): return 2 * x
+
+check_module(globals(), dict(least=dict(a=at_least(0))))
 '''
 
 
@@ -40,7 +42,7 @@ def test_what_is_mutated():
     assert len([f for f in found if "raise" in f[1]]) == 1 == len([f for f in found if f[2].startswith("if a >= LIMIT: raise")])
     assert {f[2].split(":")[0] for f in found if "warn" in f[1]} == {"if b >= 9", "if b > 10"}
     assert {f[2] for f in found if f[1].startswith("def least")} == {'def least(a: int = 1, b: "int" = 1) -> "int":', 'def least(a: int = 0, b: "int" = 2) -> "int":'}
-    assert not any(word in f[1] for f in found for word in ("toy", "import", "__all__", "lower", "lru_cache"))
+    assert not any(word in f[1] for f in found for word in ("toy", "import", "__all__", "lower", "lru_cache", "check_module"))
     assert {f[0] for f in changes(TOY, without=("Box", "LIMIT"))} == {"least"} and changes("x: float = 1e300\n", without=()) == [("x", "x: float = 1e300", "x: float = None")]
 
 

@@ -7,6 +7,7 @@ __all__ = ['PLAIN', 'SIMPLE', 'ROWS', 'ArgumentError', 'refusal', 'kind_of', 'at
            'dims', 'vector', 'same_length', 'finite', 'like', 'columns', 'has', 'pairs', 'both']
 
 # %% ../../nbs/core/01_kinds.ipynb #a76a0004
+import builtins
 import collections.abc as abc
 import inspect
 import math
@@ -167,8 +168,11 @@ def _named(text, names):
     except Exception:
         parts = [part.strip() for part in text.split("|")]
         if len(parts) > 1: return _one_of([_named(part, names) for part in parts])
-        last = text.split("[")[0].split(".")[-1].strip()
-        return None if last in ("object", "Any") else _class(last)
+        first = text.split("[")[0].strip()
+        last = first.split(".")[-1]
+        known = getattr(builtins, first, None) or getattr(abc, first, None)
+        if last in ("object", "Any"): return None
+        return _class(last) if known is None else _kind(known, names) # list["Later"]
 
 # %% ../../nbs/core/01_kinds.ipynb #a7690011
 ROWS = (list, tuple, set, frozenset, abc.Sequence, abc.Iterable, abc.Collection, abc.Set,

@@ -3,8 +3,9 @@
 The operators are mutmut's; its runner is not used, because it leaves out every decorated function (`@patch`, `@property`, numba's
 kernels), and starts from modules that are already imported.
 
-Not mutated: docstrings, annotations, decorators, imports, calls of `len` and `isinstance` (as in mutmut), and the texts of errors and
-warnings, which is all that stands in a `raise` or in a `warnings.warn(...)`, and `__all__`. Whether an error comes is mutated."""
+Not mutated: docstrings, annotations, decorators, imports, calls of `len` and `isinstance` (as in mutmut), the texts of errors and
+warnings, which is all that stands in a `raise`, a `warn(...)` or a `warnings.warn(...)`, and `__all__`. Whether an error comes is
+mutated, but not the rules of `check_module(...)`: tests/quality/test_bad_arguments.py looks at each of them."""
 from __future__ import annotations
 
 import ast
@@ -18,7 +19,8 @@ import libcst.matchers as m
 from libcst.metadata import MetadataWrapper, PositionProvider, WhitespaceInclusivePositionProvider
 from mutmut.mutation.mutators import mutation_operators
 
-MESSAGE = m.Call(func=m.Attribute(value=m.Name("warnings"), attr=m.Name("warn")))
+MESSAGE = m.Call(func=m.Attribute(value=m.Name("warnings"), attr=m.Name("warn")) | m.Name("warn"))
+RULES = m.Call(func=m.Name("check_module"))
 DOCSTRING = m.Expr(value=m.SimpleString() | m.ConcatenatedString())
 NAMES = m.Assign(targets=[m.AssignTarget(target=m.Name("__all__"))])
 NEVER_CALLED = m.Call(func=m.Name("len") | m.Name("isinstance"))
@@ -53,7 +55,7 @@ class _Visitor(cst.CSTVisitor):
         self.scope, self.found = [], []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        if isinstance(node, LEFT_ALONE) or m.matches(node, MESSAGE | DOCSTRING | NAMES): return False
+        if isinstance(node, LEFT_ALONE) or m.matches(node, MESSAGE | RULES | DOCSTRING | NAMES): return False
         if name := self._name(node): self.scope.append((node, name))
         made = [new for kind, operator in mutation_operators if isinstance(node, kind) for new in operator(node)]
         if made and not m.matches(node, NEVER_CALLED):

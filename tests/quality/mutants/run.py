@@ -205,7 +205,7 @@ class Swapper:
     "Puts the code of mutants into the live functions of a module."
     def __init__(self, path: Path, compiled: bool):
         self.path, self.source = str(path), path.read_text(encoding="utf-8")
-        self.code = compile(self.source, self.path, "exec")
+        self.code = compile(self.source, self.path, "exec", dont_inherit=True)
         self.kernels = kernels_of(self.source) if compiled else set()
         self.live: dict = defaultdict(list)
         for f in gc.get_objects():
@@ -214,7 +214,7 @@ class Swapper:
 
     def swaps(self, mutant: Mutant) -> list | None:
         "Pairs (live function, new code), None if they are not enough."
-        pairs = changed_functions(self.code, compile(mutant.source, self.path, "exec"))
+        pairs = changed_functions(self.code, compile(mutant.source, self.path, "exec", dont_inherit=True))
         if not pairs or any(old.co_name in self.kernels for old, _ in pairs): return None
         found = [(f, new) for old, new in pairs for f in self.live[old.co_qualname, old.co_firstlineno]]
         return found if all(f.__code__.co_freevars == new.co_freevars for f, new in found) and found else None
@@ -229,7 +229,7 @@ class Imported(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec): return None
 
-    def exec_module(self, module): exec(compile(self.source, str(self.path), "exec"), vars(module))
+    def exec_module(self, module): exec(compile(self.source, str(self.path), "exec", dont_inherit=True), vars(module))
 
 
 def judge(name: str, module: Module, only: Callable[[Mutant], bool] = lambda mutant: True) -> list[tuple[Mutant, bool]]:
