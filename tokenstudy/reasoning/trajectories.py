@@ -10,7 +10,6 @@ __all__ = ['Trajectory', 'trajectories_dataset', 'trajectories_of', 'TrajectoryF
 import dataclasses
 import json
 import math
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -303,7 +302,7 @@ def _file_of(path, settings, restart):
     except (ValueError, core.TokenStudyError):
         if not restart: raise
     old = core.RecordFile(path).set_aside()
-    warnings.warn(f"{path} was made by something else; it is {old.name} now, and is sampled anew")
+    core.warn(f"{path} was made by something else; it is {old.name} now, and is sampled anew")
     return TrajectoryFile(path, settings)
 
 def _add(file, groups):

@@ -10,7 +10,6 @@ __all__ = ['Ends', 'LABELS', 'COUNTS', 'ValueDataError', 'step_ends', 'labels_fl
 import dataclasses
 import numbers
 import operator
-import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
