@@ -108,6 +108,14 @@ def test_preference_review_of_a_table():
     refused(lambda: P.review_pairs(heavy), "pairs, row 0: chosen_weights[1] is 1.5")
 
 
+def test_preference_review_of_texts_of_which_only_the_end_is_left():
+    row = dict(prompt_ids=[1], chosen_ids=[9, 8], rejected_ids=[4, 9])
+    for side, ids, said in (("chosen", [9, 8], ["empty"]), ("rejected", [9, 8], []), ("chosen", [9], ["empty"]), ("chosen", [3, 8], [])):
+        assert P.review_pair(row | {"chosen_ids": ids, side: " "}, eos=[8, 9]) == said
+    assert P.review_pair(dict(row, chosen_ids=[4, 8], rejected_ids=[8], rejected=""), eos=[8, 9]) == ["empty"]
+    assert P.review_pair(row, eos=[8, 9]) == [] == P.review_pair(dict(row, chosen="a"))
+
+
 def test_preference_review_of_one_pair():
     fine = [1, 2], [3, 4], [5, 6, 7]                              # 5 tokens with the longer answer
     assert kinds(*fine) == kinds(*fine, max_length=5) == kinds(*fine, context=5) == []
