@@ -72,7 +72,7 @@ def test_preference_simple_weights_by_hand():
     w = [.1, .2, .3, .4, .5]
     assert W.shuffled_weights(w, 3) == [w[i] for i in np.random.default_rng(3).permutation(5)]
     for given, correct, place in (("ab", "ab", None), ("a", "ab", None), ("abc", "ab", 2), ("ax", "ab", 1), ("", "a", None), ("xb", "ab", 0)):
-        assert W.first_difference(given, correct) == place
+        assert W.first_difference(list(given), list(correct)) == place
 
 
 def test_preference_reweighting_row_by_row():
