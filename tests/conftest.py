@@ -16,6 +16,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
 for name in ("TOKENSTUDY_HOME", "TOKENSTUDY_SEEDS", "IN_TEST"): os.environ.pop(name, None)
 
 import nbformat
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("suite", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -63,12 +64,19 @@ def scratch(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory) -> Path:
-    "The documentation site, built without warnings, from the outputs stored in the notebooks."
-    project = copy_project(tmp_path_factory.mktemp("docs")/"tokenstudy")
-    made = run(sys.executable, "docs/convert.py", cwd=project)
-    assert made.returncode == 0, f"docs/convert.py failed:\n{made.stdout[-4000:]}"
-    built = run(sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "build/docs", "_site", cwd=project)
-    assert built.returncode == 0, f"Sphinx failed or warned:\n{built.stdout[-4000:]}"
+    "The documentation site, built without warnings, from the outputs stored in the notebooks: once for all processes of the suite."
+    base = tmp_path_factory.getbasetemp()
+    home = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(home/"site.lock"):
+        project = home/"docs"/"tokenstudy"
+        if not project.exists():
+            copy_project(project)
+            for command in (["docs/convert.py"], ["-m", "sphinx", "-W", "--keep-going", "-q", "build/docs", "_site"]):
+                made = run(sys.executable, *command, cwd=project)
+                (project/"site.log").write_text(f"{command}\n{made.stdout[-4000:]}" if made.returncode else "", encoding="utf-8")
+                if made.returncode: break
+        said = (project/"site.log").read_text(encoding="utf-8")
+    assert not said, f"the site cannot be built, or with warnings:\n{said}"
     return project/"_site"
 
 

@@ -1,4 +1,5 @@
 "The site and the notebooks in a real browser. Skipped, with the reason, where there is no chromium."
+import asyncio
 import functools
 import http.server
 import json
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,12 +22,15 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the path")
 
 
+VIEW = {"width": 1280, "height": 900}
+SILENT = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+
+
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
     with sync_playwright() as playwright:
-        quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SILENT)
         yield browser
         browser.close()
 
@@ -43,16 +48,19 @@ def address(site):
     server.shutdown()
 
 
-@pytest.fixture
-def tab(browser):
+def watched(page):
     "A page that records requests to elsewhere, failed loads and script errors in `page.faults`."
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page, faults = context.new_page(), []
-    page.faults = faults
+    page.faults = faults = []
     page.on("request", lambda r: None if re.match(r"(http://127\.0\.0\.1[:/]|data:|blob:|file:)", r.url) else faults.append(f"asked for {r.url}"))
     page.on("response", lambda r: faults.append(f"{r.status} {r.url}") if r.status >= 400 and not r.url.endswith("favicon.ico") else None)
     page.on("pageerror", lambda e: faults.append(f"script error {e}"))
-    yield page
+    return page
+
+
+@pytest.fixture
+def tab(browser):
+    context = browser.new_context(viewport=VIEW)
+    yield watched(context.new_page())
     context.close()
 
 
@@ -60,15 +68,45 @@ def html_pages(site: Path) -> list:
     return [p.relative_to(site).as_posix() for p in sorted(site.rglob("*.html"))]
 
 
-def test_every_page_of_the_site_stays_at_home(tab, address, site):
-    unset = []
-    for name in html_pages(site):
-        tab.goto(f"{address}/{name}", wait_until="networkidle")
-        formulas = tab.locator(".math.notranslate").count()
-        if formulas: tab.wait_for_selector("mjx-container svg", timeout=20_000)
-        if formulas and tab.locator("[data-mjx-error]").count(): unset.append((name, tab.locator("[data-mjx-error]").first.get_attribute("data-mjx-error")))
-        assert tab.locator("h1").count() >= 1 or name == "search.html", name
-    assert tab.faults == [] and unset == []
+async def visit(names: list, address: str, tabs: int = 6) -> list:
+    "What is wrong with each of many pages; several are open at once, since each is watched for half a quiet second."
+    from playwright.async_api import async_playwright
+    left, found = list(names), []
+    async def go_on(page):
+        while left:
+            name = left.pop()
+            await page.goto(f"{address}/{name}", wait_until="networkidle")
+            if await page.locator(".math.notranslate").count():
+                await page.wait_for_selector("mjx-container svg", timeout=60_000)
+                if await page.locator("[data-mjx-error]").count():
+                    found.append((name, await page.locator("[data-mjx-error]").first.get_attribute("data-mjx-error")))
+            if await page.locator("h1").count() < 1 and name != "search.html": found.append((name, "no title"))
+            found.extend((name, fault) for fault in page.faults)
+            page.faults.clear()
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=SILENT)
+        context = await browser.new_context(viewport=VIEW)
+        await asyncio.gather(*[go_on(watched(await context.new_page())) for _ in range(tabs)])
+        await browser.close()
+    return found
+
+
+def visited(names: list, address: str) -> list:
+    with ThreadPoolExecutor(1) as aside: return aside.submit(lambda: asyncio.run(visit(names, address))).result()
+
+
+def test_every_page_of_the_site_stays_at_home(address, site): assert visited(html_pages(site), address) == []
+
+
+def test_pages_that_do_not_stay_at_home_are_seen(tmp_path):
+    pages = {"away.html": '<h1>a</h1><script src="https://example.org/x.js"></script>', "lost.html": '<h1>a</h1><img src="lost.png">',
+             "wrong.html": "<h1>a</h1><script>nowhere()</script>", "bare.html": "<p>a</p>", "fine.html": "<h1>a</h1>"}
+    for name, body in pages.items(): (tmp_path/name).write_text(f"<html><body>{body}</body></html>", encoding="utf-8")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    found = dict(visited(list(pages), f"http://127.0.0.1:{server.server_port}"))
+    server.shutdown()
+    assert "example.org" in found["away.html"] and "404" in found["lost.html"] and "nowhere" in found["wrong.html"] and found["bare.html"] == "no title" and "fine.html" not in found
 
 
 def test_some_page_sets_a_formula(tab, address, site):
