@@ -40,7 +40,8 @@ def test_preference_oracle_and_reweighting():
     with pytest.raises(ValueError, match="kind is"): W.reweighted(data, "none")
     with pytest.raises(PreferenceDataError, match="no token 3"): W.oracle_weights(3, 3)
     for bad in ([.5, math.inf], "ab", [[.1]], None):
-        with pytest.raises(ValueError): W.weights_from_scores(bad)
+        with pytest.raises(ValueError, match="^scores"): W.weights_from_scores(bad)
+        with pytest.raises(ValueError, match="^rates"): W.weights_from_rollouts(bad)
 
 
 def test_comparison_of_preference_first_difference_is_the_true_mistake():

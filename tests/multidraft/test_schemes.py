@@ -41,6 +41,10 @@ def test_a_script_takes_what_is_prescribed_then_the_first():
         assert script.flip(probability) == (probability > .6) and script.others == others and script.weight == (1 if not others else .5)
     for bad in (-1e-9, 1 + 1e-9, 2., -1.):
         with pytest.raises(ValueError, match="^a coin was flipped with probability"): Script().flip(bad)
+    for bad in ([0., 0.], [], [[.5, .5]], 3.):
+        with pytest.raises(ValueError, match="^weights: expected one positive"): Script().draw(bad)
+    for bad in ([], np.ones((2, 2)), 1.):
+        with pytest.raises(ValueError, match="^total: expected sums"): draw_cumulative(Dice(0.), bad)
     assert Script().outcomes == Script([]).outcomes == [] and sorted(all_branches(lambda rng: (rng.draw([1, 3]), rng.flip(.5)))) == [(.125, (0, False)), (.125, (0, True)), (.375, (1, False)), (.375, (1, True))]
 
 

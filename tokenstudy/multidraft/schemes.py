@@ -82,8 +82,9 @@ class Script:
         weights: ArrayLike, # [m] ≥ 0
     ) -> int: # the next prescribed index, or the first of positive weight
         "Take an outcome of a draw."
-        p = np.asarray(weights, float) / np.sum(weights)
-        if p.ndim != 1 or not p.any(): raise ValueError("weights: expected one positive number")
+        p = np.asarray(weights, float)
+        if p.ndim != 1 or not p.sum() > 0: raise ValueError("weights: expected one positive number")
+        p = p / p.sum()
         at = len(self.taken)
         if at < len(self.outcomes): choice = int(self.outcomes[at])
         else:

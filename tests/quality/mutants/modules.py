@@ -32,7 +32,7 @@ MODULES = {
     "cdpo/pairs": Module(tests("cdpo/test_pairs"), without=(
         "tokenize_pairs", "check_texts", "checked", "_check_row", "word_lm", "no_bars", "StreamReview", "BorderCheck",
         "TokenWeightedCollator", "BAD", "TOKENS", "REFERENCE", "_fits_heads", "_sampled", "_has_ids")),
-    "cdpo/weights": Module(tests("cdpo/test_weights"), without=("weights_from_contrast", "weights_from_spans")),
+    "cdpo/weights": Module(tests("cdpo/test_weights"), without=("weights_from_contrast", "weights_from_spans", "_is_side")),
     "multidraft/schemes": Module(tests("multidraft/test_schemes", "multidraft/test_optimal"), slow=LARGE),
     "multidraft/canonical": Module(tests("multidraft/test_canonical", "multidraft/test_optimal"), slow=LARGE),
     "multidraft/optimal": Module(tests("multidraft/test_optimal"), compiled=False, without=("compiled",), slow=(*LARGE, "every_scheme", "nothing_beats", "more_drafts", "branch_and_bound_equals", "program", "decomposition")),
