@@ -208,5 +208,15 @@ def warn(
     warnings.warn(text, category, stacklevel=level)
 
 # %% ../../nbs/core/01_arguments.ipynb #a7690021
-check_module(vars(kinds))
+def _is_annotation(value):
+    plain = isinstance(value, PLAIN[1:-1]) or type(value) is object
+    return "an annotation, such as `list[int] | None`" if plain else None
+
+check_module(vars(kinds), {
+    "refusal": dict(where=kinds.filled, must=kinds.filled),
+    "kind_of": dict(annotation=_is_annotation, names=kinds.like(dict[str, object])),
+    "like": dict(annotation=_is_annotation),
+    "at_least": dict(least=kinds.finite), "above": dict(bound=kinds.finite),
+    "between": dict(low=kinds.finite), "dims": dict(count=kinds.at_least(0)),
+    "columns": dict(names=kinds.filled), "has": dict(attributes=kinds.filled)})
 check_module(globals(), dict(check_module=dict(names=_has_name)))

@@ -258,6 +258,7 @@ def between(
 
     >>> between(0, 1)(2), between(0, 1)(1)
     ('from 0 to 1', None)"""
+    if not low <= high: raise refusal("high", high, f"at least low = {low}")
     return _ranged(lambda x: low <= x <= high, f"from {low} to {high}")
 
 # %% ../../nbs/core/01_kinds.ipynb #a76900a0
