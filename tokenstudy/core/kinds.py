@@ -113,7 +113,7 @@ def _fixed(kinds):
     must = f"{len(kinds)} values"
     def inside(value, where):
         found = list(_elements(value))
-        if hasattr(value, "__len__") and len(value) != len(kinds): return where, value, must
+        if not hasattr(value, "__len__") or len(value) != len(kinds): return where, value, must
         return _first(k.fault(v, f"{where}[{i}]") for (i, v), k in zip(found, kinds) if k)
     return _Kind(must, _is_row, inside)
 

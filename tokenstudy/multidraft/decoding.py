@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, dims, has
+from ..core.kinds import at_least, dims, has, like
 from .. import lm as lms
 from .canonical import TruncatedLP
 from .drafts import Distribution, Draft, LMDraft, Tree, as_draft
@@ -750,7 +750,9 @@ def _criteria(criteria, prompts):
 check_module(globals(), {
     "stream_multidraft": dict(ends=at_least(0)),
     "generate_multidraft": dict(ends=at_least(0)),
-    "Multidraft.__call__": dict(input_ids=dims(2), logits_processor=has("__iter__")),
+    "Multidraft.__call__": dict(
+        input_ids=dims(2), logits_processor=like(list), stopping_criteria=like(list),
+        generation_config=has("do_sample", "eos_token_id"), streamer=has("put", "end")),
     "Choice.__init__": dict(late=True),
     "Choice.index": dict(late=True),
     "Choice.token": dict(late=True),

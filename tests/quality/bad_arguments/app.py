@@ -10,7 +10,7 @@ SEEN = {
     "app.notebooks.Screen.cell_start": ("app.notebooks", SCREEN + "screen.cell_start(cell)"),
     "app.notebooks.Screen.cell_done": ("app.notebooks", SCREEN + "screen.cell_done(cell, 1.)"),
     "app.notebooks.Screen.skip_to": ("app.notebooks", SCREEN + "screen.skip_to(['b'])"),
-    "app.study.run_study": ("app.study", "run_study(['no-such-paper'])"),
+    "app.study.run_study": ("app.study", "import os, tempfile\nos.environ['TOKENSTUDY_HOME'] = tempfile.mkdtemp()\nrun_study(['no-such-paper'])"),
 }
 ROOT = {"root": ["results"]}
 SAME = {**{f"app.claims.{name}": ROOT for name in CLAIMS}, "app.charts.Chart": ROOT, "app.charts.picture_files": ROOT, "app.cover.cover_records": ROOT,
@@ -23,8 +23,6 @@ LONG = {"app.commands.run_bench", "app.charts.Chart", "app.charts.picture_files"
 NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
-
-# Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
     "app.charts.accuracy": {"values": "short"},
     "app.charts.forest": {"rows": "[]", "label": "|text", "title": "|text", "ink": "|text"},
@@ -33,8 +31,9 @@ LEGAL = {
     "app.claims.signed": {"digits": "0", "scale": "inf|-1|0"},
     "app.claims.plus_minus": {"digits": "0", "scale": "inf|-1|0"},
     "app.claims.concept_scores": {"base": "|text", "strategy": "|text"},
-    "app.claims.Verdicts": {"claims": "[]|[[]]|[None]|[object]|generator|[nan]", "base": "|text"},
+    "app.claims.Verdicts": {"claims": "[]|{}|generator", "base": "|text"},
     "app.commands.prepare_models": {"rows": "[]|generator"},
+    "app.commands.run_bench": {"what": "[]"},
     "app.commands.run_models": {"action": "|text", "name": "|text"},
     "app.cover.committed_records": {"study": "text", "root": "missing|folder"},
     "app.cover.tag": {"name": "|text", "inside": "|text"},
@@ -47,6 +46,7 @@ LEGAL = {
     "app.notebooks.copy_path": {"root": "missing|folder"},
     "app.notebooks.finished_copy": {"root": "missing|folder"},
     "app.notebooks.execute": {"folder": "missing|folder", "env": "{}|other keys|number keys"},
+    "app.notebooks.time_left": {"cells": "[]", "known": "{}", "spent": "0"},
     "app.notebooks.clock": {"seconds": "0"},
     "app.notebooks.Screen": {"todo": "[]|[[]]|[None]|[object]|[nan]", "known": "{}|other keys|number keys"},
     "app.notebooks.Screen.say": {"text": "|text"},

@@ -93,10 +93,6 @@ LONG: set = {"multidraft.distilled.load_draft", "multidraft.bench.decoding_rows"
 NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
-
-# Legal all the same: the result is of the valid call's kind, or a work that begins
-
-# Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
     "multidraft.acceptance.summarise": {"records": "[]|generator"},
     "multidraft.bench.made_distributions": {"top_k": "0", "seed": "0"},
@@ -115,6 +111,7 @@ LEGAL = {
     "multidraft.decoding.Choice": {"node": "None|text|1.5|nan|inf|-1|0|huge|[]|object|True"},
     "multidraft.decoding.Choice.index": {"token": "text|1.5|nan|inf|-1|0|huge|True"},
     "multidraft.decoding.Choice.token": {"index": "1.5|nan|inf|-1|0|huge|True", "rng": "None|1|text|[]|{}|object"},
+    "multidraft.decoding.Multidraft.__call__": {"logits_processor": "[]", "stopping_criteria": "[]"},
     "multidraft.decoding.Step": {
         "tokens": "[]|{}|other keys|number keys", "active": "[]|{}|other keys|number keys", "nodes": "[]|{}|other keys|number keys",
         "seconds": "[]|{}|other keys|number keys"},
@@ -122,19 +119,19 @@ LEGAL = {
     "multidraft.decoding.Decoding": {"rows": "[]|[[]]|[None]|[object]|{}|[nan]", "steps": "[]|[[]]|[None]|[object]|{}|[nan]", "prefill": "[]"},
     "multidraft.decoding.check_setting": {"temperature": "0", "top_k": "0"},
     "multidraft.decoding.stream_multidraft": {
-        "temperature": "0", "top_k": "0", "seed": "0", "stop_strings": "[]|generator", "ends": "1|[]|[None]|[object]|{}|generator|[nan]"},
+        "temperature": "0", "top_k": "0", "seed": "0", "stop_strings": "[]|generator", "ends": "1|[]|[None]|[object]|{}|generator"},
     "multidraft.decoding.generate_multidraft": {
-        "temperature": "0", "top_k": "0", "seed": "0", "stop_strings": "[]|generator", "ends": "1|[]|[None]|[object]|{}|generator|[nan]"},
+        "temperature": "0", "top_k": "0", "seed": "0", "stop_strings": "[]|generator", "ends": "1|[]|[None]|[object]|{}|generator"},
     "multidraft.decoding.Multidraft": {"tokenizer": "1|text|[]|{}|object", "streamer": "1|text|[]|{}|object"},
     "multidraft.distillation.overlap": {"q": "nan", "p": "nan"},
     "multidraft.distillation.sample_dialogues": {"seed": "0"},
     "multidraft.distillation.sample_corpus": {"folder": "missing|folder", "rounds": "0", "seed": "0"},
     "multidraft.distillation.distillation_loss": {"features": "nan", "q": "nan", "tv": "0"},
     "multidraft.distillation.distill": {
-        "epochs": "0", "tv": "0", "weight_decay": "0", "warmup": "0", "always": "[]|{}|generator", "looks": "0", "checkpoint": "missing|folder",
+        "tv": "0", "weight_decay": "0", "warmup": "0", "always": "[]|{}|generator", "looks": "0", "checkpoint": "missing|folder",
         "save_every": "inf|0", "seed": "0"},
     "multidraft.distillation.make_draft": {"target": "None|1|bytes|[]|object||missing|folder", "folder": "None|1|bytes|[]|object||missing|folder"},
-    "multidraft.distillation.embed_draft": {"name": "|text", "seed": "-1|0"},
+    "multidraft.distillation.embed_draft": {"name": "text", "seed": "0"},
     "multidraft.distillation.acceptance_profile": {"texts": "[]|generator", "temperatures": "[]|{}|generator"},
     "multidraft.distillation.evaluate": {"temperatures": "[]|generator"},
     "multidraft.distilled.ShortlistEmbedding.forward": {"ids": "deep"},
@@ -202,6 +199,4 @@ LEGAL = {
     "multidraft.schemes.Script.draw": {"weights": "[nan]"},
     "multidraft.verification.grow": {"drafts": "[]", "text": "[]|[[]]|[None]|[object]|generator|[nan]", "length": "-1|0"},
 }
-FAULTS = {
-    "multidraft.decoding.Multidraft.__call__": "its legal values are not listed yet",
-}
+FAULTS: dict = {}
