@@ -474,7 +474,7 @@ class Verdicts:
     4
     """
     def __init__(self,
-        claims: Iterable[Claim],
+        claims: Iterable[Claim], # its rows
         papers: bool = True, # with the paper's title, else with its number
         base: str = "",      # where nbs/ is, seen from the notebook that shows the table
     ):

@@ -33,12 +33,11 @@ class _Checks:
     def learn(self):
         parameters = inspect.signature(self.fn).parameters
         scope = getattr(inspect.unwrap(self.fn), "__globals__", {})
-        self.kinds, self.positions, self.named, self.rest = {}, [], {}, None
+        self.positions, self.named, self.rest = [], {}, None
         for i, (name, p) in enumerate(parameters.items()):
             own = i == 0 and name in ("self", "cls")
             free = own or self.rules.get(name, self) is None
             kind = None if free else kind_of(p.annotation, scope, p.default is None)
-            self.kinds[name] = kind
             check = (name, kind, self.rules.get(name))
             if p.kind is p.VAR_POSITIONAL: self.rest = check
             elif p.kind is p.VAR_KEYWORD: self.named[None] = check

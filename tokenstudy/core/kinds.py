@@ -23,7 +23,7 @@ import numpy as np
 class ArgumentError(ValueError, TypeError):
     "An argument that a function cannot use; the message names it and says what it must be."
     argument = ""  # its name
-    value = None   # what was given
+    value: object = None # what was given
 
 def refusal(
     where: str,    # the argument, or a place in it, such as "ids[3]"

@@ -286,6 +286,7 @@ def quiet(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
             os.chdir(folder)
+            if "torch" in sys.modules: sys.modules["torch"].set_grad_enabled(True)   # a call that was cut may have left it off
             if dict(os.environ) != environment:
                 os.environ.clear()
                 os.environ.update(environment)
