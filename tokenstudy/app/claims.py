@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, like
+from ..core.kinds import above, at_least, like
 from .. import core
 from .cover import committed_records
 from ..core import show
@@ -507,7 +507,7 @@ def _by_concept(scores):
     return None if fits else "scores by (concept, seed), at least one"
 
 check_module(globals(), {
-    "signed": dict(digits=at_least(0)),
-    "plus_minus": dict(digits=at_least(0)),
+    "signed": dict(digits=at_least(0), scale=above(0)),
+    "plus_minus": dict(digits=at_least(0), scale=above(0)),
     "concept_mean": dict(scores=_by_concept),
     "Verdicts.__init__": dict(claims=like(Iterable[Claim]))})

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, dims, has, like
+from ..core.kinds import at_least, between, both, dims, finite, has, like
 from .. import lm as lms
 from .canonical import TruncatedLP
 from .drafts import Distribution, Draft, LMDraft, Tree, as_draft
@@ -748,6 +748,8 @@ def _criteria(criteria, prompts):
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #a769e3c8988f
 check_module(globals(), {
+    "TargetDistributions.__init__": dict(temperature=both(at_least(0), finite),
+                                         top_k=at_least(0), top_p=between(0, 1)),
     "stream_multidraft": dict(ends=at_least(0)),
     "generate_multidraft": dict(ends=at_least(0)),
     "Multidraft.__call__": dict(

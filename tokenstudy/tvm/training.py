@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from torch.nn import functional as F
 
 from ..core.arguments import check_module
-from ..core.kinds import above, at_least, both, dims, filled, like, refusal
+from ..core.kinds import above, at_least, both, dims, filled, finite, like, refusal
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described, with_adapters
 from .labels import Ends, ValueData, ValueDataError, value_data
@@ -443,7 +443,7 @@ check_module(globals(), {
     "batches": dict(batch_size=at_least(1), seed=at_least(0), epoch=at_least(0)),
     "micro_batches": dict(lengths=dims(1), rows=dims(1), micro_tokens=at_least(1)),
     "tensors": dict(rows=both(filled, like(Sequence[int])), pad_id=at_least(0), device=_is_device),
-    "step_losses": dict(batch=_is_batch, lm_weight=at_least(0)),
+    "step_losses": dict(batch=_is_batch, lm_weight=both(at_least(0), finite)),
     "denominators": dict(rows=like(Iterable[int])),
     "train_verifier": dict(block=at_least(1), eval_data=_judged, seed=at_least(0),
                            save_every=at_least(0), prior=above(0))})

@@ -53,9 +53,9 @@ LEGAL = {
     "cdpo.bench.step_contest": {"seed": "0"},
     "cdpo.comparison.evaluate": {"num_samples": "0", "temperature": "0", "seed": "0"},
     "cdpo.comparison.compare": {
-        "validation": "[]|generator", "test": "[]|generator", "grader": "None|1|text|[]|object", "lrs": "[]|[[]]|[None]|[object]|generator|[nan]",
-        "betas": "[]|[[]]|[None]|[object]|generator|[nan]", "seeds": "[]|[[]]|[None]|[object]|generator|[nan]", "entries": "{}",
-        "num_samples": "-1|0", "max_new_tokens": "-1|0", "measure": "|text"},
+        "validation": "[]|generator", "test": "[]|generator", "grader": "None|1|text|[]|object", "lrs": "[]",
+        "betas": "[]", "seeds": "[]", "entries": "{}",
+        "num_samples": "0", "measure": "|text"},
     "cdpo.comparison.results_of": {"records": "[]", "entries": "{}|other keys|number keys", "measure": "|text"},
     "cdpo.comparison.summary": {"results": "[]", "baseline": "|text", "measure": "|text"},
     "cdpo.comparison.StudyData": {"pairs": "[]|{}", "counts": "[]|{}|other keys|number keys", "mass": "[]|{}|other keys|number keys"},
@@ -88,15 +88,14 @@ LEGAL = {
     "cdpo.methods.Trained": {
         "lm": "[]|{}", "settings": "[]|{}|other keys|number keys", "log": "[]|[[]]|[None]|[object]|{}|[nan]",
         "curves": "[]|[[]]|[None]|[object]|{}|[nan]", "report": "[]|{}|other keys|number keys", "seconds": "[]"},
-    "cdpo.methods.train": {"lr": "0", "epochs": "0", "seed": "0", "rpo_alpha": "inf|-1|0", "output_dir": "missing|folder"},
+    "cdpo.methods.train": {"lr": "0", "epochs": "0", "seed": "0", "rpo_alpha": "0", "output_dir": "missing|folder"},
     "cdpo.methods.Task.grade": {"golds": "[[]]|[None]|[object]|[nan]"},
     "cdpo.methods.Task.correct": {"ids": "[]|generator"},
     "cdpo.methods.Task": {"base": "[]|{}", "train": "[]|{}", "validation": "[]|{}", "test": "[]|{}", "grade": "[]", "max_new_tokens": "[]"},
     "cdpo.methods.stories": {"seed": "0"},
     "cdpo.methods.distractors": {"seed": "0"},
     "cdpo.methods.word_problems": {
-        "problems": "-1|0", "validation": "-1|0", "asked": "-1|0", "shots": "0", "epochs": "0", "lr": "inf|-1|0", "batch_size": "-1|0",
-        "max_new_tokens": "-1|0"},
+        "validation": "0", "shots": "0", "epochs": "0"},
     "cdpo.methods.large_task": {"model": "|text", "settings": "{}|other keys|number keys", "gigabytes": "0", "source": "missing|folder"},
     "cdpo.trainer.masked_rows": {"values": "nan|short", "mask": "short"},
     "cdpo.pairs.check_weights": {"where": "text", "most": "inf"},
@@ -117,6 +116,6 @@ LEGAL = {
     "cdpo.pairs.StreamReview.__call__": {"place": "0"},
     "cdpo.pairs.BorderCheck": {"name": "text"},
     "cdpo.pairs.BorderCheck.__call__": {"place": "0"},
-    "cdpo.weights.weights_from_spans": {"rest": "inf|-1|0"},
+    "cdpo.weights.weights_from_spans": {"rest": "0"},
 }
 FAULTS: dict = {}

@@ -59,7 +59,6 @@ LEGAL = {
     "tvm.labels.value_data": {"delimiter": "[]", "eos_ids": "[]|[None]|[object]|{}|generator|[nan]"},
     "tvm.ordering.judged": {"seed": "0", "searches": "[]|{}|generator", "keep": "missing"},
     "tvm.ordering.accuracies": {"records": "[]|{}|generator"},
-    "tvm.policies.rebase_policy": {"K": "-1|0"},
     "tvm.policies.draw_search": {"title": "|text"},
     "tvm.search.tree_search": {"temperature": "0", "top_k": "0", "lookahead": "0", "seed": "0", "config": "{}|other keys|number keys"},
     "tvm.setups.StepEnds": {"delimiter": "1"},
@@ -72,7 +71,7 @@ LEGAL = {
     "tvm.setups.text_setup": {"model": "|text", "teach": "0", "shots": "0", "seed": "0", "gigabytes": "0"},
     "tvm.training.batches": {"composition": "|text", "seed": "0", "epoch": "0"},
     "tvm.training.micro_batches": {"rows": "short"},
-    "tvm.training.step_losses": {"lm_weight": "inf|0"},
+    "tvm.training.step_losses": {"lm_weight": "0"},
     "tvm.training.denominators": {"rows": "[]|generator"},
     "tvm.training.VerifierRun": {
         "model": "[]|{}", "kind": "[]", "log": "[]|[[]]|[None]|[object]|{}|[nan]", "counts": "[]|{}|other keys|number keys",
