@@ -706,7 +706,8 @@ def _asked_of_generate():
 
     transformers (5.23) hands none of them to a function given as `custom_generate`. So they are
     read where `generate` holds them, in its own variables; elsewhere there is nothing to find."""
-    frame = sys._getframe(2)
+    frame: Any = sys._getframe(2)
+    while frame.f_globals.get("__name__") == check_module.__module__: frame = frame.f_back
     held = frame.f_locals if frame.f_code.co_name == "generate" else {}
     cache = (held.get("kwargs") or {}).get("past_key_values")
     return dict(streamer=held.get("streamer"), assistant_model=held.get("assistant_model"),
