@@ -837,6 +837,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'tokenstudy/cdpo/comparison.py'),
                                             'tokenstudy.cdpo.comparison._mistakes': ( 'cdpo/comparison.html#_mistakes',
                                                                                       'tokenstudy/cdpo/comparison.py'),
+                                            'tokenstudy.cdpo.comparison._no_folder': ( 'cdpo/comparison.html#_no_folder',
+                                                                                       'tokenstudy/cdpo/comparison.py'),
                                             'tokenstudy.cdpo.comparison._result': ( 'cdpo/comparison.html#_result',
                                                                                     'tokenstudy/cdpo/comparison.py'),
                                             'tokenstudy.cdpo.comparison._rollout_weights': ( 'cdpo/comparison.html#_rollout_weights',

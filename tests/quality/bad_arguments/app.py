@@ -57,7 +57,7 @@ LEGAL = {
     "app.report.slug": {"name": "|text"},
     "app.report.notebook_html": {"name": "|text", "folder": "missing|folder", "names": "[]|generator"},
     "app.report.report_part": {"root": "missing|folder", "names": "[]|[[]]|[None]|[object]|generator|[nan]"},
-    "app.speed.packing_share": {"temperature": "-1|0"},
+    "app.speed.packing_share": {"temperature": "0"},
     "app.study.kernel_env": {"root": "missing|folder"},
     "app.study.run_one": {"root": "missing|folder"},
     "app.study.run_study": {"papers": "[]|[[]]|[None]|[object]|generator|[nan]"},
