@@ -213,5 +213,5 @@ def decode_table(
 
 # %% ../../nbs/multidraft/10_verification.ipynb #a769e4840023
 check_module(globals(), {
-    "grow": dict(length=at_least(0)), "decode_table": dict(length=at_least(1), L=at_least(1)),
+    "grow": dict(length=at_least(0)), "decode_table": dict(length=at_least(0), L=at_least(1)),
     "leftover": dict(p=both(at_least(0), finite), q=dims(1), s=dims(1))})

@@ -192,7 +192,7 @@ LEGAL = {
     "multidraft.schemes.SpecInfer": {"replacement": "[]"},
     "multidraft.verification.leftover": {"p": "0", "q": "nan|short", "s": "nan|short"},
     "multidraft.verification.TableDistributions": {"text": "[]|[[]]|[None]|[object]|generator|[nan]"},
-    "multidraft.verification.decode_table": {"drafts": "[]"},
+    "multidraft.verification.decode_table": {"drafts": "[]", "length": "0"},
     "multidraft.drafts.NGramDraft.distribution": {"b": "0", "suffix": "[]|generator"},
     "multidraft.schemes.Script.draw": {"weights": "[nan]"},
     "multidraft.verification.grow": {"drafts": "[]", "text": "[]|[[]]|[None]|[object]|generator|[nan]", "length": "0"},
