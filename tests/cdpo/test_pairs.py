@@ -50,7 +50,7 @@ def test_preference_weights_are_checked_by_the_number():
     assert P.check_weights([0, 1, .5], 3).tolist() == [0, 1, .5] and P.check_weights([], 0).tolist() == [] and P.check_weights([1, 3], most=3).tolist() == [1, 3]
     assert P.check_weights([1e9], most=math.inf).tolist() == [1e9] and P.check_weights(np.float32([.25])).dtype == float
     refused(lambda: P.check_weights(None), "weights is missing (None)")
-    with pytest.raises(ValueError, match="weights = 'ab'"): P.check_weights("ab")
+    with pytest.raises(ValueError, match="weights = 'ab': it must be a list"): P.check_weights("ab")
     refused(lambda: P.check_weights([[.5]]), "weights has shape (1, 1)")
     refused(lambda: P.check_weights([.5], 2), "weights has 1 entries, but the response has 2 tokens")
     refused(lambda: P.check_weights([.5, 2, -1]), "weights[1] is 2.0; a weight must lie in [0, 1]; set max_weight")

@@ -145,8 +145,8 @@ def test_a_sweeper_that_was_faster_deletes_nothing_that_is_made_later(tmp_path, 
 @pytest.mark.parametrize("path", ("", ".", "/"))
 def test_a_path_without_a_name_is_refused(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="empty name|it must be a path"): core.atomic_write(path, "text")
-    with pytest.raises(ValueError, match="empty name|it must be a path"):
+    with pytest.raises(ValueError, match="empty name|must be a path"): core.atomic_write(path, "text")
+    with pytest.raises(ValueError, match="empty name|must be a path"):
         with core.atomic_folder(path): pass
     assert os.listdir(tmp_path) == []
 

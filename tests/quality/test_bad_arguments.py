@@ -2,6 +2,7 @@
 
 `bad_arguments/sweep.py` finds the callables, takes a valid call of each from its docstring's example and replaces one argument after the other;
 `bad_arguments/<area>.py` has the calls that no example shows and what is legal all the same."""
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -24,7 +25,10 @@ def project(tmp_path, monkeypatch):
     for part in ("settings.ini", "results", "docs", "nbs"): (tmp_path/part).symlink_to(sweep.ROOT/part)
     (tmp_path/"folder").mkdir()
     monkeypatch.chdir(tmp_path)
+    environment = dict(os.environ)           # an example may set a home of its own
     yield
+    os.environ.clear()
+    os.environ.update(environment)
     assert files_of_the_package() == FILES, "a call has written among the package's own files"
 
 

@@ -8,6 +8,7 @@ __all__ = ['ARTICLES', 'BEAM', 'BEST_OF_8', 'Found', 'Claim', 'verdict', 'signed
            'trained', 'cdpo_claims', 'verifier_accuracy', 'tvm_claims', 'all_claims', 'headlines', 'Verdicts']
 
 # %% ../../nbs/app/06_claims.ipynb #3755b97f
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least
+from ..core.kinds import above, at_least, like
 from .. import core
 from .cover import committed_records
 from ..core import show
@@ -473,7 +474,7 @@ class Verdicts:
     4
     """
     def __init__(self,
-        claims: list,        # of `Claim`
+        claims: Iterable[Claim], # its rows
         papers: bool = True, # with the paper's title, else with its number
         base: str = "",      # where nbs/ is, seen from the notebook that shows the table
     ):
@@ -506,6 +507,7 @@ def _by_concept(scores):
     return None if fits else "scores by (concept, seed), at least one"
 
 check_module(globals(), {
-    "signed": dict(digits=at_least(0)),
-    "plus_minus": dict(digits=at_least(0)),
-    "concept_mean": dict(scores=_by_concept)})
+    "signed": dict(digits=at_least(0), scale=above(0)),
+    "plus_minus": dict(digits=at_least(0), scale=above(0)),
+    "concept_mean": dict(scores=_by_concept),
+    "Verdicts.__init__": dict(claims=like(Iterable[Claim]))})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, columns
+from ..core.kinds import above, at_least, columns, finite
 from .. import core
 from ..core import show
 
@@ -359,4 +359,5 @@ def _is_whole(records):
     return None if set(parts) <= records.keys() else f"the records of {', '.join(parts)}"
 
 check_module(globals(), {
+    "words": dict(x=finite, y=finite, size=above(0)),
     "cover_svg": dict(records=_is_whole, columns=at_least(1))})

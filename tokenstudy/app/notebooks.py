@@ -25,7 +25,7 @@ from typing import Any
 from fastcore.basics import patch
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, both, finite, has
+from ..core.kinds import at_least, both, finite, has, like
 from .. import core
 from ..core.scales import TokenStudyError
 
@@ -458,5 +458,7 @@ check_module(globals(), {
     "execute": dict(nb=has("cells")),
     "failure": dict(nb=has("cells"), lines=at_least(1)),
     "clock": dict(seconds=both(at_least(0), finite)),
+    "time_left": dict(cells=like(list[str]), known=like(dict[str, float]),
+                      spent=both(at_least(0), finite)),
     "Screen.cell_start": dict(cell=has("source")),
     "Screen.cell_done": dict(cell=has("source"), seconds=both(at_least(0), finite))})

@@ -9,6 +9,7 @@ __all__ = ['SECOND_MACHINE', 'speed_rows', 'packing_share', 'Speed']
 from pathlib import Path
 
 from ..core.arguments import check_module
+from ..core.kinds import between
 from .claims import records_of
 from ..core.show import Table
 
@@ -78,4 +79,4 @@ class Speed(Table):
         super().__init__(shown, caption, note=note)
 
 # %% ../../nbs/app/08_speed.ipynb #a76951822260
-check_module(globals())
+check_module(globals(), dict(packing_share=dict(temperature=between(0, 1))))

@@ -19,7 +19,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, both, columns, filled, like
+from ..core.kinds import above, at_least, both, columns, filled, like
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described
 from .critical import identify_many
@@ -371,13 +371,18 @@ def draw_curves(
     return fig
 
 # %% ../../nbs/cdpo/08_comparison.ipynb #a7691c9d951f
+def _no_folder(path): return "a file, not a folder" if Path(path).is_dir() else None
+
 check_module(globals(), {
     "evaluate": dict(problems=both(filled, like(Iterable[dict])), seed=at_least(0)),
     "compare": dict(grader=None, validation=like(Iterable[dict]), test=like(Iterable[dict]),
-                    entries=like(dict[str, dict])),
+                    entries=like(dict[str, dict]), lrs=both(like(list[float]), above(0)),
+                    betas=both(like(list[float]), above(0)), num_samples=at_least(0),
+                    seeds=both(like(list[int]), at_least(0)), max_new_tokens=at_least(1)),
     "results_of": dict(records=like(list[dict])),
     "study_data": dict(num_samples=at_least(1), ce_betas=both(filled, like(list[float])),
-                       rollouts=at_least(0), seed=at_least(0), contrast=like(dict[str, object])),
+                       rollouts=at_least(0), seed=at_least(0), contrast=like(dict[str, object]),
+                       path=_no_folder),
     "summary": dict(results=like(list[dict])),
     "draw_curves": dict(results=like(list[dict])),
     "first_mistake_kinds": dict(seed=at_least(0))})

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..core.arguments import check_module
-from ..core.kinds import between, like
+from ..core.kinds import at_least, between, both, like
 from .. import lm as lms
 from ..core.statistics import wilson
 from ..lm.finetuning import ids_of
@@ -231,7 +231,7 @@ def identify_many(
     screen: int = 16, # sequential: wrong rollouts after which a position is taken for unsolvable
     checks: int = 2,        # sequential: positions behind the token that are looked at
     max_total: int = 256,   # the sampler's limit on a response (tokens)
-    streams: list | None = None, # numbers of the trajectories' random streams; 0, 1, … if None
+    streams: list[int] | None = None, # numbers of the trajectories' random streams; 0, 1, … if None
     **options: Any       # of `lm.rollouts_many`: temperature, top_k, top_p, seed, engine
 ) -> list[Identified]:      # N
     """Critical tokens by rollout.
@@ -328,7 +328,7 @@ def intervene(
     indices: list,         # N critical tokens, from 0
     num_samples: int = 64, # rollouts with and without it
     max_total: int = 256,  # the sampler's limit on a response (tokens)
-    streams: list | None = None, # as for `identify_many`
+    streams: list[int] | None = None, # as for `identify_many`
     **options: Any      # of `lm.rollouts_many`
 ) -> list[dict]: # N: `without` and `kept`, correct ones of num_samples; `tokens` sampled
     """Rollouts that must not take the critical token, and rollouts that go on behind it.
@@ -364,7 +364,9 @@ def intervene(
             for grader, a, b in zip(graders, without, kept)]
 
 # %% ../../nbs/cdpo/01_critical.ipynb #a7692f1125a2
+_streams = both(like(list[int]), at_least(0))
+
 check_module(globals(), {
     "critical_token": dict(start=between(0, 1)),
-    "identify_many": dict(graders=like(list[Callable])),
-    "intervene": dict(graders=like(list[Callable]), indices=like(list[int]))})
+    "identify_many": dict(graders=like(list[Callable]), streams=_streams),
+    "intervene": dict(graders=like(list[Callable]), indices=like(list[int]), streams=_streams)})

@@ -104,4 +104,4 @@ check_module(globals(), {
     "sigmoid_loss": dict(logps=dims(2), ref_logps=dims(2), beta=both(at_least(0), finite)),
     "per_position_loss": dict(logps=dims(2), ref_logps=dims(2), beta=both(at_least(0), finite)),
     "tdpo_loss": dict(logps=dims(2), ref_logps=dims(2), kl=dims(1),
-                      beta=both(at_least(0), finite))})
+                      beta=both(at_least(0), finite), alpha=both(at_least(0), finite))})

@@ -22,7 +22,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, between, both, finite, like, pairs
+from ..core.kinds import above, at_least, between, both, finite, like, pairs
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune, lessons
 from ..reasoning.arithmetic_world import distractor_problems
@@ -415,9 +415,12 @@ check_module(globals(), {
                                    batch_size=at_least(1)),
     "train": dict(lr=both(at_least(0), finite), epochs=both(at_least(0), finite),
                   batch_size=at_least(1), accumulation=at_least(1), seed=between(0, 2**32 - 1),
-                  probe=like(Sequence[dict]), probe_every=at_least(1)),
+                  probe=like(Sequence[dict]), probe_every=at_least(1),
+                  rpo_alpha=both(at_least(0), finite)),
     "with_reference": dict(batch_size=at_least(1)),
     "stories": dict(problems=at_least(1), asked=at_least(1), seed=at_least(0)),
     "distractors": dict(problems=at_least(1), asked=at_least(1), course=at_least(1),
                         epochs=at_least(1), seed=at_least(0)),
-    "word_problems": dict(shots=at_least(0), epochs=at_least(0))})
+    "word_problems": dict(
+        problems=at_least(1), validation=at_least(0), asked=at_least(1), shots=at_least(0),
+        epochs=at_least(0), lr=above(0), batch_size=at_least(1), max_new_tokens=at_least(1))})

@@ -20,12 +20,13 @@ import datasets
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from .. import lm as lms
 from ..core.arguments import check_module, warn
-from ..core.kinds import at_least, filled
+from ..core.kinds import at_least, both, filled, has, like
 
 # %% ../../nbs/cdpo/05_pairs.ipynb #6da3ccb5
 class PreferenceDataError(ValueError):
@@ -134,7 +135,8 @@ def check_texts(
     ...
     tokenstudy.cdpo.pairs.PreferenceDataError: pairs, row 0: rejected is None; ...
     """
-    first = next(iter(pairs))
+    first = next(iter(pairs), None)
+    if first is None: raise PreferenceDataError(f"{name} is empty")
     if missing := {"chosen", "rejected"} - set(first):
         raise PreferenceDataError(f"{name}: no column {min(missing)}; give prompt, chosen and "
                                   f"rejected, or {', '.join(IDS)}")
@@ -372,7 +374,7 @@ class BorderCheck:
     >>> BorderCheck(lm.tokenizer, "train")(row, 0)
     """
     def __init__(self,
-        tokenizer: object, # of transformers
+        tokenizer: PreTrainedTokenizerBase,
         name: str = "pairs", # how to call the table in errors
         *,
         given_ids: bool = False # the ids came with the table, so weights were made for them
@@ -460,8 +462,29 @@ def _sampled(trajectories):
 def _has_ids(row):
     return None if set(IDS) <= row.keys() else f"a pair, with the entries {', '.join(IDS)}"
 
+def _has_prompt_ids(row): return None if "prompt_ids" in row else "a row with prompt_ids"
+
+def _has_counts(counts): return None if {"rows", "kept"} <= counts.keys() else "with rows and kept"
+
+def _positive(value): return None if value > 0 else "above 0"
+
+_review = dict(max_length=at_least(1), context=at_least(1), eos=like(Collection[int]),
+               max_weight=_positive)
+
+def _are_options(options):
+    known = {*_review, "keep_end"}
+    return None if options.keys() <= known else f"some of {', '.join(sorted(known))}"
+
 check_module(globals(), {
-    "word_lm": dict(hidden=_fits_heads, layers=at_least(1), context=at_least(1), seed=at_least(0)),
-    "pairs_from_samples": dict(trajectories=_sampled, seed=at_least(0)),
-    "review_pair": dict(row=_has_ids),
+    "check_weights": dict(length=at_least(0), where=filled, most=_positive),
+    "check_texts": dict(tokenizer=has("eos_token"), name=filled),
+    "word_lm": dict(texts=both(like(list[str]), filled), hidden=_fits_heads, layers=at_least(1),
+                    context=at_least(1), seed=at_least(0)),
+    "pairs_from_samples": dict(trajectories=both(like(list), filled, _sampled), seed=at_least(0)),
+    "review_pairs": dict(_review, name=filled),
+    "review_pair": dict(_review, row=_has_ids, where=filled),
+    "StreamReview.__init__": dict(name=filled, counts=_has_counts, options=_are_options),
+    "StreamReview.__call__": dict(place=at_least(0)),
+    "BorderCheck.__init__": dict(tokenizer=has("decode"), name=filled),
+    "BorderCheck.__call__": dict(row=_has_prompt_ids, place=at_least(0)),
     "TokenWeightedCollator.torch_call": dict(examples=filled)})

@@ -23,7 +23,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from ..core.arguments import check_module, warn
-from ..core.kinds import dims, has
+from ..core.kinds import dims, has, like, refusal
 from .. import core
 from ..lm.finetuning import described
 from ..lm.resuming import SafeCheckpoints
@@ -64,6 +64,7 @@ class TokenWeightedDPOConfig(DPOConfig):
         metadata={"help": "Pairs without signal or too long: skip and warn, or raise."})
 
     def __post_init__(self):
+        _check_own(self)
         gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None: self.bf16 = gpu and not self.fp16
         if self.gradient_checkpointing is None and self.activation_checkpointing is None:
@@ -83,6 +84,15 @@ class TokenWeightedDPOConfig(DPOConfig):
         return bool({"tdpo1", "tdpo2"} & set(self.loss_type))
 
 # %% ../../nbs/cdpo/06_trainer.ipynb #c6a7e001
+def _check_own(args):
+    "`ArgumentError` for a field of ours that is of another kind."
+    for field, annotation in dict(gradient_checkpointing=bool | None, use_token_weights=bool,
+                                  max_weight=float, tdpo_alpha=float, bad_pairs=str).items():
+        if found := like(annotation)(value := getattr(args, field)):
+            raise refusal(field, value, found[2])
+    if not 0 <= args.tdpo_alpha < math.inf:
+        raise refusal("tdpo_alpha", args.tdpo_alpha, "at least 0, and finite")
+
 def _check_config(args):
     "ValueError for settings without a token-weighted form."
     if unknown := [t for t in args.loss_type if t not in LOSSES]:
@@ -94,7 +104,7 @@ def _check_config(args):
                              f"it at {value!r}, or use trl.DPOTrainer")
     if not (math.isfinite(args.beta) and args.beta > 0):
         raise ValueError(f"beta is {args.beta}; it must be a finite number above 0")
-    if not isinstance(args.max_weight, (int, float)) or not args.max_weight > 0:
+    if not args.max_weight > 0:
         raise ValueError(f"max_weight is {args.max_weight}; it must be above 0")
     if args.bad_pairs not in ("skip", "raise"):
         raise ValueError(f"bad_pairs is {args.bad_pairs!r}; it must be 'skip' or 'raise'")
@@ -193,7 +203,8 @@ def _check_arguments(model, args, peft_config, train_dataset, eval_dataset):
 def _config_of(model):
     "The configuration of a model or of the one in a folder."
     if isinstance(model, torch.nn.Module): return model.config
-    return AutoConfig.from_pretrained(model, trust_remote_code=False)
+    try: return AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except OSError as e: raise OSError(f"model = {model!r}: {e}") from e
 
 def _tokenizer_of(model, config):
     "The tokenizer in the folder that a model came from."
@@ -483,7 +494,7 @@ def _log_batch(self: TokenWeightedDPOTrainer, inputs, logps, ref, weights, kl, s
 # %% ../../nbs/cdpo/06_trainer.ipynb #a76940d4c891
 def _tables(eval_dataset):
     many = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
-    fits = all(hasattr(d, "column_names") for d in many)
+    fits = len(many) and all(hasattr(d, "column_names") for d in many)
     return None if fits else "a data set, or several by name"
 
 def _is_batch(inputs): return None if "input_ids" in inputs else "a batch of the collator"

@@ -198,4 +198,4 @@ def _is_side(side):
 check_module(globals(), {
     "shuffled_weights": dict(seed=at_least(0)),
     "oracle_weights": dict(length=at_least(1), place=at_least(0), mass=between(0, 1)),
-    "weights_from_spans": dict(side=_is_side)})
+    "weights_from_spans": dict(side=_is_side, rest=between(0, 1))})

@@ -33,12 +33,11 @@ class _Checks:
     def learn(self):
         parameters = inspect.signature(self.fn).parameters
         scope = getattr(inspect.unwrap(self.fn), "__globals__", {})
-        self.kinds, self.positions, self.named, self.rest = {}, [], {}, None
+        self.positions, self.named, self.rest = [], {}, None
         for i, (name, p) in enumerate(parameters.items()):
             own = i == 0 and name in ("self", "cls")
             free = own or self.rules.get(name, self) is None
             kind = None if free else kind_of(p.annotation, scope, p.default is None)
-            self.kinds[name] = kind
             check = (name, kind, self.rules.get(name))
             if p.kind is p.VAR_POSITIONAL: self.rest = check
             elif p.kind is p.VAR_KEYWORD: self.named[None] = check
@@ -208,5 +207,15 @@ def warn(
     warnings.warn(text, category, stacklevel=level)
 
 # %% ../../nbs/core/01_arguments.ipynb #a7690021
-check_module(vars(kinds))
+def _is_annotation(value):
+    plain = isinstance(value, PLAIN[1:-1]) or type(value) is object
+    return "an annotation, such as `list[int] | None`" if plain else None
+
+check_module(vars(kinds), {
+    "refusal": dict(where=kinds.filled, must=kinds.filled),
+    "kind_of": dict(annotation=_is_annotation, names=kinds.like(dict[str, object])),
+    "like": dict(annotation=_is_annotation),
+    "at_least": dict(least=kinds.finite), "above": dict(bound=kinds.finite),
+    "between": dict(low=kinds.finite), "dims": dict(count=kinds.at_least(0)),
+    "columns": dict(names=kinds.filled), "has": dict(attributes=kinds.filled)})
 check_module(globals(), dict(check_module=dict(names=_has_name)))

@@ -24,6 +24,7 @@ try: import fcntl
 except ImportError: fcntl = None # type: ignore[assignment] # on Windows
 
 from .arguments import check_module
+from .kinds import at_least, both, filled, finite
 from .scales import CorruptFileError, TokenStudyError, versions
 
 
@@ -299,4 +300,10 @@ def add_asset(
     return entry
 
 # %% ../../nbs/core/02_files.ipynb #a7698eb8900c
-check_module(globals())
+def _plain_name(name):
+    return None if name and Path(name).name == name else "a name without folders"
+
+check_module(globals(), {
+    "check_writable": dict(size=both(at_least(0), finite)),
+    "scratch_folder": dict(name=_plain_name),
+    "add_asset": dict(made_by=filled, seed=at_least(0), licence=filled)})

@@ -24,7 +24,7 @@ import numpy as np
 class ArgumentError(ValueError, TypeError):
     "An argument that a function cannot use; the message names it and says what it must be."
     argument = ""  # its name
-    value = None   # what was given
+    value: object = None # what was given
 
 def refusal(
     where: str,    # the argument, or a place in it, such as "ids[3]"
@@ -114,7 +114,7 @@ def _fixed(kinds):
     must = f"{len(kinds)} values"
     def inside(value, where):
         found = list(_elements(value))
-        if hasattr(value, "__len__") and len(value) != len(kinds): return where, value, must
+        if not hasattr(value, "__len__") or len(value) != len(kinds): return where, value, must
         return _first(k.fault(v, f"{where}[{i}]") for (i, v), k in zip(found, kinds) if k)
     return _Kind(must, _is_row, inside)
 
@@ -262,6 +262,7 @@ def between(
 
     >>> between(0, 1)(2), between(0, 1)(1)
     ('from 0 to 1', None)"""
+    if not low <= high: raise refusal("high", high, f"at least low = {low}")
     return _ranged(lambda x: low <= x <= high, f"from {low} to {high}")
 
 # %% ../../nbs/core/01_kinds.ipynb #a76900a0

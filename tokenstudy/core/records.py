@@ -79,7 +79,7 @@ def check_study(
     >>> check_study("multidraft/acceptance")
     'multidraft/acceptance'"""
     if not isinstance(study, str) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", study):
-        raise ValueError(f"a study is named like 'multidraft/acceptance', not {study!r}")
+        raise ValueError(f"study = {study!r}: a study is named like 'multidraft/acceptance'")
     return study
 
 def _functions(fn):

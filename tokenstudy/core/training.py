@@ -219,7 +219,7 @@ def step(self: Training) -> float: # the loss
         _check_rate(rate, self.done)
         for group in self.optimizer.param_groups: group["lr"] = rate
     self.optimizer.zero_grad()
-    self.loss = self._gradients()
+    with torch.enable_grad(): self.loss = self._gradients()    # wherever it is called
     if not math.isfinite(self.loss): self._stop(f"the loss of step {self.done + 1} is {self.loss}")
     if self.scaler is not None: self.scaler.unscale_(self.optimizer)
     if self.before_step is not None: self.before_step(self.done)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, dims, ids, like
+from ..core.kinds import at_least, both, dims, ids, like
 from .. import core
 from .models import LM, check_length, eos_ids
 from .sampling import check_warp, next_token_probs, pick
@@ -335,7 +335,7 @@ def rollouts_many(
     top_k: int = 0,                 # 0: all tokens
     top_p: float = 1.0,             # 1: all tokens
     seed: int = 0,                  # of all random streams
-    streams: list | None = None,    # for each trajectory its random stream; None: 0, 1, …
+    streams: list[int] | None = None, # for each trajectory its random stream; None: 0, 1, …
     batch_size: int | None = None,  # rows of a wave; None: as memory allows
     logprobs: bool = False,         # keep the log-probabilities
     banned: list | None = None,     # for each trajectory {position: ids that may not come first}
@@ -445,4 +445,5 @@ check_module(globals(), {
     "Rollouts.continuation": dict(i=at_least(0), j=at_least(0)),
     "Rollouts.responses": dict(i=at_least(0)),
     "wave_rows": dict(tokens=at_least(1)),
+    "rollouts_many": dict(streams=both(like(list[int]), at_least(0))),
     "rollouts": dict(response_ids=ids, stream=at_least(0), banned=like(dict[int, list[int]]))})

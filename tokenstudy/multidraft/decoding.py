@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.arguments import check_module, checked
-from ..core.kinds import at_least, dims, has
+from ..core.arguments import check_module
+from ..core.kinds import at_least, between, both, dims, finite, has, like
 from .. import lm as lms
 from .canonical import TruncatedLP
 from .drafts import Distribution, Draft, LMDraft, Tree, as_draft
@@ -706,8 +706,8 @@ def _asked_of_generate():
 
     transformers (5.23) hands none of them to a function given as `custom_generate`. So they are
     read where `generate` holds them, in its own variables; elsewhere there is nothing to find."""
-    frame = sys._getframe(2)
-    while frame.f_globals["__name__"] == checked.__module__: frame = frame.f_back
+    frame: Any = sys._getframe(2)
+    while frame.f_globals.get("__name__") == check_module.__module__: frame = frame.f_back
     held = frame.f_locals if frame.f_code.co_name == "generate" else {}
     cache = (held.get("kwargs") or {}).get("past_key_values")
     return dict(streamer=held.get("streamer"), assistant_model=held.get("assistant_model"),
@@ -749,9 +749,13 @@ def _criteria(criteria, prompts):
 
 # %% ../../nbs/multidraft/09_decoding.ipynb #a769e3c8988f
 check_module(globals(), {
+    "TargetDistributions.__init__": dict(temperature=both(at_least(0), finite),
+                                         top_k=at_least(0), top_p=between(0, 1)),
     "stream_multidraft": dict(ends=at_least(0)),
     "generate_multidraft": dict(ends=at_least(0)),
-    "Multidraft.__call__": dict(input_ids=dims(2), logits_processor=has("__iter__")),
+    "Multidraft.__call__": dict(
+        input_ids=dims(2), logits_processor=like(list), stopping_criteria=like(list),
+        generation_config=has("do_sample", "eos_token_id"), streamer=has("put", "end")),
     "Choice.__init__": dict(late=True),
     "Choice.index": dict(late=True),
     "Choice.token": dict(late=True),

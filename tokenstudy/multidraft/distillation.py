@@ -568,4 +568,5 @@ check_module(globals(), {
                     lanes=between(1, 64), seed=between(0, 2**63)),
     "acceptance_profile": dict(temperatures=at_least(0)),
     "evaluate": dict(texts=both(filled, like(Sequence)), temperatures=at_least(0)),
+    "embed_draft": dict(name=filled, seed=at_least(0)),
     "held_out_texts": dict(rows=at_least(1))})

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, both, filled, ids, like
+from ..core.kinds import above, at_least, both, filled, finite, ids, like
 from .. import core, lm as lms
 from .canonical import TruncatedLP
 from .decoding import (
@@ -372,10 +372,14 @@ def _hub_texts(name):
 # %% ../../nbs/multidraft/11_rates.ipynb #a769221fbb44
 check_module(globals(), {
     "Beside.__init__": dict(others=filled, seed=at_least(0), repeats=at_least(1)),
+    "prune": dict(K=at_least(1), L=at_least(1)), "paths_of": dict(K=at_least(1)),
+    "Costs.target_call": dict(nodes=above(0)),
+    "Costs.rate": dict(block_efficiency=above(0), nodes=above(0), calls=at_least(0)),
     "measure_blocks": dict(prompts=filled, others=filled, seed=at_least(0), repeats=at_least(1),
-                           L=at_least(1)),
+                           L=at_least(1), max_new_tokens=at_least(1)),
     "efficiency": dict(parts=like(Sequence)),
     "target_costs": dict(sizes=both(filled, at_least(1)), context=at_least(1), runs=at_least(1)),
     "draft_cost": dict(prompt=both(filled, ids), L=at_least(1), runs=at_least(1)),
-    "tune": dict(prompts=both(filled, like(list[list[int]]))),
-    "prompt_set": dict(seed=at_least(0))})
+    "tune": dict(prompts=both(filled, like(list[list[int]])), K=at_least(1), L=at_least(1),
+                 other=both(at_least(0), finite)),
+    "prompt_set": dict(count=at_least(1), seed=at_least(0))})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..core.arguments import check_module
-from ..core.kinds import dims, finite
+from ..core.kinds import at_least, both, dims, finite
 from .decoding import Choice, NodeDistributions, Verification
 from .drafts import Distribution, Tree
 from .optimal import Optimal
@@ -213,4 +213,5 @@ def decode_table(
 
 # %% ../../nbs/multidraft/10_verification.ipynb #a769e4840023
 check_module(globals(), {
-    "leftover": dict(p=finite, q=dims(1), s=dims(1))})
+    "grow": dict(length=at_least(0)), "decode_table": dict(length=at_least(0), L=at_least(1)),
+    "leftover": dict(p=both(at_least(0), finite), q=dims(1), s=dims(1))})

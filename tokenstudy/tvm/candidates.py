@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..core.arguments import check_module
 from ..core.kinds import at_least
 from .. import reasoning
-from .voting import best_of_n, sample_score, weighted_vote
+from .voting import AGGREGATES, best_of_n, sample_score, weighted_vote
 
 # %% ../../nbs/tvm/07_candidates.ipynb #7dd4ce6e
 @dataclass
@@ -104,6 +104,8 @@ def vote(self: SearchResult,
 ) -> str | None:             # the winning answer; None if there is none
     "The weighted vote of solutions. ValueError if no answers were read."
     if self.told is None: raise ValueError("there are no answers: search with `answer`")
+    if score not in AGGREGATES:
+        raise ValueError(f"score = {score!r}: it must be one of {', '.join(AGGREGATES)}")
     if among not in ("finished", "final"):
         raise ValueError(f"among = {among!r}: it is 'finished' or 'final'")
     voters = self.finished if among == "finished" else self.final

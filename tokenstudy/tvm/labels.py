@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..core.arguments import check_module, warn
-from ..core.kinds import above, both, finite, like
+from ..core.kinds import above, at_least, both, finite, like
 from .. import lm as lms, reasoning
 
 # %% ../../nbs/tvm/01_labels.ipynb #b024e57e
@@ -259,6 +259,8 @@ def beta_posterior(
     correct, count = np.asarray(correct, float), np.asarray(count, float)
     a, b = prior
     if not (a > 0 and b > 0): raise ValueError(f"prior = {prior}: both numbers must be positive")
+    if correct.shape != count.shape:
+        raise ValueError(f"correct has shape {correct.shape}, count {count.shape}")
     if (correct < 0).any() or (correct > count).any():
         raise ValueError("correct must lie between 0 and count")
     if not 0 < level < 1: raise ValueError(f"level = {level}: it must lie between 0 and 1")
@@ -456,6 +458,7 @@ def _copies_mean(trie, arrays):
 
 # %% ../../nbs/tvm/01_labels.ipynb #a769d81102e3
 check_module(globals(), {
-    "value_data": dict(prior=above(0)),
+    "labels_flat": dict(block=at_least(1)), "label_samples": dict(block=at_least(1)),
+    "value_data": dict(block=at_least(1), prior=above(0)),
     "beta_posterior": dict(correct=finite, count=finite,
                            prior=both(like(tuple[float, float]), above(0)))})

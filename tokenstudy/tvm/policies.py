@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ..core.arguments import check_module
-from ..core.kinds import above, has
+from ..core.kinds import above, at_least, has
 from .. import lm as lms
 from ..core import show
 from .candidates import Candidate, SearchResult
@@ -243,7 +243,7 @@ def _places(nodes):
 
 # %% ../../nbs/tvm/08_policies.ipynb #a7699e0c455b
 check_module(globals(), {
-    "rebase_policy": dict(temperature=above(0)),
+    "rebase_policy": dict(K=at_least(1), temperature=above(0)),
     "rebase": dict(softmax_temperature=above(0)),
     "search_text": dict(tokenizer=has("decode")),
     "draw_search": dict(tokenizer=has("decode"))})

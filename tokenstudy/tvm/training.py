@@ -11,7 +11,7 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from torch.nn import functional as F
 
 from ..core.arguments import check_module
-from ..core.kinds import above, at_least, both, dims, filled, like
+from ..core.kinds import above, at_least, both, dims, filled, finite, like, refusal
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described, with_adapters
 from .labels import Ends, ValueData, ValueDataError, value_data
@@ -377,6 +377,7 @@ def train_verifier(
     model = _start(base, data, loss, seed)
     if eval_data is not None:
         eval_data = list(eval_data)
+        if not eval_data: raise refusal("eval_data", eval_data, "not empty")
         def judge(verifier): return value_quality(verifier, eval_data, eos_ids=eos_ids)
     if folder is not None:
         settings |= dict(base=_base_fingerprint(source), data=core.fingerprint(data),
@@ -433,11 +434,16 @@ def _is_device(name):
 def _is_batch(batch):
     return None if {"input_ids", "labels"} <= batch.keys() else "a batch, as of `tensors`"
 
+def _judged(eval_data):
+    if isinstance(eval_data, Iterator): return None                # read once, later
+    fits = all(hasattr(t, "response_ids") for t in eval_data)
+    return None if fits else "trajectories, as the training data"
+
 check_module(globals(), {
     "batches": dict(batch_size=at_least(1), seed=at_least(0), epoch=at_least(0)),
     "micro_batches": dict(lengths=dims(1), rows=dims(1), micro_tokens=at_least(1)),
     "tensors": dict(rows=both(filled, like(Sequence[int])), pad_id=at_least(0), device=_is_device),
-    "step_losses": dict(batch=_is_batch, lm_weight=at_least(0)),
+    "step_losses": dict(batch=_is_batch, lm_weight=both(at_least(0), finite)),
     "denominators": dict(rows=like(Iterable[int])),
-    "train_verifier": dict(seed=at_least(0), save_every=at_least(0),
-                           prior=above(0))})
+    "train_verifier": dict(block=at_least(1), eval_data=_judged, seed=at_least(0),
+                           save_every=at_least(0), prior=above(0))})

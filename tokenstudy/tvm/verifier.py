@@ -490,9 +490,13 @@ def _judged_tokens(values, truth, trajectories):
 def _judges(model):
     return None if isinstance(model, torch.nn.Module) else like(list[list])(model)
 
+def _kept(value):
+    return None if not isinstance(value, int) or value >= 0 else "at least 0"
+
 check_module(globals(), {
     "value_loss": dict(logits=dims(2), labels=dims(2)),
-    "TokenValueModel.forward": dict(past_key_values=has("get_seq_length")),
+    "TokenValueModel.forward": dict(input_ids=dims(2), past_key_values=has("get_seq_length"),
+                                    logits_to_keep=_kept),
     "score_responses": dict(responses=pairs, batch_size=at_least(1)),
     "score_samples": dict(samples=like(Iterable[Iterable]), batch_size=at_least(1)),
     "calibration": dict(values=vector, truth=vector, bins=at_least(1)),

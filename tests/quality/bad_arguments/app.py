@@ -10,7 +10,7 @@ SEEN = {
     "app.notebooks.Screen.cell_start": ("app.notebooks", SCREEN + "screen.cell_start(cell)"),
     "app.notebooks.Screen.cell_done": ("app.notebooks", SCREEN + "screen.cell_done(cell, 1.)"),
     "app.notebooks.Screen.skip_to": ("app.notebooks", SCREEN + "screen.skip_to(['b'])"),
-    "app.study.run_study": ("app.study", "run_study(['no-such-paper'])"),
+    "app.study.run_study": ("app.study", "import os, tempfile\nos.environ['TOKENSTUDY_HOME'] = tempfile.mkdtemp()\nrun_study(['no-such-paper'])"),
 }
 ROOT = {"root": ["results"]}
 SAME = {**{f"app.claims.{name}": ROOT for name in CLAIMS}, "app.charts.Chart": ROOT, "app.charts.picture_files": ROOT, "app.cover.cover_records": ROOT,
@@ -23,22 +23,21 @@ LONG = {"app.commands.run_bench", "app.charts.Chart", "app.charts.picture_files"
 NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
-
-# Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
     "app.charts.accuracy": {"values": "short"},
     "app.charts.forest": {"rows": "[]", "label": "|text", "title": "|text", "ink": "|text"},
     "app.charts.Chart.svg": {"ink": "|text"},
     "app.claims.Claim": {"paper": "[]", "claim": "[]", "theirs": "[]", "ours": "[]", "verdict": "[]", "notebook": "[]"},
-    "app.claims.signed": {"digits": "0", "scale": "inf|-1|0"},
-    "app.claims.plus_minus": {"digits": "0", "scale": "inf|-1|0"},
+    "app.claims.signed": {"digits": "0"},
+    "app.claims.plus_minus": {"digits": "0"},
     "app.claims.concept_scores": {"base": "|text", "strategy": "|text"},
-    "app.claims.Verdicts": {"claims": "[]|[[]]|[None]|[object]|generator|[nan]", "base": "|text"},
+    "app.claims.Verdicts": {"claims": "[]|{}|generator", "base": "|text"},
     "app.commands.prepare_models": {"rows": "[]|generator"},
+    "app.commands.run_bench": {"what": "[]"},
     "app.commands.run_models": {"action": "|text", "name": "|text"},
     "app.cover.committed_records": {"study": "text", "root": "missing|folder"},
     "app.cover.tag": {"name": "|text", "inside": "|text"},
-    "app.cover.words": {"x": "inf|-1|0", "y": "inf|-1|0", "text": "|text", "size": "inf|-1|0"},
+    "app.cover.words": {"x": "-1|0", "y": "-1|0", "text": "|text"},
     "app.cover.cover_svg": {"ink": "|text"},
     "app.cover.Cover": {"records": "{}|other keys|number keys"},
     "app.cover_record.record_cover": {"parts": "{}"},
@@ -47,6 +46,7 @@ LEGAL = {
     "app.notebooks.copy_path": {"root": "missing|folder"},
     "app.notebooks.finished_copy": {"root": "missing|folder"},
     "app.notebooks.execute": {"folder": "missing|folder", "env": "{}|other keys|number keys"},
+    "app.notebooks.time_left": {"cells": "[]", "known": "{}", "spent": "0"},
     "app.notebooks.clock": {"seconds": "0"},
     "app.notebooks.Screen": {"todo": "[]|[[]]|[None]|[object]|[nan]", "known": "{}|other keys|number keys"},
     "app.notebooks.Screen.say": {"text": "|text"},
@@ -57,7 +57,7 @@ LEGAL = {
     "app.report.slug": {"name": "|text"},
     "app.report.notebook_html": {"name": "|text", "folder": "missing|folder", "names": "[]|generator"},
     "app.report.report_part": {"root": "missing|folder", "names": "[]|[[]]|[None]|[object]|generator|[nan]"},
-    "app.speed.packing_share": {"temperature": "-1|0"},
+    "app.speed.packing_share": {"temperature": "0"},
     "app.study.kernel_env": {"root": "missing|folder"},
     "app.study.run_one": {"root": "missing|folder"},
     "app.study.run_study": {"papers": "[]|[[]]|[None]|[object]|generator|[nan]"},

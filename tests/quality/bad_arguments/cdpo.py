@@ -27,11 +27,12 @@ SEEN = {
     "cdpo.methods.large_task": ("cdpo.methods", "large_task('smollm2', {}, gigabytes=1e5)"),
     "cdpo.trainer.TokenWeightedDPOTrainer.reference_token_logps": ("cdpo.trainer", TRAINED + "trainer.reference_token_logps(batch)"),
     "cdpo.trainer.TokenWeightedDPOTrainer.compute_loss": ("cdpo.trainer", TRAINED + "trainer.compute_loss(trainer.model, batch)"),
-    "cdpo.weights.BorderCheck.__call__": ("cdpo.weights", """lm = word_lm(["7 - 9 = 8 3"])
+    "cdpo.pairs.BorderCheck.__call__": ("cdpo.pairs", """lm = word_lm(["7 - 9 = 8 3"])
 row = dict(prompt="7 - 9 =", prompt_ids=[5, 4, 7, 8], rejected_ids=[3, 2], rejected_weights=[1., 0.], rejected_tokens=["<unk>", "</s>"])
 BorderCheck(lm.tokenizer, "train")(row, 0)"""),
-    "cdpo.weights.StreamReview.__call__": "cdpo.weights.StreamReview",
-    "cdpo.weights.TokenWeightedCollator.torch_call": ("cdpo.weights", f"TokenWeightedCollator(0).torch_call([{PAIR}])"),
+    "cdpo.pairs.StreamReview.__call__": "cdpo.pairs.StreamReview",
+    "cdpo.pairs.check_texts": ("cdpo.pairs", "check_texts([dict(prompt='7 - 9 =', chosen=' 8', rejected=' 3')], word_lm(['7']).tokenizer)"),
+    "cdpo.pairs.TokenWeightedCollator.torch_call": ("cdpo.pairs", f"TokenWeightedCollator(0).torch_call([{PAIR}])"),
 }
 PROMPTS = {"problems": ["prompts"]}
 SAMPLE = {"trajectory": ["sample"], "trajectories": ["sample"]}
@@ -39,14 +40,12 @@ MODELS = {"positive": ["models", "log-probabilities"], "negative": ["models", "l
 SAME = {"cdpo.comparison.evaluate": PROMPTS, "cdpo.critical.identify": SAMPLE, "cdpo.critical.identify_sequential": SAMPLE, "cdpo.critical.identify_many": SAMPLE, "cdpo.critical.intervene": SAMPLE,
         "cdpo.contrast.token_signals": SAMPLE, "cdpo.contrast.contrastive_distribution": MODELS, "cdpo.contrast.contrastive_scores": MODELS,
         "cdpo.contrast.select_negative": {"correct": ["flags"]}, "cdpo.contrast.pointing": {"suspicion": ["tokens"]},
-        "cdpo.weights.check_weights": {"length": ["response"], "most": ["weight"]}, "cdpo.weights.oracle_weights": {"length": ["response"], "place": ["token"]},
-        "cdpo.weights.pairs_from_samples": {"trajectories": ["problem"]}, "cdpo.weights.review_pairs": {"context": ["model reads"]}}
-ANY = {"cdpo.contrast.select_positive", "cdpo.weights.first_difference", "cdpo.weights.check_texts", "cdpo.methods.large_task", "cdpo.weights.weights_from_spans"}
+        "cdpo.pairs.check_weights": {"length": ["response"], "most": ["weight"]}, "cdpo.weights.oracle_weights": {"length": ["response"], "place": ["token"]},
+        "cdpo.pairs.pairs_from_samples": {"trajectories": ["problem"]}, "cdpo.pairs.review_pairs": {"context": ["model reads"]}}
+ANY = {"cdpo.pairs.checked", "cdpo.contrast.select_positive", "cdpo.weights.first_difference", "cdpo.pairs.check_texts", "cdpo.methods.large_task", "cdpo.weights.weights_from_spans"}
 LONG = {"cdpo.bench.rows", "cdpo.bench.step_vs_trl", "cdpo.bench.step_contest", "cdpo.comparison.study_data", "cdpo.methods.train", "cdpo.methods.distractors",
         "cdpo.methods.word_problems", "cdpo.bench.wrong_solutions", "cdpo.comparison.first_mistake_kinds"}
 NEVER: dict = {}
-
-# Legal all the same: the result is of the valid call's kind, or a work that begins
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
@@ -54,13 +53,13 @@ LEGAL = {
     "cdpo.bench.step_contest": {"seed": "0"},
     "cdpo.comparison.evaluate": {"num_samples": "0", "temperature": "0", "seed": "0"},
     "cdpo.comparison.compare": {
-        "validation": "[]|generator", "test": "[]|generator", "grader": "None|1|text|[]|object", "lrs": "[]|[[]]|[None]|[object]|generator|[nan]",
-        "betas": "[]|[[]]|[None]|[object]|generator|[nan]", "seeds": "[]|[[]]|[None]|[object]|generator|[nan]", "entries": "{}",
-        "num_samples": "-1|0", "max_new_tokens": "-1|0", "measure": "|text"},
+        "validation": "[]|generator", "test": "[]|generator", "grader": "None|1|text|[]|object", "lrs": "[]",
+        "betas": "[]", "seeds": "[]", "entries": "{}",
+        "num_samples": "0", "measure": "|text"},
     "cdpo.comparison.results_of": {"records": "[]", "entries": "{}|other keys|number keys", "measure": "|text"},
     "cdpo.comparison.summary": {"results": "[]", "baseline": "|text", "measure": "|text"},
     "cdpo.comparison.StudyData": {"pairs": "[]|{}", "counts": "[]|{}|other keys|number keys", "mass": "[]|{}|other keys|number keys"},
-    "cdpo.comparison.study_data": {"rollouts": "0", "seed": "0", "contrast": "{}|other keys", "path": "missing|folder"},
+    "cdpo.comparison.study_data": {"rollouts": "0", "seed": "0", "contrast": "{}|other keys", "path": "missing"},
     "cdpo.comparison.first_mistake_kinds": {"seed": "0"},
     "cdpo.comparison.draw_curves": {"results": "[]", "names": "[]|[None]|[object]|generator|[nan]"},
     "cdpo.contrast.contrastive_distribution": {"ce_beta": "0"},
@@ -73,14 +72,14 @@ LEGAL = {
     "cdpo.contrast.TokenViews": {"strips": "other keys|number keys"},
     "cdpo.contrast.token_views": {"title": "|text"},
     "cdpo.critical.Critical": {"index": "[]", "reason": "[]", "fallback": "[]"},
-    "cdpo.critical.critical_token": {"scores": "[]", "before": "0", "start": "inf|-1|0"},
+    "cdpo.critical.critical_token": {"scores": "[]", "before": "0", "start": "0"},
     "cdpo.critical.Identified": {
         "critical": "[]|{}", "correct": "[]|ragged|texts|{}|deep|short", "counts": "[]|ragged|texts|{}|deep|short", "tokens": "[]", "read": "[]"},
     "cdpo.critical.identify_many": {"before": "0", "checks": "0"},
     "cdpo.losses.log_ratios": {"logps": "nan", "ref_logps": "nan", "weights": "nan"},
     "cdpo.losses.sigmoid_loss": {"logps": "nan", "ref_logps": "nan", "beta": "0"},
     "cdpo.losses.per_position_loss": {"logps": "nan", "ref_logps": "nan", "beta": "0"},
-    "cdpo.losses.tdpo_loss": {"logps": "nan", "ref_logps": "nan", "kl": "nan", "beta": "0", "alpha": "inf|-1|0"},
+    "cdpo.losses.tdpo_loss": {"logps": "nan", "ref_logps": "nan", "kl": "nan", "beta": "0", "alpha": "0"},
     "cdpo.methods.pair_logprobs": {"pairs": "[]|generator"},
     "cdpo.methods.LogProbCurves.on_train_begin": {"args": "None|1|text|[]|{}|object", "control": "None|1|text|[]|{}|object"},
     "cdpo.methods.LogProbCurves.on_train_end": {"args": "None|1|text|[]|{}|object", "control": "None|1|text|[]|{}|object"},
@@ -89,18 +88,18 @@ LEGAL = {
     "cdpo.methods.Trained": {
         "lm": "[]|{}", "settings": "[]|{}|other keys|number keys", "log": "[]|[[]]|[None]|[object]|{}|[nan]",
         "curves": "[]|[[]]|[None]|[object]|{}|[nan]", "report": "[]|{}|other keys|number keys", "seconds": "[]"},
-    "cdpo.methods.train": {"lr": "0", "epochs": "0", "seed": "0", "rpo_alpha": "inf|-1|0", "output_dir": "missing|folder"},
+    "cdpo.methods.train": {"lr": "0", "epochs": "0", "seed": "0", "rpo_alpha": "0", "output_dir": "missing|folder"},
     "cdpo.methods.Task.grade": {"golds": "[[]]|[None]|[object]|[nan]"},
     "cdpo.methods.Task.correct": {"ids": "[]|generator"},
     "cdpo.methods.Task": {"base": "[]|{}", "train": "[]|{}", "validation": "[]|{}", "test": "[]|{}", "grade": "[]", "max_new_tokens": "[]"},
     "cdpo.methods.stories": {"seed": "0"},
     "cdpo.methods.distractors": {"seed": "0"},
     "cdpo.methods.word_problems": {
-        "problems": "-1|0", "validation": "-1|0", "asked": "-1|0", "shots": "0", "epochs": "0", "lr": "inf|-1|0", "batch_size": "-1|0",
-        "max_new_tokens": "-1|0"},
+        "validation": "0", "shots": "0", "epochs": "0"},
     "cdpo.methods.large_task": {"model": "|text", "settings": "{}|other keys|number keys", "gigabytes": "0", "source": "missing|folder"},
     "cdpo.trainer.masked_rows": {"values": "nan|short", "mask": "short"},
-    "cdpo.weights.check_weights": {"where": "|text", "most": "inf"},
+    "cdpo.pairs.check_weights": {"where": "text", "most": "inf"},
+    "cdpo.pairs.checked": {"pairs": "[]"},
     "cdpo.weights.weights_from_scores": {"scores": "[]"},
     "cdpo.weights.shuffled_weights": {"weights": "[]", "seed": "0|[]"},
     "cdpo.weights.constant_weights": {"weights": "[]"},
@@ -108,20 +107,15 @@ LEGAL = {
     "cdpo.weights.first_difference": {"given": "[]|[[]]|[None]|[object]|generator|[nan]", "correct": "[]|[[]]|[None]|[object]|[nan]"},
     "cdpo.weights.weights_from_contrast": {"ce_beta": "0"},
     "cdpo.weights.reweighted": {"seed": "-1|0", "place": "|text"},
-    "cdpo.weights.check_texts": {"name": ""},
-    "cdpo.weights.word_lm": {"texts": "[]|generator", "seed": "0"},
-    "cdpo.weights.pairs_from_samples": {"seed": "0"},
-    "cdpo.weights.review_pairs": {
-        "max_length": "-1|0", "eos": "[]|[[]]|[None]|[object]|{}|generator|[nan]", "max_weight": "inf|-1|0", "name": "|text"},
-    "cdpo.weights.review_pair": {
-        "where": "|text", "max_length": "-1|0", "context": "-1|0", "eos": "[]|[[]]|[None]|[object]|{}|generator|[nan]", "max_weight": "inf|-1|0"},
-    "cdpo.weights.StreamReview": {"name": "|text", "counts": "{}|other keys|number keys", "options": "{}|other keys|number keys"},
-    "cdpo.weights.StreamReview.__call__": {"place": "-1|0"},
-    "cdpo.weights.BorderCheck": {"tokenizer": "None|1|text|[]|{}|object", "name": "|text"},
-    "cdpo.weights.BorderCheck.__call__": {"row": "{}|other keys|number keys", "place": "-1|0"},
-    "cdpo.weights.weights_from_spans": {"rest": "inf|-1|0"},
+    "cdpo.pairs.check_texts": {"name": "text"},
+    "cdpo.pairs.word_lm": {"seed": "0"},
+    "cdpo.pairs.pairs_from_samples": {"seed": "0"},
+    "cdpo.pairs.review_pairs": {"eos": "[]|{}", "max_weight": "inf", "name": "text"},
+    "cdpo.pairs.review_pair": {"where": "text", "eos": "[]|{}", "max_weight": "inf"},
+    "cdpo.pairs.StreamReview": {"name": "text", "options": "{}"},
+    "cdpo.pairs.StreamReview.__call__": {"place": "0"},
+    "cdpo.pairs.BorderCheck": {"name": "text"},
+    "cdpo.pairs.BorderCheck.__call__": {"place": "0"},
+    "cdpo.weights.weights_from_spans": {"rest": "0"},
 }
-FAULTS = {
-    "cdpo.trainer.TokenWeightedDPOConfig": "its legal values are not listed yet",
-    "cdpo.trainer.TokenWeightedDPOTrainer": "1 wrong values, such as model=text: raw OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find ",
-}
+FAULTS: dict = {}

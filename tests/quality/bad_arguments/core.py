@@ -23,20 +23,20 @@ LONG: set = set()
 NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
-
-# Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
-    "core.kinds.at_least": {"least": "inf|-1|0"},
-    "core.kinds.above": {"bound": "inf|-1|0"},
-    "core.kinds.between": {"low": "inf|-1|0", "high": "inf|-1|0"},
+    "core.kinds.refusal": {"where": "text", "value": "None|text|1.5|nan|inf|-1|0|huge|[]|object|True", "must": "text"},
+    "core.kinds.kind_of": {"annotation": "None|text", "names": "{}|other keys"},
+    "core.kinds.at_least": {"least": "-1|0"},
+    "core.kinds.above": {"bound": "-1|0"},
+    "core.kinds.between": {"low": "-1|0", "high": "inf|0"},
     "core.kinds.filled": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
     "core.kinds.ids": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
-    "core.kinds.dims": {"count": "-1|0"},
+    "core.kinds.dims": {"count": "0"},
     "core.kinds.vector": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
     "core.kinds.finite": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
-    "core.kinds.like": {"annotation": "None|1|text|[]|{}|object"},
-    "core.kinds.columns": {"names": "|text"},
-    "core.kinds.has": {"attributes": "|text"},
+    "core.kinds.like": {"annotation": "None|text"},
+    "core.kinds.columns": {"names": "text"},
+    "core.kinds.has": {"attributes": "text"},
     "core.kinds.pairs": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]"},
     "core.arguments.check_module": {"rules": "{}"},
     "core.arguments.warn": {"text": "|text", "category": "None"},
@@ -53,6 +53,10 @@ LEGAL = {
     "core.checkpoints.Checkpoint": {"state": "[]|{}|other keys|number keys", "identity": "[]|{}", "folder": "[]"},
     "core.checkpoints.check_identity": {"what": "|text", "way_out": "|text"},
     "core.checkpoints.load_checkpoint": {"folder": "missing|folder", "identity": "{}|other keys|number keys"},
+    "core.files.check_writable": {"folder": "missing|folder", "size": "0", "way_out": "|text"},
+    "core.files.writing": {"what": "missing|folder", "way_out": "|text"},
+    "core.files.scratch_folder": {"name": "text"},
+    "core.files.add_asset": {"made_by": "text", "seed": "0", "licence": "text"},
     "core.files.sync_folder": {"folder": "missing|folder"},
     "core.files.sweep_leftovers": {"path": "missing|folder"},
     "core.files.atomic_write": {"path": "missing", "data": "bytes||text"},
@@ -67,6 +71,7 @@ LEGAL = {
     "core.records.config_key": {"study": "|text", "scale": "|text", "config": "{}|other keys"},
     "core.records.make_record": {
         "study": "|text", "scale": "|text", "config": "{}|other keys", "result": "text|-1|0|[]|True", "seconds": "0", "seed": "0"},
+    "core.records.check_study": {"study": "text"},
     "core.records.Runs": {"study": "text", "root": "missing|folder"},
     "core.records.Runs.key": {"config": "{}|other keys"},
     "core.records.Runs.get": {"config": "{}|other keys", "default": "1|text|[]|{}|object"},
@@ -99,7 +104,7 @@ LEGAL = {
     "core.show.Table": {"caption": "|text", "digits": "0", "note": "|text"},
     "core.show.table": {"caption": "|text", "digits": "0"},
     "core.show.PaperTable": {"note": "|text"},
-    "core.show.against_paper": {"study": "|text", "note": "|text"},
+    "core.show.against_paper": {"study": "text", "note": "|text"},
     "core.statistics.bootstrap_interval": {"seed": "0"},
     "core.statistics.two_way_interval": {"seed": "0"},
     "core.statistics.crossed_interval": {"seed": "0"},

@@ -93,10 +93,6 @@ LONG: set = {"multidraft.distilled.load_draft", "multidraft.bench.decoding_rows"
 NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
-
-# Legal all the same: the result is of the valid call's kind, or a work that begins
-
-# Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
     "multidraft.acceptance.summarise": {"records": "[]|generator"},
     "multidraft.bench.made_distributions": {"top_k": "0", "seed": "0"},
@@ -109,12 +105,13 @@ LEGAL = {
     "multidraft.decoding.NodeDistributions.certain": {"node": "1.5|0|True"},
     "multidraft.decoding.NodeDistributions.at": {"node": "1.5|0|True", "tokens": "None|[]|deep"},
     "multidraft.decoding.NodeDistributions.draw_other": {"node": "1.5|0|True", "tokens": "[]|deep"},
-    "multidraft.decoding.TargetDistributions": {"logits": "deep", "temperature": "inf|-1|0", "top_k": "-1|0", "top_p": "inf|-1|0"},
+    "multidraft.decoding.TargetDistributions": {"logits": "deep", "temperature": "0", "top_k": "0", "top_p": "0"},
     "multidraft.decoding.TargetDistributions.certain": {"node": "-1|0"},
     "multidraft.decoding.TargetDistributions.at": {"node": "-1|0", "tokens": "None|[]|deep"},
     "multidraft.decoding.Choice": {"node": "None|text|1.5|nan|inf|-1|0|huge|[]|object|True"},
     "multidraft.decoding.Choice.index": {"token": "text|1.5|nan|inf|-1|0|huge|True"},
     "multidraft.decoding.Choice.token": {"index": "1.5|nan|inf|-1|0|huge|True", "rng": "None|1|text|[]|{}|object"},
+    "multidraft.decoding.Multidraft.__call__": {"logits_processor": "[]", "stopping_criteria": "[]"},
     "multidraft.decoding.Step": {
         "tokens": "[]|{}|other keys|number keys", "active": "[]|{}|other keys|number keys", "nodes": "[]|{}|other keys|number keys",
         "seconds": "[]|{}|other keys|number keys"},
@@ -122,19 +119,19 @@ LEGAL = {
     "multidraft.decoding.Decoding": {"rows": "[]|[[]]|[None]|[object]|{}|[nan]", "steps": "[]|[[]]|[None]|[object]|{}|[nan]", "prefill": "[]"},
     "multidraft.decoding.check_setting": {"temperature": "0", "top_k": "0"},
     "multidraft.decoding.stream_multidraft": {
-        "temperature": "0", "top_k": "0", "seed": "0", "stop_strings": "[]|generator", "ends": "1|[]|[None]|[object]|{}|generator|[nan]"},
+        "temperature": "0", "top_k": "0", "seed": "0", "stop_strings": "[]|generator", "ends": "1|[]|[None]|[object]|{}|generator"},
     "multidraft.decoding.generate_multidraft": {
-        "temperature": "0", "top_k": "0", "seed": "0", "stop_strings": "[]|generator", "ends": "1|[]|[None]|[object]|{}|generator|[nan]"},
+        "temperature": "0", "top_k": "0", "seed": "0", "stop_strings": "[]|generator", "ends": "1|[]|[None]|[object]|{}|generator"},
     "multidraft.decoding.Multidraft": {"tokenizer": "1|text|[]|{}|object", "streamer": "1|text|[]|{}|object"},
     "multidraft.distillation.overlap": {"q": "nan", "p": "nan"},
     "multidraft.distillation.sample_dialogues": {"seed": "0"},
     "multidraft.distillation.sample_corpus": {"folder": "missing|folder", "rounds": "0", "seed": "0"},
     "multidraft.distillation.distillation_loss": {"features": "nan", "q": "nan", "tv": "0"},
     "multidraft.distillation.distill": {
-        "epochs": "0", "tv": "0", "weight_decay": "0", "warmup": "0", "always": "[]|{}|generator", "looks": "0", "checkpoint": "missing|folder",
+        "tv": "0", "weight_decay": "0", "warmup": "0", "always": "[]|{}|generator", "looks": "0", "checkpoint": "missing|folder",
         "save_every": "inf|0", "seed": "0"},
     "multidraft.distillation.make_draft": {"target": "None|1|bytes|[]|object||missing|folder", "folder": "None|1|bytes|[]|object||missing|folder"},
-    "multidraft.distillation.embed_draft": {"name": "|text", "seed": "-1|0"},
+    "multidraft.distillation.embed_draft": {"name": "text", "seed": "0"},
     "multidraft.distillation.acceptance_profile": {"texts": "[]|generator", "temperatures": "[]|{}|generator"},
     "multidraft.distillation.evaluate": {"temperatures": "[]|generator"},
     "multidraft.distilled.ShortlistEmbedding.forward": {"ids": "deep"},
@@ -175,16 +172,14 @@ LEGAL = {
     "multidraft.drafts.Mixed.select": {"rows": "[]|generator"},
     "multidraft.optimal.lorenz": {"q": "nan", "p": "nan"},
     "multidraft.optimal.is_lossless_acceptance_one": {"tolerance": "inf|-1|0"},
-    "multidraft.rates.prune": {"sequences": "[]|[[]]", "K": "-1|0", "L": "-1|0"},
-    "multidraft.rates.paths_of": {"K": "-1|0"},
+    "multidraft.rates.prune": {"sequences": "[]|[[]]"},
     "multidraft.rates.Beside": {"seed": "0"},
-    "multidraft.rates.measure_blocks": {"prompts": "generator", "max_new_tokens": "-1|0", "seed": "0", "temperature": "0", "top_k": "0"},
-    "multidraft.rates.Costs.target_call": {"nodes": "inf|-1|0"},
-    "multidraft.rates.Costs.rate": {"block_efficiency": "inf|-1|0", "nodes": "inf|-1|0", "calls": "-1|0"},
+    "multidraft.rates.measure_blocks": {"prompts": "generator", "seed": "0", "temperature": "0", "top_k": "0"},
+    "multidraft.rates.Costs.rate": {"calls": "0"},
     "multidraft.rates.Costs": {"target": "[]|{}|other keys|number keys", "draft": "[]", "other": "[]"},
     "multidraft.rates.target_costs": {"sizes": "generator"},
-    "multidraft.rates.tune": {"drafts": "{}", "K": "-1|0", "costs": "{}|number keys", "other": "inf|-1|0"},
-    "multidraft.rates.prompt_set": {"count": "-1|0", "seed": "0"},
+    "multidraft.rates.tune": {"drafts": "{}", "costs": "{}|number keys", "other": "0"},
+    "multidraft.rates.prompt_set": {"seed": "0"},
     "multidraft.schemes.flip": {"probability": "nan|inf|-1|0|True"},
     "multidraft.schemes.draw": {"weights": "1"},
     "multidraft.schemes.draw_cumulative": {"total": "short"},
@@ -195,13 +190,11 @@ LEGAL = {
     "multidraft.schemes.SingleDraft.choose": {"rng": "None|1|text|[]|{}|object"},
     "multidraft.schemes.SpecTr": {"rho": "[]"},
     "multidraft.schemes.SpecInfer": {"replacement": "[]"},
-    "multidraft.verification.leftover": {"p": "-1|0", "q": "nan|short", "s": "nan|short"},
+    "multidraft.verification.leftover": {"p": "0", "q": "nan|short", "s": "nan|short"},
     "multidraft.verification.TableDistributions": {"text": "[]|[[]]|[None]|[object]|generator|[nan]"},
-    "multidraft.verification.decode_table": {"drafts": "[]", "length": "-1|0", "L": "-1|0"},
+    "multidraft.verification.decode_table": {"drafts": "[]", "length": "0"},
     "multidraft.drafts.NGramDraft.distribution": {"b": "0", "suffix": "[]|generator"},
     "multidraft.schemes.Script.draw": {"weights": "[nan]"},
-    "multidraft.verification.grow": {"drafts": "[]", "text": "[]|[[]]|[None]|[object]|generator|[nan]", "length": "-1|0"},
+    "multidraft.verification.grow": {"drafts": "[]", "text": "[]|[[]]|[None]|[object]|generator|[nan]", "length": "0"},
 }
-FAULTS = {
-    "multidraft.decoding.Multidraft.__call__": "its legal values are not listed yet",
-}
+FAULTS: dict = {}

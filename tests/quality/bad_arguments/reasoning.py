@@ -44,6 +44,7 @@ LEGAL = {
     "reasoning.generator.embed_generator": {"seed": "0"},
     "reasoning.generator.load_generator": {"device": "", "dtype": ""},
     "reasoning.grading.Grade": {"correct": "[]", "answer": "[]", "note": "[]"},
+    "reasoning.grading.same_answer": {"a": "None|1|bytes|object||text", "b": "None|1|bytes|object||text"},
     "reasoning.grading.grade_arithmetic": {"golds": "[[]]|[None]|[object]|[nan]"},
     "reasoning.grading.group_answers": {"answers": "[]|[None]|[object]|generator|[nan]"},
     "reasoning.trajectories.Trajectory": {"prompt_ids": "[]"},

@@ -86,6 +86,8 @@ def methods(cls: type, module: str, label: str) -> Iterator[Row]:
 @cache
 def rows() -> dict:
     "label -> row, of the whole library; what takes no argument can be given no wrong one."
+    importlib.import_module("numba")           # an import or a compilation that a call is cut in would leave it half done
+    importlib.import_module(f"{PACKAGE}.multidraft.optimal").optimal_acceptance([.5, .5], [[.5, .5]] * 2)
     found = [row for name in MODULES for row in callables(importlib.import_module(name))]
     return {row.label: row for row in found if inspect.signature(row.function).parameters}
 
@@ -286,6 +288,7 @@ def quiet(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
             os.chdir(folder)
+            if "torch" in sys.modules: sys.modules["torch"].set_grad_enabled(True)   # a call that was cut may have left it off
             if dict(os.environ) != environment:
                 os.environ.clear()
                 os.environ.update(environment)

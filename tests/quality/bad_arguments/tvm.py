@@ -34,8 +34,6 @@ LONG: set = {"tvm.setups.arithmetic_setup", "tvm.ordering.judged", "tvm.bench.ro
 NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
-
-# Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
     "tvm.bench.random_pair": {"seed": "0"},
     "tvm.bench.counted": {"results": "[]|{}|generator", "which": "[]|{}|generator"},
@@ -59,9 +57,8 @@ LEGAL = {
         "counts": "[]|{}|other keys|number keys", "kind": "[]"},
     "tvm.labels.by_problem": {"trajectories": "[]|{}|generator"},
     "tvm.labels.value_data": {"delimiter": "[]", "eos_ids": "[]|[None]|[object]|{}|generator|[nan]"},
-    "tvm.ordering.judged": {"seed": "0", "searches": "[]|{}|generator", "keep": "missing|folder"},
+    "tvm.ordering.judged": {"seed": "0", "searches": "[]|{}|generator", "keep": "missing"},
     "tvm.ordering.accuracies": {"records": "[]|{}|generator"},
-    "tvm.policies.rebase_policy": {"K": "-1|0"},
     "tvm.policies.draw_search": {"title": "|text"},
     "tvm.search.tree_search": {"temperature": "0", "top_k": "0", "lookahead": "0", "seed": "0", "config": "{}|other keys|number keys"},
     "tvm.setups.StepEnds": {"delimiter": "1"},
@@ -74,14 +71,14 @@ LEGAL = {
     "tvm.setups.text_setup": {"model": "|text", "teach": "0", "shots": "0", "seed": "0", "gigabytes": "0"},
     "tvm.training.batches": {"composition": "|text", "seed": "0", "epoch": "0"},
     "tvm.training.micro_batches": {"rows": "short"},
-    "tvm.training.step_losses": {"lm_weight": "inf|0"},
+    "tvm.training.step_losses": {"lm_weight": "0"},
     "tvm.training.denominators": {"rows": "[]|generator"},
     "tvm.training.VerifierRun": {
         "model": "[]|{}", "kind": "[]", "log": "[]|[[]]|[None]|[object]|{}|[nan]", "counts": "[]|{}|other keys|number keys",
         "settings": "[]|{}|other keys|number keys", "tokens": "[]", "seconds": "[]"},
     "tvm.training.train_verifier": {
         "delimiter": "[]", "eos_ids": "[]|[None]|[object]|{}|generator|[nan]", "lm_weight": "0", "seed": "0",
-        "eval_data": "[]|[[]]|[None]|[object]|{}|generator|[nan]", "output_dir": "missing|folder", "save_every": "inf|0"},
+        "output_dir": "missing|folder", "save_every": "inf|0"},
     "tvm.verifier.TokenValueConfig.get_text_config": {"args": "None|text|2|[]|object"},
     "tvm.verifier.TokenValueConfig": {"base": "{}"},
     "tvm.verifier.value_loss": {"logits": "nan", "labels": "nan"},
@@ -95,6 +92,7 @@ LEGAL = {
     "tvm.voting.accuracy_curves": {"scores": "{}", "seed": "0", "votes": "[]|generator"},
     "tvm.training.tensors": {"pad_id": "0"},
     "tvm.verifier.vocabulary_key": {"tokenizer": "1|text|[]|{}|object"},
+    "tvm.verifier.TokenValueModel.forward": {"logits_to_keep": "0"},
     "tvm.verifier.TokenValueOutput": {
         "loss": "[]|ragged|texts|{}", "values": "[]|ragged|texts|{}", "logits": "[]|ragged|texts|{}", "past_key_values": "[]|{}",
         "lm_logits": "[]|ragged|texts|{}"},
@@ -102,8 +100,4 @@ LEGAL = {
     "tvm.verifier.load_verifier": {"device": "|text", "dtype": "|text"},
     "tvm.voting.draw_accuracy": {"rows": "[]|{}|generator", "points": "[]|{}|generator"},
 }
-FAULTS = {
-    "tvm.candidates.SearchResult.vote": "its legal values are not listed yet",
-    "tvm.labels.beta_posterior": "its legal values are not listed yet",
-    "tvm.verifier.TokenValueModel.forward": "its legal values are not listed yet",
-}
+FAULTS: dict = {}
