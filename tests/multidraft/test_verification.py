@@ -130,6 +130,12 @@ def test_lifted_scheme_is_told_by_its_steps():
     with pytest.raises(ValueError, match="^object does not select|scheme = of type object"): LeafToRoot(object())
 
 
+@pytest.mark.parametrize("draft, calls, first", [([1., 0.], 2, 3), ([0., 1.], 5, 1)])
+def test_calls_and_tokens_of_the_first_are_counted(draft, calls, first):
+    told = decode_table(Traversal(), lambda text: [1., 0.], [lambda text: draft], length=5, L=2, rng=np.random.default_rng(0))
+    assert told == ((0,)*5, calls, first)
+
+
 def test_a_script_that_cannot_be_kept_redraws_from_what_is_left():
     "Target (1, 0), draft (0, 1): whatever the coins say, the drafted token is not kept and token 0 comes out."
     for rule in (Block(), Traversal(), LeafToRoot(SingleDraft())):

@@ -131,7 +131,8 @@ class TokenValueModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *args: object,
-                        config: PreTrainedConfig | None = None, **kwargs: object) -> "TokenValueModel":
+                        config: PreTrainedConfig | None = None,
+                        **kwargs: object) -> "TokenValueModel":
         "As in transformers; ValueError if it is a model of another kind."
         if config is None:
             asked = ("cache_dir", "force_download", "local_files_only", "token", "revision",
