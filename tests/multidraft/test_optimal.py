@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings, strategies as st
 
 from tokenstudy.multidraft import canonical, optimal, schemes
 from tokenstudy.multidraft.schemes import NaiveLookup, SingleDraft, SpecInfer, SpecTr, all_branches, as_distributions, exact_distribution
-from tokenstudy.multidraft.optimal import Optimal, is_lossless_acceptance_one, lorenz, optimal_acceptance, optimal_selection_distribution
+from tokenstudy.multidraft.optimal import Optimal, is_lossless_acceptance_one, left_curtain, lorenz, optimal_acceptance, optimal_selection_distribution
 from tokenstudy.multidraft.canonical import TruncatedLP, acceptance_lp, compose, decompose, solve_lp, subset_minimum, truncation_bound
 
 Q, P = [.05, .4, .1, .25, .2], [.5, .05, .2, .05, .2]
@@ -666,6 +666,24 @@ def test_clipping_by_hand(q, p, K):
             found[winner] += weight*chance
             assert winner in drafts
     assert [found[i] for i in range(len(q))] == pytest.approx(selected, abs=1e-10)
+
+
+def test_lengths_that_differ_are_named_by_both():
+    with pytest.raises(ValueError, match="^q, p: 2, 1 entries"): lorenz([.5, .5], [1.])
+    with pytest.raises(ValueError, match="^lengths, moments: 1, 2 entries"): left_curtain([1.], [.5, .5], 2)
+
+
+def test_tiny_probabilities_overflow_without_a_word():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for p in ([1., 1e-310], [1e-310, 1.]): assert Optimal().prepare([.1, .9], [p]*2).acceptance() == pytest.approx([.9, .1][p[0] == 1])
+
+
+def test_the_first_of_drafts_with_one_ticket_wins():
+    "Tokens 0, 1 and 3 are clipped to one ratio and share their tickets; every draft takes the first."
+    rule = Optimal().prepare([.02, .02, .9, .06], [[.3, .3, .1, .3]]*3)
+    for drafts in ([0, 1, 3], [1, 0, 3], [3, 3, 0], [0, 0, 1]): assert rule.choose(drafts, schemes.Script()) == drafts[0]
+    for drafts in ([0, 2, 3], [2, 1, 1], [3, 1, 2]): assert rule.choose(drafts, schemes.Script()) == 2
 
 
 def test_optimal_arguments_are_named():

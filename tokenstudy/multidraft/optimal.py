@@ -223,7 +223,6 @@ def optimal_selection_distribution(
     >>> optimal_selection_distribution([.2, .3, .5], [.6, .3, .1], 2).round(3).tolist()
     [0.51, 0.3, 0.19]
     """
-    if K < 1 or K != int(K): raise ValueError(f"K = {K}: it must be a whole number ≥ 1")
     q, (p,) = as_distributions(q, [p])
     order, _, x, _, _ = _clipped(q, p, K)
     selected = np.zeros(len(q))
