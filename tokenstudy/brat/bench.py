@@ -55,6 +55,7 @@ class ScriptTrainer:
         self.templates = read_templates("object")
         self.done = 0
 
+    @torch.random.fork_rng() # transformers draws the new row, which is written over
     def _add_token(self, placeholder, init_word):
         "Grow the table by one row, and let nothing else learn."
         tokenizer, encoder = self.p.tokenizer, self.p.text_encoder

@@ -138,7 +138,7 @@ def load_pictures(
     Traceback (most recent call last):
     ValueError: there is no folder nowhere; give one with three to six pictures of your concept
     """
-    place = Path(folder) if isinstance(folder, (str, os.PathLike)) else None
+    place = Path(folder) if isinstance(folder, (str, os.PathLike)) and str(folder) else None
     if place is None or not place.is_dir():
         raise ValueError(f"there is no folder {folder}; "
                          "give one with three to six pictures of your concept")
@@ -153,6 +153,7 @@ def _listed(images):
     "Pictures as a list: the files of a folder or of a pattern, a single picture, or several."
     if isinstance(images, (str, os.PathLike)):
         path, pattern = Path(images), str(images)
+        if not pattern: raise PictureError("images is an empty text; give a folder or a picture")
         if path.is_dir(): return _taken(path.iterdir(), path)
         if path.exists() or not any(c in pattern for c in "*?["): return [path]
         return _taken(map(Path, glob(pattern)), pattern)
@@ -254,6 +255,7 @@ def read_templates(
 # %% ../../nbs/brat/09_pictures.ipynb #a76914000004
 check_module(globals(), {
     "open_picture": dict(picture=None),
+    "load_pictures": dict(folder=None),
     "read_squares": dict(size=None),
     "read_pictures": dict(size=None),
     "read_templates": dict(templates=None)})
