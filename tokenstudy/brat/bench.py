@@ -223,12 +223,10 @@ def memory(
 ) -> float | None:      # MiB; None where the system does not tell
     """How much memory the first steps need beyond the loaded pipeline, in a process of their own.
 
-    >>> memory("nobody's", "none", ".")
+    >>> memory("ours", "none", ".")
     Traceback (most recent call last):
-    ValueError: pipeline is 'none'; it must be unet or sd or transformer
+    tokenstudy.core.arguments.ArgumentError: pipeline = 'none': it must be one of 'unet', ...
     """
-    if pipeline not in PIPELINES:
-        raise ValueError(f"pipeline is {pipeline!r}; it must be {' or '.join(PIPELINES)}")
     if not Path("/proc/self/clear_refs").exists(): return None
     how = dict(num_steps=num_steps, threads=torch.get_num_threads())
     code = ("from tokenstudy.brat import bench; print('grown', bench.measured_growth("
