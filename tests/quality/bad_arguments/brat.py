@@ -52,6 +52,7 @@ SEEN = {
        for name, (family, size, methods) in ADAPTERS.items() for method in methods.split()},
     "brat.bases.PatchPCA.fit": ("brat.bases", "PatchPCA().fit(torch.rand(4, 3, 8, 8))"),
     "brat.bases.PatchPCA.decode": ("brat.bases", "PatchPCA().decode(torch.zeros(2, 24, 2, 2))"),
+    "brat.bases.draw": ("brat.bases", PIPE + "draw(random_pipeline('sd'), 'a cat', num_inference_steps=1)"),
     "brat.bench.memory": ("brat.bench", "import tempfile\nmemory('ours', 'unet', tempfile.mkdtemp(), num_steps=1)"),
     "brat.concepts.load_concept": ("brat.concepts", CONCEPT + "load_concept(x.save(place/'x'))"),
     "brat.concepts.load": ("brat.concepts", CONCEPT + "load(pipe, x.save(place/'x'))"),
