@@ -44,6 +44,11 @@ def test_words_of_no_identity_are_refused():
     assert len(evaluation_prompts()) == 8 + 17 + 8
     with pytest.raises(ValueError, match="identity"): evaluation_prompts(words=True)
 
+def test_bad_arguments_a_prompt_is_scored_with_its_picture():
+    answers, asked = Told([dict.fromkeys(ATTRIBUTES, "none")]*2), [("a creature", {})]
+    for prompts in (asked, asked*3):
+        with pytest.raises(ValueError, match="images, prompts: 2, . entries"): scores(None, prompts, CONCEPTS[1], answers)
+
 def test_templates_of_the_canvas_are_made_of_words_that_the_bases_know():
     trained = set(" ".join(caption(random_creature(rng), rng) for rng in [random.Random(0)] for _ in range(500)).split())
     assert {w for t in CAPTION_TEMPLATES for w in t.replace("{}", "").split()} <= trained

@@ -32,6 +32,7 @@ def test_hits_and_chance():
     creature = fresh(0)
     assert hits(creature, creature) == 1 and hits(creature | dict(top="?"), dict(top="ears", size=creature["size"])) == .5
     with pytest.raises(ValueError, match="nothing was asked"): hits(creature, {})
+    with pytest.raises(ValueError, match="found has no eyes"): hits(dict(colour="red"), dict(eyes="one"))
     for wrong in (lambda: hits(creature, dict(color="red")), lambda: hits(creature, dict(colour="rouge")), lambda: chance([]), lambda: chance(["hat"])):
         with pytest.raises(ValueError): wrong()
     assert chance(["colour"]) == 1/8 and chance(k for k in ("shape", "size")) == pytest.approx((1/6 + 1/2)/2)

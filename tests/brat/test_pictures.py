@@ -236,8 +236,9 @@ def test_bad_arguments_beside_pictures(tmp_path):
     grey = Image.new("L", (4, 4))
     for size in ((32, 48), 0, -1, 2.5, None, True, "8"):
         with pytest.raises(ValueError, match="size is .*whole number"): read_pictures([grey]*2, size)
-    for folder in (None, 3, [], tmp_path/"gone"):
+    for folder in (None, 3, [], "", tmp_path/"gone"):
         with pytest.raises(ValueError, match="no folder"): load_pictures(folder)
+    with pytest.raises(PictureError, match="images is an empty text"): read_pictures("", 8)       # and not this folder
     for templates in (None, 3, [], [None], "a photo of {}", ["{} {}"], dict(a=1)):
         with pytest.raises(ValueError, match="template"): read_templates(templates)
     with pytest.raises(PictureError, match=f"picture 2: {tmp_path.name}.*give a folder alone"): read_pictures([grey, tmp_path], 8)

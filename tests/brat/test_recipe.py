@@ -7,6 +7,7 @@ from tokenstudy import core
 from tokenstudy.brat.world import ATTRIBUTES, CONCEPTS, IDENTITY, check_creature
 from tokenstudy.brat.captions import caption, parse
 from tokenstudy.brat.bases import BASES, build_base, draw, load_base
+from tokenstudy.brat.instruments import Reader
 from tokenstudy.brat.recipe import (accuracy, base_loss, creature_of, draw_world, embed, encode_texts, gate, gate_prompts, noisy_steps, pixels_of, train_at, train_base,
                                     train_contrast, train_reader)
 
@@ -76,7 +77,7 @@ def test_a_base_of_another_size_is_trained_once_and_loaded(tmp_path):
 def seeded(): return torch.Generator().manual_seed(0)
 
 
-NAN, WORLD = float("nan"), draw_world(4, processes=1)
+NAN, WORLD, READER = float("nan"), draw_world(4, processes=1), Reader().eval()
 BAD = dict(
     noisy_steps=(lambda **kw: noisy_steps(**dict(dict(num_samples=2, generator=seeded()), **kw)),
                  [dict(num_samples=x) for x in (-1, 1.5, None, "2", True)] + [dict(share=x) for x in (NAN, -.1, 2, None, "a")] + [dict(low=-1), dict(high=2), dict(low=.9, high=.1), dict(total=0), dict(total=None)]),
@@ -91,7 +92,7 @@ BAD = dict(
     train_at=(lambda **kw: train_at(**dict(dict(size=16, name="unet", count=4), **kw)), [dict(size=0), dict(size=None), dict(count=0), dict(count=2.5), dict(reader_steps=0), dict(processes=0)]),
     embed=(lambda **kw: embed(**dict(dict(file="x.safetensors", modules={}, made_by="nobody"), **kw)), [dict(file="../x.safetensors"), dict(file=""), dict(file=None), dict(modules=None), dict(modules=[])]),
     gate_prompts=(gate_prompts, [dict(count=0), dict(count=-1), dict(count=1.5), dict(count=None)]),
-    gate=(lambda **kw: gate(build_base("unet"), None, **kw), [dict(prompts=[]), dict(prompts="a"), dict(prompts=["a creature"]), dict(prompts=[("a", 1)]), dict(prompts=[("a", dict(tail="long"))]), dict(prompts=7), dict(prompts=[("a", dict(colour="red"))], seed=-1)]))
+    gate=(lambda **kw: gate(build_base("unet"), READER, **kw), [dict(prompts=[]), dict(prompts="a"), dict(prompts=["a creature"]), dict(prompts=[("a", 1)]), dict(prompts=[("a", dict(tail="long"))]), dict(prompts=7), dict(prompts=[("a", dict(colour="red"))], seed=-1)]))
 
 
 @pytest.mark.parametrize("name, wrong", [pytest.param(name, wrong, id=f"{name}-{i}") for name, (_, all_of) in BAD.items() for i, wrong in enumerate(all_of)])
@@ -108,5 +109,5 @@ def test_bad_arguments_of_a_base_loss():
 
 def test_bad_arguments_pictures_of_another_form_are_said():
     for pictures, values in ((WORLD[0].float(), WORLD[1]), (WORLD[0][:, :1], WORLD[1]), (WORLD[0][0], WORLD[1]), (WORLD[0], WORLD[1][:3]), (WORLD[0], WORLD[1].float()), (WORLD[0], None), (WORLD[0][:0], WORLD[1][:0])):
-        for use in (train_reader, train_contrast, lambda p, v: accuracy(None, p, v)):
+        for use in (train_reader, train_contrast, lambda p, v: accuracy(READER, p, v)):
             with pytest.raises(ValueError, match="(pictures|values) is"): use(pictures, values)

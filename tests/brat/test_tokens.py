@@ -1,8 +1,9 @@
 "Names of new tokens, and init words."
 import pytest
+import torch
 from brat.toys import pictures, pipeline, whole_state, changes
 
-from tokenstudy.brat.tokens import PlaceholderError
+from tokenstudy.brat.tokens import LearnedEmbedding, PlaceholderError, install
 from tokenstudy.brat.inversion import invert
 
 
@@ -28,3 +29,13 @@ def test_reported_names_that_collide_are_refused():
     ("sd", "é", "unknown|splits"), ("pixart", "zebra", "unknown to the tokenizer"), ("sana", "red cat", "splits into 2 pieces")])
 def test_init_words_that_are_no_word_are_refused(family, word, why):
     with pytest.raises(ValueError, match=why): invert(pipeline(family), pictures(), "<x>", init_word=word, size=32)
+
+
+def test_bad_arguments_rows_are_as_many_as_their_tokens():
+    pipe, table = pipeline(), torch.nn.Embedding(5, 3)
+    before = whole_state(pipe)
+    for rows in (torch.ones(1, 16), torch.ones(3, 16)):
+        with pytest.raises(ValueError, match="names, rows: 2, . entries"): install(pipe.tokenizer, pipe.text_encoder, ["<x>", "<y>"], rows)
+    assert changes(before, whole_state(pipe)) == []
+    for ids, width, why in (([5], 3, "ids, rows: 1, 2 entries"), ([5, 6], 4, "rows have width 4, the table 3")):
+        with pytest.raises(ValueError, match=why): LearnedEmbedding(table, ids, torch.ones(2, width))

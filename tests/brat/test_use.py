@@ -1,6 +1,7 @@
 "Concepts in use: several at once, in every prompt, too long, taken away, in other formats, on other pipelines."
 import contextlib
 import dataclasses
+import inspect
 import json
 import warnings
 
@@ -203,6 +204,21 @@ def test_reported_a_table_with_spare_rows_gets_them_back():
         pipe.to(torch.bfloat16)
         x.remove(pipe.to(torch.float32))
         assert torch.allclose(getattr(pipe, slot).get_input_embeddings().weight, old.bfloat16().float(), rtol=1e-2) and getattr(pipe, slot).get_input_embeddings().num_embeddings == len(old)
+
+
+def embedded(pipe, text, **kw):
+    "What a call is given by those who encode prompts themselves."
+    names, found = list(inspect.signature(pipe.encode_prompt).parameters), pipe.encode_prompt(text, **kw)
+    masks = "prompt_attention_mask" in names
+    return dict(zip(("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask") if masks else
+                    ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"), found))
+
+
+@pytest.mark.parametrize("family, how", [("sd", dict(device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)), ("sdxl", {}), ("pixart", {}), ("sana", {})])
+def test_reported_a_pipeline_that_expands_takes_embeddings_as_before(family, how):
+    pipe = pipeline(family)
+    given = embedded(pipe, "a cat", **how) | (dict(negative_prompt=None) if family in ("pixart", "sana") else {})
+    assert torch.equal(drawn(with_textual_inversion(pipe), None, **given), drawn(pipe, None, **given))
 
 
 @pytest.mark.parametrize("gone", [None, "<x>", "<x-bonus>"])

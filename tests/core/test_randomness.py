@@ -81,7 +81,21 @@ def learned():
     return learn(pipeline("sd"), num_steps=1).embeddings
 
 
-DRAWING = [intervals, sampled, rolled, tuned, problems, generator, trajectories, decoded, distilled, preferred, judged, searched, learned]
+def instructed():
+    from tokenstudy.brat import recipe
+    world, how = recipe.draw_world(4, processes=1), dict(num_steps=1, batch_size=2)
+    base = recipe.train_base("unet", *world, device="cpu", **how)
+    return [p.clone() for made in (recipe.train_reader(*world, width=4, features=8, **how), recipe.train_contrast(*world, **how), base.unet) for p in made.parameters()]
+
+
+def scripted():
+    import tempfile
+    from brat.toys import pipeline
+    from tokenstudy.brat import bench
+    return bench.ScriptTrainer(pipeline("sd"), bench.picture_files(tempfile.mkdtemp(), 16), init_word="cat", batch_size=1).step()
+
+
+DRAWING = [intervals, sampled, rolled, tuned, problems, generator, trajectories, decoded, distilled, preferred, judged, searched, learned, instructed, scripted]
 
 
 def state():

@@ -43,7 +43,7 @@ def test_bad_arguments(label, project, tmp_path, monkeypatch):
     row = sweep.rows()[label]
     if label in sweep.WRITERS:
         shutil.copytree(sweep.ROOT/"tokenstudy"/"assets", tmp_path/"assets")
-        monkeypatch.setattr("tokenstudy.core.files.assets_dir", lambda: tmp_path/"assets")
+        for place in ("core.files", "core"): monkeypatch.setattr(f"tokenstudy.{place}.assets_dir", lambda: tmp_path/"assets")
     assert sweep.judge(row, TABLES[label.split(".")[0]]) == []
 
 

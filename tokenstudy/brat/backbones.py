@@ -18,6 +18,8 @@ from typing import Any, Iterator
 import torch
 from torch import nn
 
+from ..core.arguments import check_module, warn
+from ..core.kinds import at_least, both, dims, filled, has, like
 from .. import core
 from .pipelines import UnsupportedPipelineError
 from .tokens import LearnedEmbedding, add_tokens, token_table
@@ -70,7 +72,12 @@ class NoiseLevels:
         noise: torch.Tensor,   # [B, …]
         levels: torch.Tensor   # long [B], on the CPU
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        "Noisy latents and what is to be predicted from them, both `[B, …]`."
+        """Noisy latents and what is to be predicted from them, both `[B, …]`. ValueError unless the
+        three fit together."""
+        if noise.shape != latents.shape or levels.shape != latents.shape[:1]:
+            shapes = ", ".join(str(list(x.shape)) for x in (latents, noise, levels))
+            raise ValueError(f"latents, noise, levels have the shapes {shapes}; they must be "
+                             "[B, …], the same, and [B]")
         shape = (-1,) + (1,)*(latents.ndim - 1)
         a, s = (table[levels].to(latents).view(shape) for table in (self.signal, self.sigma))
         noisy = a*latents + s*noise
@@ -201,11 +208,11 @@ class Backbone:
         "`latents` as the denoiser sees them, from those of `encode`."
         return latents*self.pipeline.vae.config.get("scaling_factor", 1)
 
-    def clock(self, times: Any) -> Any:
+    def clock(self, times: torch.Tensor) -> torch.Tensor:
         "The times that the denoiser is told, from those in `levels`."
         return times
 
-    def unclock(self, times: Any) -> Any:
+    def unclock(self, times: torch.Tensor) -> torch.Tensor:
         "The `times` in `levels`, from those that the denoiser is told."
         return times
 
@@ -337,8 +344,10 @@ class Sana(PixArt):
     def _encode(self, prompts, **kw):
         return super()._encode(prompts, complex_human_instruction=None, **kw)
 
-    def clock(self, times: Any) -> Any: return times*self.denoiser.config.get("timestep_scale", 1.)
-    def unclock(self, times: Any) -> Any:
+    def clock(self, times: torch.Tensor) -> torch.Tensor:
+        return times*self.denoiser.config.get("timestep_scale", 1.)
+
+    def unclock(self, times: torch.Tensor) -> torch.Tensor:
         return times/self.denoiser.config.get("timestep_scale", 1.)
 
     def predict(self, noisy: torch.Tensor, levels: torch.Tensor, condition: dict) -> torch.Tensor:
@@ -381,8 +390,8 @@ class Flux(SD3):
         return self.pipeline.default_sample_size*self.pipeline.vae_scale_factor
 
     def patch(self) -> int: return 2
-    def clock(self, times: Any) -> Any: return times/1000
-    def unclock(self, times: Any) -> Any: return times*1000
+    def clock(self, times: torch.Tensor) -> torch.Tensor: return times/1000
+    def unclock(self, times: torch.Tensor) -> torch.Tensor: return times*1000
 
     def condition(self, prompts: list[str]) -> dict:
         sequence, pooled, _ = self.pipeline.encode_prompt(prompts, prompts, device=self.device)
@@ -427,7 +436,8 @@ def adapter_class(
                 return next(cls for cls in BACKBONES.values() if cls.family == family)
     raise UnsupportedPipelineError(f"{type(pipeline).__name__} is not supported; supported are "
                                    f"{', '.join(sorted(BACKBONES))} and their subclasses, and to "
-                                   "draw with: their relatives (img2img, inpaint, ControlNet)")
+                                   "draw with: their relatives (img2img, inpaint, ControlNet). "
+                                   "Give a loaded pipeline")
 
 def backbone_class(
     pipeline: Any # a diffusers text-to-image pipeline
@@ -518,7 +528,8 @@ def borrowed(
     rows: dict[str, torch.Tensor]   # slot -> [n, d]
 ) -> Iterator[dict]:                # slot -> ids of the tokens
     """Within the block the `backbone` reads its new tokens from `rows`; everything is frozen and in
-    evaluation mode. Afterwards every module, flag and mode is as it was.
+    evaluation mode. Afterwards every module, flag and mode is as it was. ValueError if an encoder
+    has no rows.
 
     >>> from tokenstudy.brat.pipelines import random_pipeline
     >>> pipe = random_pipeline("sd")
@@ -527,6 +538,8 @@ def borrowed(
     (1, False)
     """
     pipe, modules, kept = backbone.pipeline, backbone.modules(), backbone.encoders
+    if lost := [slot for slot in kept if slot not in rows]:
+        raise ValueError(f"rows holds none for {', '.join(lost)}")
     flags = [(p, p.requires_grad) for m in modules for p in m.parameters()]
     modes = [(part, part.training) for m in modules for part in m.modules()]
     places, ids = {slot: _places(encoder) for slot, (_, encoder) in kept.items()}, {}
@@ -559,6 +572,38 @@ def warn_pooling(
     for slot, (_, encoder) in backbone.encoders.items():
         config = encoder.config
         if config.model_type == "clip_text_model" and config.eos_token_id == 2:
-            warnings.warn(f"{slot} has the old eos_token_id 2: with added tokens its pooled "
-                          "sentence is read at the last learned token, in training as in every "
-                          "pipeline that loads the concept", stacklevel=3)
+            warn(f"{slot} has the old eos_token_id 2: with added tokens its pooled "
+                 "sentence is read at the last learned token, in training as in every "
+                 "pipeline that loads the concept")
+
+# %% ../../nbs/brat/08_backbones.ipynb #a76914000002
+_pipeline = has("tokenizer", "text_encoder")
+_probe = like(dict[str, list[float]])
+_prompts = both(filled, like(list[str]))
+
+def _latents(value):
+    "A rule: as the denoiser takes them, packed (Flux) or not."
+    return None if value.ndim in (3, 4) else f"latents [B, C, h, w], not of shape {[*value.shape]}"
+
+def _condition(value):
+    "A rule: what `Backbone.condition` makes."
+    return None if "encoder_hidden_states" in value else "what `condition` makes"
+
+_noisy = dict(noisy=_latents, levels=dims(1), condition=_condition)
+
+check_module(globals(), {
+    "NoiseLevels.__init__": dict(scheduler=has("config"), patches=at_least(1)),
+    "Backbone.__init__": dict(pipeline=_pipeline, size=at_least(1)),
+    "Backbone.longest": dict(prompts=_prompts),
+    "Backbone.padded": dict(prompts=_prompts, length=at_least(1)),
+    "PixArt.longest": dict(prompts=_prompts),
+    "PixArt.padded": dict(prompts=_prompts, length=at_least(1)),
+    "PixArt.micro_conditions": dict(noisy=dims(4)),
+    "Backbone.encode": dict(pictures=dims(4)),
+    "pipeline_fingerprint": dict(pipeline=has("scheduler")),
+    "backbone": dict(size=at_least(1)),
+    "same_model": dict(one=_probe, other=_probe),
+    "borrowed": dict(names=both(filled, like(list[str])), rows=like(dict[str, torch.Tensor]))}
+    | {f"{cls.__name__}.condition": dict(prompts=_prompts)
+       for cls in (Backbone, SDXL, PixArt, SD3, Flux)}
+    | {f"{cls.__name__}.predict": _noisy for cls in (Backbone, SDXL, PixArt, Sana, Flux)})

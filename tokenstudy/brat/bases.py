@@ -25,6 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from ..core.arguments import check_module
+from ..core.kinds import above, at_least, between, both, dims, filled, finite, has, like
 from .. import core
 from .world import ATTRIBUTES
 from .captions import phrase
@@ -261,7 +263,7 @@ def load_base(
     8
     """
     if file is None and size != 32:
-        raise ValueError(f"the embedded bases draw 32 pixels, not {size}; "
+        raise ValueError(f"size is {size}; the embedded bases draw 32 pixels, and "
                          "`recipe.train_at` makes weights for other sizes")
     with torch.random.fork_rng(devices=[]): pipeline = build_base(name, size)
     try: weights = load_file(core.asset(f"base-{name}.safetensors") if file is None else file)
@@ -349,3 +351,28 @@ def _seeds(seeds, count):
     seeds = [int(s) for s in ([seeds] if isinstance(seeds, (int, np.integer)) else seeds)]
     if len(seeds) == count: return seeds
     raise ValueError(f"{count} prompts need as many seeds, not {len(seeds)}")
+
+# %% ../../nbs/brat/03_bases.ipynb #a7691400000d
+def _denoises(value):
+    "A rule: a pipeline with a denoiser."
+    return None if hasattr(value, "unet") or hasattr(value, "transformer") else "a pipeline"
+
+def _draws(value):
+    "A rule: a pipeline."
+    return None if callable(value) else "a text-to-image pipeline"
+
+check_module(globals(), {
+    "PatchPCA.__init__": dict(patch=at_least(1), latent_channels=at_least(1),
+                              block_out_channels=filled, scaling_factor=above(0)),
+    "PatchPCA.fit": dict(pixels=both(dims(4), finite), power=between(0, 1)),
+    "PatchPCA.encode": dict(x=dims(4)),
+    "PatchPCA.decode": dict(z=dims(4)),
+    "build_tokenizer": dict(length=at_least(3)),
+    "text_config": dict(tokenizer=has("bos_token_id")),
+    "denoiser": dict(pipeline=_denoises),
+    "parts": dict(pipeline=_denoises),
+    "draw": dict(
+        pipeline=_draws, prompts=like(str | Iterable[str]),
+        seeds=both(like(int | Iterable[int]), at_least(0)),
+        guidance_scale=both(at_least(0), finite), num_inference_steps=at_least(1),
+        negative_prompt=like(str | Iterable[str]), batch_size=at_least(1))})

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from ..core.arguments import check_module
+from ..core.kinds import above, at_least, between, filled, has, like
 from .. import core
 from .world import CONCEPTS, as_pixels
 from .captions import CAPTION_TEMPLATES, concept_pictures
@@ -45,6 +47,7 @@ class ScriptTrainer:
         seed: int = 0             # of all randomness
     ):
         self.p, self.files, self.batch_size = pipeline, list(files), batch_size
+        if not self.files: raise ValueError("files holds no picture")
         self.size = pipeline.unet.config.sample_size*pipeline.vae_scale_factor
         self.generator = torch.Generator().manual_seed(seed)
         self._add_token(placeholder, init_word)
@@ -53,6 +56,7 @@ class ScriptTrainer:
         self.templates = read_templates("object")
         self.done = 0
 
+    @torch.random.fork_rng() # transformers draws the new row, which is written over
     def _add_token(self, placeholder, init_word):
         "Grow the table by one row, and let nothing else learn."
         tokenizer, encoder = self.p.tokenizer, self.p.text_encoder
@@ -80,7 +84,7 @@ class ScriptTrainer:
         texts = [self.templates[i].format(self.placeholder) for i in chosen]
         ids = p.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt",
                           max_length=p.tokenizer.model_max_length).input_ids
-        with torch.no_grad(): latents = p.vae.encode(pixels).latent_dist.sample()
+        with torch.no_grad(): latents = p.vae.encode(pixels).latent_dist.sample(g)
         latents = latents*p.vae.config.scaling_factor
         noise = torch.randn(latents.shape, generator=g)
         t = torch.randint(p.scheduler.config.num_train_timesteps, (B,), generator=g)
@@ -107,6 +111,7 @@ def _large_vocabulary(size):
     for i in range(size - len(vocab)): vocab[f"unused{i}</w>"] = len(vocab)
     return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=77)
 
+@torch.random.fork_rng()
 def sd_shaped(
     seed: int = 0 # of the weights
 ) -> Any:         # a `StableDiffusionPipeline`
@@ -219,12 +224,10 @@ def memory(
 ) -> float | None:      # MiB; None where the system does not tell
     """How much memory the first steps need beyond the loaded pipeline, in a process of their own.
 
-    >>> memory("nobody's", "none", ".")
+    >>> memory("ours", "none", ".")
     Traceback (most recent call last):
-    ValueError: pipeline is 'none'; it must be unet or sd or transformer
+    tokenstudy.core.arguments.ArgumentError: pipeline = 'none': it must be one of 'unet', ...
     """
-    if pipeline not in PIPELINES:
-        raise ValueError(f"pipeline is {pipeline!r}; it must be {' or '.join(PIPELINES)}")
     if not Path("/proc/self/clear_refs").exists(): return None
     how = dict(num_steps=num_steps, threads=torch.get_num_threads())
     code = ("from tokenstudy.brat import bench; print('grown', bench.measured_growth("
@@ -281,3 +284,24 @@ def rows(
         with tempfile.TemporaryDirectory() as folder:
             if name == "transformer": yield from _shortened(folder, runs)
             else: yield from _raced(name, folder, runs, compiled)
+
+# %% ../../nbs/brat/14_bench.ipynb #a7691400000a
+def _pipeline(value):
+    "A rule: a key of `PIPELINES`."
+    return None if value in PIPELINES else f"one of {', '.join(map(repr, PIPELINES))}"
+
+def _which(*names):
+    "A rule: one of the names."
+    return lambda value: None if value in names else f"one of {', '.join(map(repr, names))}"
+
+check_module(globals(), {
+    "ScriptTrainer.__init__": dict(
+        pipeline=has("unet", "text_encoder"), files=like(Iterable[str | Path]), placeholder=filled,
+        init_word=filled, batch_size=at_least(1), lr=above(0)),
+    "picture_files": dict(size=between(8, 4096)),
+    "contestant": dict(which=_which("ours", "compiled", "padded", "script"), pipeline=_pipeline,
+                       batch_size=at_least(1)),
+    "measured_growth": dict(which=_which("ours", "script"), pipeline=_pipeline,
+                            num_steps=at_least(1), threads=at_least(1)),
+    "memory": dict(which=_which("ours", "script"), pipeline=_pipeline, num_steps=at_least(1)),
+    "rows": dict(pipelines=like(Iterable[str]), runs=at_least(1))})

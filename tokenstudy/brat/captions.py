@@ -12,6 +12,8 @@ from typing import Iterable
 
 from PIL import Image
 
+from ..core.arguments import check_module
+from ..core.kinds import filled, like
 from .world import (
     ATTRIBUTES, IDENTITY, SCENE, check_creature, random_creature, render)
 
@@ -62,7 +64,7 @@ def _named(mention, rng):
 def caption(
     creature: dict,                  # attribute -> value
     rng: random.Random | None = None, # chooses words and their order
-    mention: Iterable[str] | None = None, # attributes to name; None for a random part of them
+    mention: str | Iterable[str] | None = None, # attributes to name; None for a random part of them
     *,
     subject: str | None = None       # stands for the creature, such as a placeholder
 ) -> str:
@@ -117,10 +119,14 @@ def concept_pictures(
     """
     if set(identity) != set(IDENTITY):
         raise ValueError(f"an identity has the attributes {', '.join(IDENTITY)}; "
-                         f"this one has {', '.join(identity) or 'none'}")
+                         f"this one has {', '.join(map(str, identity)) or 'none'}")
     if count < 1: raise ValueError(f"count must be at least 1, not {count}")
     rng = random.Random(f"{seed} pictures")
     grounds = rng.sample(SCENE["background"], len(SCENE["background"]))
     scenes = [random_creature(rng, **identity, background=grounds[i % len(grounds)],
                               accessory="nothing") for i in range(count)]
     return [render(c, size, seed=f"{seed} {i}") for i, c in enumerate(scenes)]
+
+# %% ../../nbs/brat/02_captions.ipynb #a7691400000c
+check_module(globals(), {
+    "caption": dict(mention=like(str | Iterable[str]), subject=filled)})

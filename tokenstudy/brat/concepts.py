@@ -18,6 +18,8 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save as tensors_as_bytes
 
+from ..core.arguments import check_module
+from ..core.kinds import both, filled, has, like
 from .. import core
 from .tokens import add_tokens, extended_name
 from .backbones import BACKBONES, Backbone, adapter_class, backbone, model_probe
@@ -80,7 +82,8 @@ def save(self: Concept,
     it; its README.md has the calls for the others."""
     folder = Path(folder)
     if folder.exists():
-        raise FileExistsError(f"{folder} is already there; choose another name or delete it")
+        raise FileExistsError(f"the folder {folder} is already there; choose another name or "
+                              "delete it")
     with core.atomic_folder(folder) as part:
         files = {}
         for i, (token, name) in enumerate(zip(self.tokens, _file_names(self.tokens))):
@@ -229,11 +232,12 @@ def load_concept(
 
     >>> load_concept("nowhere")
     Traceback (most recent call last):
-    FileNotFoundError: nowhere holds no manifest.json; is it a saved concept?
+    FileNotFoundError: the folder nowhere holds no manifest.json; is it a saved concept?
     """
     folder = Path(folder)
     if not (folder/MANIFEST).is_file():
-        raise FileNotFoundError(f"{folder} holds no {MANIFEST}; is it a saved concept?")
+        raise FileNotFoundError(f"the folder {folder} holds no {MANIFEST}; is it a saved "
+                                "concept?")
     try:
         m = json.loads((folder/MANIFEST).read_text("utf-8"))
         if m["format"] != "tokenstudy concept 1":
@@ -363,7 +367,8 @@ def load_textual_inversion(self: ConceptLoaderMixin, source: Any, token: Any = N
     if args or kw or not self._is_ours(source):
         own: Any = super(ConceptLoaderMixin, self)
         before = self.known_names()
-        own.load_textual_inversion(source, token, *args, **dict(use_safetensors=True) | kw)
+        try: own.load_textual_inversion(source, token, *args, **dict(use_safetensors=True) | kw)
+        except OSError as e: raise OSError(f"source is {source!r}: {e}") from e
         self.__dict__.setdefault("_foreign", set()).update(self.known_names() - before)
     elif isinstance(source, (str, Path)): load(self, source, token)
     else: read_embedding(source, self, token).apply(self)
@@ -394,3 +399,23 @@ def with_textual_inversion(
     twin = copy.copy(pipeline)
     twin.__class__ = type(cls.__name__, (ConceptLoaderMixin, cls), own)
     return twin
+
+# %% ../../nbs/brat/10_concepts.ipynb #a76914000005
+_pipeline = has("tokenizer", "text_encoder")
+
+def _part(value):
+    "A rule: what diffusers may be told to load into."
+    fits = hasattr(value, "get_vocab") or isinstance(value, torch.nn.Module)
+    return None if fits else "a tokenizer or a text encoder"
+
+def _source(value):
+    "A rule: a file, or what stands in one."
+    if isinstance(value, (dict, torch.Tensor)): return None
+    return like(str | Path)(value) and "a file, a dict of tensors or a tensor"
+
+check_module(globals(), {
+    "read_embedding": dict(source=_source, placeholder=filled),
+    "load": dict(placeholder=filled),
+    "ConceptLoaderMixin.load_textual_inversion": dict(
+        source=filled, token=both(filled, like(str | list[str])), args=_part),
+    "with_textual_inversion": dict(pipeline=_pipeline)})

@@ -12,13 +12,14 @@ import dataclasses
 import inspect
 import re
 import unicodedata
-import warnings
 from typing import Any, Iterable
 
 import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 from fastcore.basics import patch
 
+from ..core.arguments import check_module, warn
+from ..core.kinds import at_least, both, filled, finite, has, like
 from .. import core
 from .tokens import PlaceholderError, careful, install, installed, uninstall
 from .backbones import (Backbone, adapter_class, backbone, model_probe,
@@ -52,6 +53,9 @@ class Concept:
     def phrase(self, block: int = 0) -> str:
         "What a placeholder becomes in a prompt; `block` chooses the token of strategy \"blocks\"."
         if self.strategy == "tokens": return self.join.join(self.tokens)
+        if self.strategy == "blocks" and block >= len(self.tokens):
+            raise ValueError(f"block is {block}; {self.placeholder} has {len(self.tokens)} blocks, "
+                             "the first of which is 0")
         return self.tokens[block if self.strategy == "blocks" else 0]
 
     def expand(self,
@@ -212,9 +216,8 @@ def apply(self: Concept,
              for slot, (tokenizer, encoder) in encoders.items()]
     probe = self.settings.get("probe")
     if not all(ready) and probe and not same_model(probe, model_probe(pipeline)):
-        warnings.warn(f"{self.placeholder} was learned on another base of the family "
-                      f"{self.family!r}: with this one's weights it may show something else",
-                      stacklevel=2)
+        warn(f"{self.placeholder} was learned on another base of the family "
+             f"{self.family!r}: with this one's weights it may show something else")
     self._put(encoders)
     for tokenizer, _ in encoders.values():
         held = vars(tokenizer).setdefault(_HELD, {})
@@ -250,6 +253,7 @@ def _mentions(concept, texts):
     pattern = "|".join(map(_spelt, concept.tokens))
     return any(re.search(pattern, text, re.IGNORECASE) for text in texts)
 
+# %% ../../nbs/brat/09_drawing.ipynb #a76914000103
 @patch
 def generate(self: Concept,
     pipeline: Any, # as `apply` takes it
@@ -266,14 +270,16 @@ def generate(self: Concept,
     bare = [p for p in _texts(prompt) if not _mentions(self, [p])]
     others = [text for key, value in kw.items() if _is_prompt(key, value) for text in _texts(value)]
     if bare and not _mentions(self, others):
-        warnings.warn(f"the prompt {bare[0]!r} does not hold {self.placeholder}, so the concept "
-                      f"has no part in its picture; it is drawn as {self.phrase()}", stacklevel=2)
+        warn(f"the prompt {bare[0]!r} does not hold {self.placeholder}, so the concept "
+             f"has no part in its picture; it is drawn as {self.phrase()}")
     bb = adapter_class(pipeline)(pipeline, self.settings.get("size"))
     return draw_concept(bb, pipeline, self, prompt, **kw)
 
 def _texts(prompt):
-    "The texts of a prompt; TypeError for what is none."
-    return write_out([prompt] if isinstance(prompt, str) else prompt, [])
+    "The texts of a prompt; TypeError for what is none, ValueError for an empty list."
+    texts = write_out([prompt] if isinstance(prompt, str) else prompt, [])
+    if not texts: raise ValueError("the prompt is an empty list; give a text, or a list of them")
+    return texts
 
 def _is_prompt(key, value):
     "Whether a keyword argument of a pipeline is a text for its encoders."
@@ -435,11 +441,11 @@ def _written_out(self: ConceptLoaderMixin, value):
         texts = _texts(value)
         for concept, there in _held(self).values():
             if there and concept.strategy == "tokens" or not _mentions(concept, texts): continue
-            warnings.warn(
+            warn(
                 f"{concept.placeholder} was learned with strategy {concept.strategy!r}; a prompt "
                 "reads only its first token, use Concept.generate" if there else
                 f"{concept.placeholder} was taken out of this pipeline and is read as ordinary "
-                "text; apply it again", stacklevel=5)
+                "text; apply it again")
         value = expand_prompt(self, value)
     if not self._converts and getattr(self, "tokenizer", None) is not None:
         value = self.maybe_convert_prompt(value, self.tokenizer)
@@ -453,8 +459,27 @@ def encode_prompt(self: ConceptLoaderMixin, *args: Any, **kw: Any) -> Any:
     own = super(ConceptLoaderMixin, twin).encode_prompt
     given = inspect.signature(own).bind(*args, **kw)
     for name, value in given.arguments.items():
-        texts = value if isinstance(value, list) else [value]
-        if "prompt" in name and value and all(isinstance(v, str) for v in texts):
+        text = re.fullmatch(r"(negative_)?prompt(_\d)?", name) is not None
+        if text and (value if name != "prompt" else value is not None):
             given.arguments[name] = self._written_out(value)
         elif name == "clean_caption": given.arguments[name] = False
     return own(*given.args, **given.kwargs)
+
+# %% ../../nbs/brat/09_drawing.ipynb #a76914000003
+_pipeline = has("tokenizer", "text_encoder")
+
+def _part(value):
+    "A rule: what diffusers may be told to unload from."
+    fits = hasattr(value, "get_vocab") or isinstance(value, torch.nn.Module)
+    return None if fits else "a tokenizer or a text encoder"
+
+check_module(globals(), {
+    "Concept.phrase": dict(block=at_least(0)),
+    "Concept.expand": dict(block=at_least(0)),
+    "write_out": dict(blocks=like(dict[str, int])),
+    "concepts_of": dict(pipeline=_pipeline),
+    "expand_prompt": dict(pipeline=_pipeline),
+    "block_of": dict(times=finite, total=at_least(1), blocks=at_least(1)),
+    "draw_concept": dict(pipeline=_pipeline),
+    "ConceptLoaderMixin.unload_textual_inversion": dict(
+        tokens=both(filled, like(str | Iterable[str])), args=_part)})

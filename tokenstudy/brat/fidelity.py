@@ -16,6 +16,9 @@ from typing import Any, Iterable
 import numpy as np
 import torch
 
+from ..core.arguments import check_module
+from ..core.kinds import (
+    above, at_least, both, columns, filled, finite, has, like, same_length)
 from .. import core
 from .world import IDENTITY, SCENE, random_creature
 from .captions import CAPTION_TEMPLATES, caption, concept_pictures, phrase
@@ -115,14 +118,16 @@ def similarities(
     sources: Any,         # pictures of the concept
     model: Any  # `Contrast` or a CLIP of `HubSimilarity`; with a DINO, texts are not scored
 ) -> dict:                # clip_i, clip_t (if the model has texts), consistency: means of cosines
-    """Similarity to the sources, to the prompts, and among the pictures.
+    """Similarity to the sources, to the prompts, and among the pictures. ValueError unless there is
+    a text for each picture.
 
     >>> from tokenstudy.brat.instruments import load_contrast
     >>> x = torch.rand(2, 3, 32, 32)
     >>> sorted(similarities(x, ["a creature"]*2, x, load_contrast("cpu")))
     ['clip_i', 'clip_t', 'consistency']
     """
-    drawn, given = model.image(images), model.image(sources)
+    texts, drawn, given = list(texts), model.image(images), model.image(sources)
+    same_length(images=drawn, texts=texts)
     among, n = drawn @ drawn.T, len(drawn)
     out = dict(clip_i=float((drawn @ given.T).mean()),
                consistency=float((among.sum() - among.trace())/max(1, n*(n - 1))))
@@ -137,7 +142,7 @@ def scores(
     identity: dict,  # of the concept
     reader: Any      # a `Reader`
 ) -> dict:
-    """What the reader finds.
+    """What the reader finds. ValueError unless there is a prompt for each picture.
 
     fidelity: share of the identity's attributes, of those that the prompt does not change;
     by_attribute: the same for each of them; plain: over the pictures whose prompt asked for
@@ -148,8 +153,9 @@ def scores(
     >>> scores(torch.rand(1, 3, 32, 32), [("a creature", {})], CONCEPTS[0], Reader().eval())["edit"]
     """
     def mean(values): return float(np.mean(values)) if len(values) else None
-    rows = []
-    for found, (_, asked) in zip(reader.read(images), prompts):
+    rows, read = [], reader.read(images)
+    same_length(images=read, prompts=prompts)
+    for found, (_, asked) in zip(read, prompts):
         kept = {k: v for k, v in identity.items() if k not in asked}
         rows.append((found, asked, hits(found, kept), hits(found, asked) if asked else None))
     def obeyed(of): return mean([o for _, asked, _, o in rows if asked and of(asked)])
@@ -214,7 +220,7 @@ def run_unit(
     identity: dict,           # one of `CONCEPTS`
     strategy: str,            # a key of `STRATEGIES`, or one of `ANCHORS`
     *,
-    instruments: tuple,       # (reader, contrast)
+    instruments: tuple[Any, Any], # (reader, contrast)
     seed: int = 0,            # of pictures, learning and drawing
     pictures: int = 4,        # to learn from
     num_steps: int = 150,     # of the optimiser
@@ -300,12 +306,14 @@ def paired(
     (0.5, 0.5, 0.5, 1)
     """
     def units(which):
+        which = tuple(which)
         return {(c["concept"], c["seed"]): r["result"][score] for r in records
                 if ((c := r["config"])["base"], c["strategy"]) == which
                 and r["result"].get(score) is not None}
     one, two = units(first), units(second)
     shared = sorted(one.keys() & two.keys())
-    if not shared: raise ValueError(f"{first} and {second} have no unit in common with a {score}")
+    if not shared: raise ValueError(f"records: {first} and {second} have no unit in common with "
+                                 f"a {score}")
     gaps: dict = {}
     for key in shared: gaps.setdefault(key[0], []).append(two[key] - one[key])
     return *core.bootstrap_interval([np.mean(g) for g in gaps.values()]), len(gaps)
@@ -371,6 +379,7 @@ def hub_pipeline(
     if base not in HUB_BASES:
         raise ValueError(f"there is no base {base!r} of the hub; there are: {', '.join(HUB_BASES)}")
     name, how = HUB_BASES[base], dict(torch_dtype=torch.bfloat16, use_safetensors=True)
+    device = core.device(device)
     lm.require_memory(GIGABYTES[base], name)
     try: pipeline = DiffusionPipeline.from_pretrained(name, **how)
     except (OSError, ValueError, ImportError) as e:
@@ -379,7 +388,7 @@ def hub_pipeline(
             f"hf download {name}; the laptop and gpu scales need no hub") from e
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(core.device(device))
+    return pipeline.to(device)
 
 # %% ../../nbs/brat/13_fidelity.ipynb #76b6b9d8
 def concept_folders(
@@ -408,7 +417,7 @@ def run_hub_unit(
     noun: str,               # at which the tokens start
     pictures: Any,           # of the concept
     strategy: str,           # a key of `STRATEGIES`
-    instruments: tuple,      # (CLIP, DINO) of `HubSimilarity`
+    instruments: tuple[Any, Any], # (CLIP, DINO) of `HubSimilarity`
     *,
     seed: int = 0,           # of learning and drawing
     prompts: list | None = None,   # `hub_prompts` if None
@@ -435,3 +444,42 @@ def run_hub_unit(
     same = similarities(list(images), texts, pictures, dino)
     last = concept.history[-1]
     return out | dict(dino=same["clip_i"], norm=last["norm"], cos=last["cos"])
+
+# %% ../../nbs/brat/13_fidelity.ipynb #a76914000009
+def _known(*tables):
+    "A rule: a key of one of these."
+    keys = [key for table in tables for key in table]
+    return lambda value: None if value in keys else f"one of {', '.join(map(repr, keys))}"
+
+def _identity(value):
+    "A rule: an attribute of an identity for each, with a value that it can have."
+    fits = set(value) == set(IDENTITY) and all(value[k] in v for k, v in IDENTITY.items())
+    return None if fits else f"an identity: a value of {', '.join(IDENTITY)} each"
+
+def _two(value):
+    "A rule: a pair."
+    fits = isinstance(value, (tuple, list)) and len(value) == 2
+    return None if fits else "a pair"
+
+_pairs = like(list[tuple[str, dict]])
+_records = columns("config", "result")
+_which = both(_two, like(tuple[str, str]))
+_drawing = dict(num_inference_steps=at_least(1), guidance_scale=both(at_least(0), finite))
+
+check_module(globals(), {
+    "learning_rate": dict(base=_known(("unet", "transformer")), strategy=_known(STRATEGIES)),
+    "evaluation_prompts": dict(identity=_identity, plain=at_least(0), joint=at_least(0),
+                               edits=at_least(0)),
+    "similarities": dict(texts=both(filled, like(Iterable[str])), model=has("image")),
+    "scores": dict(prompts=_pairs, identity=_identity, reader=has("read")),
+    "drawn": dict(concept=has("generate"), texts=both(filled, like(list[str])),
+                  batch_size=at_least(1)),
+    "fresh_copy": dict(pipeline=has("tokenizer", "text_encoder")),
+    "run_unit": dict(identity=_identity, strategy=_known(STRATEGIES, ANCHORS),
+                     instruments=_two, seed=at_least(0), pictures=at_least(1),
+                     num_steps=at_least(1), lr=above(0), batch_size=at_least(1), **_drawing),
+    "by_concept": dict(records=_records, base=filled, strategy=filled, score=filled),
+    "paired": dict(records=_records, first=_which, second=_which, score=filled),
+    "run_hub_unit": dict(noun=filled, strategy=_known(STRATEGIES), instruments=_two,
+                         prompts=both(filled, like(list[str])), batch_size=at_least(1),
+                         **_drawing)})

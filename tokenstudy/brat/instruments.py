@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from ..core.arguments import check_module
+from ..core.kinds import at_least, both, dims, filled, like
 from .. import core
 from .world import ATTRIBUTES, as_picture, as_pixels
 from .bases import TEXT_WIDTH, build_tokenizer, text_config
@@ -69,10 +71,11 @@ def hits(
     >>> hits(dict(colour="red", eyes="two"), dict(colour="red", eyes="one"))
     0.5
     """
-    if not asked: raise ValueError("nothing was asked for; name at least one attribute")
+    if not asked: raise ValueError("nothing was asked for; asked must name an attribute")
     for k, v in asked.items():
         if v not in ATTRIBUTES.get(k, ()):
-            raise ValueError(f"{k} = {v!r} is nothing that can be asked for")
+            raise ValueError(f"asked holds {k} = {v!r}, which is nothing that can be asked for")
+        if k not in found: raise ValueError(f"found has no {k}, which is asked for")
     return sum(found[k] == v for k, v in asked.items())/len(asked)
 
 def chance(
@@ -85,7 +88,8 @@ def chance(
     """
     names = [names] if isinstance(names, str) else list(names)
     if unknown := [k for k in names if k not in ATTRIBUTES]:
-        raise ValueError(f"{unknown[0]!r} is no attribute; they are: {', '.join(ATTRIBUTES)}")
+        raise ValueError(f"names holds {unknown[0]!r}, which is no attribute; they are: "
+                         f"{', '.join(ATTRIBUTES)}")
     if not names: raise ValueError("name at least one attribute")
     return sum(1/len(ATTRIBUTES[k]) for k in names)/len(names)
 
@@ -115,6 +119,7 @@ class Contrast(nn.Module):
         Letters beyond ASCII lose their accents; other signs are dropped."""
         plain = [unicodedata.normalize("NFKD", t).encode("ascii", "ignore").decode()
                  for t in ([texts] if isinstance(texts, str) else texts)]
+        if not plain: raise ValueError("texts holds no text")
         ids = self.tokenizer(plain, padding=True, truncation=True, max_length=120,
                              return_tensors="pt")
         return F.normalize(self.texts(**ids.to(self.scale.device)).text_embeds, dim=1)
@@ -166,7 +171,9 @@ class HubSimilarity:
         """Unit vectors [B, D] of `pictures`, PIL images or tensors [3, H, W] in [0, 1].
 
         They are CLIP's image features, or the class token of DINO."""
-        x = self.processor([as_picture(p) for p in pictures], return_tensors="pt").to(self.device)
+        shown = [as_picture(p) for p in pictures]
+        if not shown: raise ValueError("pictures holds no picture")
+        x = self.processor(shown, return_tensors="pt").to(self.device)
         if self.tokenizer: z = self.model.get_image_features(**x)
         else: z = self.model(**x).last_hidden_state[:, 0]
         return F.normalize(getattr(z, "pooler_output", z), dim=1).cpu()
@@ -177,6 +184,7 @@ class HubSimilarity:
         if not self.tokenizer:
             raise ValueError("this model embeds pictures only; take a CLIP model for texts")
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts: raise ValueError("texts holds no text")
         ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         z = self.model.get_text_features(**ids.to(self.device))
         return F.normalize(getattr(z, "pooler_output", z), dim=1).cpu()
@@ -210,3 +218,14 @@ def load_contrast(
     torch.Size([1, 128])
     """
     return _load(Contrast, "canvas-contrast.safetensors", device)
+
+# %% ../../nbs/brat/04_instruments.ipynb #a7691400000e
+check_module(globals(), {
+    "Reader.__init__": dict(width=at_least(1), features=at_least(1)),
+    "Reader.forward": dict(pixels=dims(4)),
+    "chance": dict(names=like(str | Iterable[str])),
+    "Contrast.embed_pixels": dict(pixels=dims(4)),
+    "Contrast.embed_texts": dict(texts=both(filled, like(str | Iterable[str]))),
+    "Contrast.text": dict(texts=like(str | Iterable[str])),
+    "HubSimilarity.__init__": dict(name=filled),
+    "HubSimilarity.text": dict(texts=like(str | Iterable[str]))})

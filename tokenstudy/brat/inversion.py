@@ -13,7 +13,6 @@ import hashlib
 import io
 import math
 import re
-import warnings
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 
@@ -25,8 +24,9 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
+from ..core.arguments import check_module, warn
 from .. import core
-from .tokens import add_tokens
+from .tokens import add_tokens, check_placeholder
 from .backbones import backbone, borrowed, pipeline_fingerprint, warn_pooling
 from .pictures import open_picture, read_squares
 from .drawing import Concept, block_of, draw_concept
@@ -95,12 +95,12 @@ class Trainer:
         resume: bool = True    # continue from that checkpoint, if there is one
     ):
         self.options, self.given, self.compile, self.resume = options, pipeline, compile, resume
-        self.device_wanted = device
+        self.device_wanted = None if device is None else core.device(device)
         self.folder = None if output_dir is None else writable(output_dir)/CHECKPOINT
         self.bb = backbone(pipeline, options.size)
+        for t, _ in self.bb.encoders.values(): check_placeholder(t, placeholder)
         self.names = token_names(placeholder, options)
-        for tokenizer, _ in self.bb.encoders.values():
-            add_tokens(copy.deepcopy(tokenizer), self.names)
+        for t, _ in self.bb.encoders.values(): add_tokens(copy.deepcopy(t), self.names)
         self.sentences = written_out(pipeline, options.templates, self.names)
         strategy, self.begun, self.words = options.strategy, None, {}
         if start is None: self.words = start_words(self.bb, init_word, self.names)
@@ -180,7 +180,7 @@ def __enter__(self: Trainer) -> Trainer:
         if self.device_wanted is not None:
             home, pipe = self.given.device, self.given
             stack.callback(lambda: pipe.to(home))
-            pipe.to(core.device(self.device_wanted))
+            pipe.to(self.device_wanted)
         self.generator = torch.Generator().manual_seed(self.options.seed)
         self._start_rows()
         rates = self._rates()
@@ -436,7 +436,7 @@ def _rescued(trainer):
                         "them, and the same call continues there")
             except core.TokenStudyError as e: said = f"stopped, and nothing could be written: {e}"
         if isinstance(error, Exception): error.add_note(said)
-        else: warnings.warn(said, stacklevel=2)
+        else: warn(said)
         raise
 
 # %% ../../nbs/brat/12_inversion.ipynb #a71d9f20
@@ -507,10 +507,12 @@ def invert(
     check_whole("validation_every", validation_every, 0)
     check_flags(resume=resume, compile=compile, progress=progress)
     options = Options(**{f.name: given[f.name] for f in dataclasses.fields(Options)})
-    prompts, how = prompt_list(validation_prompts), validation_options or {}
-    if not isinstance(how, dict): raise ValueError(f"validation_options is {how!r}; give a dict")
+    prompts = prompt_list(validation_prompts)
+    how = {} if validation_options is None else validation_options
+    if not isinstance(how, dict) or not all(isinstance(k, str) for k in how):
+        raise ValueError(f"validation_options is {how!r}; give a dict of a pipeline's arguments")
     if prompts and not validation_every:
-        warnings.warn("validation_every is 0: no validation prompt is drawn", stacklevel=2)
+        warn("validation_every is 0: no validation prompt is drawn")
     place = dict(device=device, compile=compile, output_dir=output_dir, resume=resume, start=start)
     with Trainer(pipeline, images, placeholder, init_word, options, **place) as trainer:
         if trainer.done: _read_validation(trainer, output_dir)
@@ -524,3 +526,6 @@ def invert(
                 if due(validation_every): _validate(trainer, prompts, output_dir, how)
                 if output_dir is not None and due(save_every): trainer.save()
         return trainer.concept()
+
+# %% ../../nbs/brat/12_inversion.ipynb #a76914000008
+check_module(globals(), {"Trainer.__init__": dict(placeholder=None), "invert": dict(late=True)})

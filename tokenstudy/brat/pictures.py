@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from ..core.arguments import check_module, warn
 from .world import on_white
 
 # %% ../../nbs/brat/09_pictures.ipynb #ad9f6a2f
@@ -59,7 +60,7 @@ def _upright(opened):
     "A picture of PIL's in RGB, as its camera noted."
     if getattr(opened, "is_animated", False) and opened.format != "MPO":
         name = Path(getattr(opened, "filename", "")).name or "a picture"
-        warnings.warn(f"{name} holds {opened.n_frames} pictures; the first is used", stacklevel=3)
+        warn(f"{name} holds {opened.n_frames} pictures; the first is used")
     if 0 in opened.size: raise ValueError("it has no pixels")
     upright = ImageOps.exif_transpose(opened)
     return on_white(upright.convert("LA") if upright.mode == "La" else upright)
@@ -121,8 +122,8 @@ def _taken(paths, place):
     if not found:
         raise PictureError(f"{place} holds no picture; put PNG, JPEG or WebP files in it"
                            + (f"; not read: {said}" if left else ""))
-    if left: warnings.warn(f"{place}: not read, since they are no pictures that Pillow opens here: "
-                           f"{said}", stacklevel=3)
+    if left: warn(f"{place}: not read, since they are no pictures that Pillow opens here: "
+                  f"{said}")
     return found
 
 def load_pictures(
@@ -137,14 +138,14 @@ def load_pictures(
     Traceback (most recent call last):
     ValueError: there is no folder nowhere; give one with three to six pictures of your concept
     """
-    place = Path(folder) if isinstance(folder, (str, os.PathLike)) else None
+    place = Path(folder) if isinstance(folder, (str, os.PathLike)) and str(folder) else None
     if place is None or not place.is_dir():
         raise ValueError(f"there is no folder {folder}; "
                          "give one with three to six pictures of your concept")
     files = _taken(place.iterdir(), place)
     if len(files) == 1:
-        warnings.warn(f"{folder} holds one picture; with three to six on different backgrounds "
-                      "the concept is the thing and not the picture", stacklevel=2)
+        warn(f"{folder} holds one picture; with three to six on different backgrounds "
+             "the concept is the thing and not the picture")
     return [open_picture(p) for p in files]
 
 # %% ../../nbs/brat/09_pictures.ipynb #8ed7e2bc
@@ -152,6 +153,7 @@ def _listed(images):
     "Pictures as a list: the files of a folder or of a pattern, a single picture, or several."
     if isinstance(images, (str, os.PathLike)):
         path, pattern = Path(images), str(images)
+        if not pattern: raise PictureError("images is an empty text; give a folder or a picture")
         if path.is_dir(): return _taken(path.iterdir(), path)
         if path.exists() or not any(c in pattern for c in "*?["): return [path]
         return _taken(map(Path, glob(pattern)), pattern)
@@ -175,9 +177,9 @@ def read_squares(
     >>> read_squares(np.zeros((30, 20), np.uint8), 16).shape
     torch.Size([1, 3, 16, 16])
     """
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"size is {size!r}; it must be a whole number of at least 1, the side of "
-                         "a square")
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 2**16:
+        raise ValueError(f"size is {size!r}; it must be a whole number from 1 to {2**16}, the side "
+                         "of a square")
     squares, long = [], []
     for number, image in enumerate(_listed(images), 1):
         try: opened = open_picture(image)
@@ -189,10 +191,10 @@ def read_squares(
     if not squares:
         raise PictureError("there are no pictures to learn from; three to six are a good number")
     if len(squares) == 1:
-        warnings.warn("only one picture: its background and pose will be learned as part of the "
-                      "concept", stacklevel=2)
-    if long: warnings.warn(f"only the middle square is learned of {', '.join(long)}; crop what is "
-                           "more than twice as long as wide yourself", stacklevel=2)
+        warn("only one picture: its background and pose will be learned as part of the "
+             "concept")
+    if long: warn(f"only the middle square is learned of {', '.join(long)}; crop what is "
+                  "more than twice as long as wide yourself")
     return torch.stack(squares)
 
 # %% ../../nbs/brat/09_pictures.ipynb #8ed7e2bd
@@ -249,3 +251,11 @@ def read_templates(
                          f"{bad[0]!r} does not")
     if not templates: raise ValueError("there are no templates")
     return templates
+
+# %% ../../nbs/brat/09_pictures.ipynb #a76914000004
+check_module(globals(), {
+    "open_picture": dict(picture=None),
+    "load_pictures": dict(folder=None),
+    "read_squares": dict(size=None),
+    "read_pictures": dict(size=None),
+    "read_templates": dict(templates=None)})

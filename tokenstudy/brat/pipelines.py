@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.arguments import check_module
 from .. import core
 
 # %% ../../nbs/brat/06_pipelines.ipynb #2f03f6c1
@@ -170,15 +171,19 @@ RANDOM_PIPELINES = dict(sd=_random_sd, sdxl=_random_sdxl, pixart=_random_pixart,
 def random_pipeline(
     family: str = "sd", # "sd", "sdxl", "pixart", "sd3", "flux" or "sana"
     seed: int = 0,      # of the weights
-    prediction_type: str = "epsilon" # or "v_prediction"; of the first three, the others match flows
+    # or "v_prediction", or "sample"; of the first three families, the others match flows
+    prediction_type: str = "epsilon"
 ) -> Any: # a diffusers pipeline, on the CPU, in float32, for 16 pixels (Sana 32)
-    """A tiny pipeline with random weights that knows 14 words; ValueError for other families.
+    """A tiny pipeline with random weights that knows 14 words; ValueError for what it has not.
 
     >>> type(random_pipeline("flux")).__name__
     'FluxPipeline'
     """
     if family not in RANDOM_PIPELINES:
         raise ValueError(f"family is {family!r}; it must be one of {', '.join(RANDOM_PIPELINES)}")
+    if prediction_type not in ("epsilon", "v_prediction", "sample"):
+        raise ValueError(f"prediction_type is {prediction_type!r}; it must be 'epsilon', "
+                         "'v_prediction' or 'sample'")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = RANDOM_PIPELINES[family](prediction_type)
@@ -186,3 +191,6 @@ def random_pipeline(
         if isinstance(part, nn.Module): part.eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+# %% ../../nbs/brat/06_pipelines.ipynb #a76914000000
+check_module(globals())

@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import nn
 
+from ..core.arguments import check_module
+from ..core.kinds import at_least, dims, filled, has
 from .. import core
 from .world import ATTRIBUTES, CONCEPTS, random_creature, render
 from .captions import caption, parse
@@ -147,6 +149,7 @@ def _check_world(pictures, values):
                          f"numbers {wanted}, as draw_world makes them")
 
 # %% ../../nbs/brat/05_recipe.ipynb #6f40f5aa
+@torch.random.fork_rng()
 def train_reader(
     pictures: torch.Tensor, # of `draw_world`
     values: torch.Tensor,   # of `draw_world`
@@ -206,6 +209,7 @@ def accuracy(
             for j, (k, z) in enumerate(zip(ATTRIBUTES, scores))}
 
 # %% ../../nbs/brat/05_recipe.ipynb #97849775
+@torch.random.fork_rng()
 def train_contrast(
     pictures: torch.Tensor, # of `draw_world`
     values: torch.Tensor,   # of `draw_world`
@@ -348,6 +352,7 @@ def base_loss(
     return loss + weight*wrong/named.sum().clamp(min=1)
 
 # %% ../../nbs/brat/05_recipe.ipynb #89a2a3a1
+@torch.random.fork_rng()
 def train_base(
     name: str,               # "unet" or "transformer"
     pictures: torch.Tensor,  # of `draw_world`
@@ -500,6 +505,7 @@ def embed(
         raise ValueError(f"modules is a {kind}; give a module or a dict of modules")
     if not isinstance(file, str) or not file or Path(file).name != file:
         raise ValueError(f"file is {file!r}; it must be a name without a folder")
+    if isinstance(modules, dict) and not modules: raise ValueError("modules is empty")
     path = core.atomic_write(core.assets_dir()/file, save(_half(modules)))
     return core.add_asset(path, made_by, seed)
 
@@ -550,3 +556,20 @@ def gate(
     for (_, asked), found in zip(prompts, reader.read(images)):
         for k, v in asked.items(): out[k].append(int(found[k] == v))
     return out
+
+# %% ../../nbs/brat/05_recipe.ipynb #a7691400000f
+def _phase(value):
+    "A rule: one of `PHASES`, or its like."
+    return None if value and set(value) <= set(PHASES[0]) else f"a dict with {', '.join(PHASES[0])}"
+
+check_module(globals(), {
+    "train_reader": dict(pictures=None, values=None),
+    "accuracy": dict(pictures=None, values=None),
+    "train_contrast": dict(pictures=None, values=None),
+    "encode_texts": dict(pipeline=has("tokenizer", "text_encoder")),
+    "predict": dict(noisy=dims(4), t=dims(1), states=dims(3), mask=dims(2)),
+    "base_loss": dict(pipeline=has("scheduler", "vae"), latents=dims(4), phase=_phase,
+                      teacher=has("parameters"), values=dims(2), weight=None),
+    "train_base": dict(contrast=has("texts"), teacher=has("parameters"), save_every=at_least(0)),
+    "embed": dict(file=None, made_by=filled, seed=at_least(0)),
+    "gate": dict(prompts=None)})

@@ -12,12 +12,13 @@ import os
 import re
 import signal
 import threading
-import warnings
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 
 import torch
 
+from ..core.arguments import check_module, warn
+from ..core.kinds import at_least, both, filled, has, like
 from .. import core
 from .tokens import LearnedEmbedding, PlaceholderError, word_id
 from .backbones import Backbone
@@ -56,7 +57,8 @@ def rooms(
 ) -> dict:              # encoder slot -> tokens
     """How many tokens of a prompt each encoder of a `backbone` reads.
 
-    `PlaceholderError` if the pipeline changes the `name` on the way to an encoder.
+    ValueError for a `name` that it does not know, `PlaceholderError` if the pipeline changes it on
+    the way to an encoder.
 
     >>> from tokenstudy.brat.backbones import backbone, borrowed
     >>> from tokenstudy.brat.pipelines import random_pipeline
@@ -65,6 +67,8 @@ def rooms(
     {'text_encoder': 120}
     """
     seen, hooks = {}, []
+    if any(name not in _tokenizer(backbone, slot).get_vocab() for slot in backbone.encoders):
+        raise ValueError(f"name is {name!r}; it must be a token that was borrowed")
     for slot, (_, encoder) in backbone.encoders.items():
         def note(module, args, slot=slot): seen[slot] = args[0]
         hooks += [m.register_forward_pre_hook(note) for m in encoder.modules()
@@ -83,6 +87,7 @@ def _tokenizer(backbone, slot):
     "The tokenizer that knows the borrowed tokens."
     return getattr(backbone.pipeline, slot.replace("text_encoder", "tokenizer"))
 
+# %% ../../nbs/brat/11_start.ipynb #a76914000106
 def check_room(
     backbone: Backbone,   # with the tokens borrowed (see `borrowed`)
     sentences: list[str], # with {}
@@ -146,8 +151,8 @@ def written_out(
             raise ValueError(f"the template {text!r} holds {names[0]} itself; write {{}} where the "
                              "placeholder goes, once")
         strange = [n for n in re.findall(r"<[^<>\s]+>", text) if n.lower() not in known]
-        if strange: warnings.warn(f"the template {text!r} holds {strange[0]}, which is no token of "
-                                  "this pipeline; apply its concept first", stacklevel=4)
+        if strange: warn(f"the template {text!r} holds {strange[0]}, which is no token of "
+                         "this pipeline; apply its concept first")
     return sentences
 
 # %% ../../nbs/brat/11_start.ipynb #57a70011
@@ -270,3 +275,20 @@ def terminable(
     signal.signal(signal.SIGTERM, leave)
     try: yield
     finally: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+# %% ../../nbs/brat/11_start.ipynb #a76914000006
+_names = both(filled, like(list[str]))
+
+def _template(value):
+    "A rule: a sentence with a place."
+    return None if "{}" in value else "a sentence with {}"
+
+check_module(globals(), {
+    "names_that_fit": dict(tokenizer=has("convert_tokens_to_ids"), template=_template,
+                           names=_names, join=filled, room=at_least(1)),
+    "check_room": dict(sentences=both(filled, like(list[str])), names=_names, join=filled),
+    "written_out": dict(pipeline=has("tokenizer"), templates=None, names=_names),
+    "start_words": dict(init_word=None, names=_names),
+    "start_concept": dict(names=_names),
+    "writable": dict(output_dir=None),
+    "prompt_list": dict(validation_prompts=None)})

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..core.arguments import check_module
+from ..core.kinds import dims, filled
 from .tokens import extended_name
 from .pictures import read_templates
 
@@ -68,8 +70,8 @@ class Options:
             if isinstance(x := getattr(self, f.name), np.generic):
                 object.__setattr__(self, f.name, x.item())
         for name, (least, most) in dict(
-                num_bonus=(0, 999), blocks=(1, 1000), num_steps=(1, None), batch_size=(1, None),
-                accumulation=(1, None), warmup=(0, None), seed=(0, 2**63 - 1)).items():
+                num_bonus=(0, 999), blocks=(1, 1000), num_steps=(1, None), batch_size=(1, 10**6),
+                accumulation=(1, 10**6), warmup=(0, None), seed=(0, 2**63 - 1)).items():
             check_whole(name, getattr(self, name), least, most=most)
         if self.size is not None: check_whole("size, the side of a square,", self.size, 1)
         check_flags(fixed_norm=self.fixed_norm, cache_latents=self.cache_latents, flip=self.flip,
@@ -150,8 +152,13 @@ def token_names(
     >>> token_names("<t>", Options(strategy="blocks", blocks=2))
     ['<t>', '<t-block-1>']
     """
-    if not isinstance(placeholder, str): return [placeholder] # refused by `check_placeholder`
     if options.strategy == "negative": extra = ["negative"]
     elif options.strategy == "blocks": extra = [f"block-{i}" for i in range(1, options.blocks)]
     else: extra = [f"bonus-{i}" if i > 1 else "bonus" for i in range(1, options.num_bonus + 1)]
     return [placeholder, *(extended_name(placeholder, name) for name in extra)]
+
+# %% ../../nbs/brat/11_strategies.ipynb #a76914000007
+check_module(globals(), {
+    "cos_penalty": dict(rows=dims(2)),
+    "check_whole": dict(name=filled),
+    "token_names": dict(placeholder=filled)})

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..core.arguments import check_module
+from ..core.kinds import both, dims, filled, finite, has, ids, like, same_length
 from .pipelines import UnsupportedPipelineError
 
 # %% ../../nbs/brat/07_tokens.ipynb #2f03f6c1
@@ -128,7 +130,7 @@ class LearnedEmbedding(nn.Module):
     """A token embedding whose ids in `ids` are read from `rows`, others from the frozen `table`.
 
     `rows` is held but not registered: it does not become a parameter of the encoder that this
-    module is put into.
+    module is put into. ValueError for rows of another number or width.
 
     >>> both = LearnedEmbedding(nn.Embedding(5, 3), [5], torch.ones(1, 3))
     >>> both(torch.tensor([5]))
@@ -140,6 +142,9 @@ class LearnedEmbedding(nn.Module):
         rows: torch.Tensor   # [n, d]
     ):
         super().__init__()
+        same_length(ids=ids, rows=rows)
+        if rows.shape[1] != table.embedding_dim:
+            raise ValueError(f"rows have width {rows.shape[1]}, the table {table.embedding_dim}")
         self.table, self._rows = table, [rows]
         slot = torch.full((max(table.num_embeddings, max(ids) + 1),), -1)
         slot[torch.tensor(ids)] = torch.arange(len(ids))
@@ -203,8 +208,8 @@ def installed(
 ) -> bool:
     """Whether tokens have these embeddings already, up to rounding; nothing is changed.
 
-    `PlaceholderError` if they cannot, ValueError if the rows' width is not the encoder's, else as
-    `token_table`.
+    `PlaceholderError` if they cannot, ValueError for rows of another number, or of another width
+    than the encoder's, else as `token_table`.
 
     >>> from tokenstudy.brat.pipelines import random_pipeline
     >>> pipe = random_pipeline("sd")
@@ -216,6 +221,7 @@ def installed(
         raise ValueError(f"the learned rows have width {rows.shape[-1]}, the "
                          f"{type(encoder).__name__} of this pipeline {table.embedding_dim}; they "
                          "were learned for another model")
+    same_length(names=names, rows=rows)
     known, ours = tokenizer.get_vocab(), vars(tokenizer).get(_OURS, set())
     there = [name for name in names if name in known]
     if not there: add_tokens(copy.deepcopy(tokenizer), names)
@@ -384,3 +390,24 @@ def careful(
     twin._names = {known[name]: name for name in names if name in known}
     twin._slot = slot
     return twin
+
+# %% ../../nbs/brat/07_tokens.ipynb #a76914000001
+_tokenizer = has("get_vocab", "tokenize", "convert_tokens_to_ids")
+_encoder = has("get_input_embeddings")
+_names = both(filled, like(list[str]))
+_rows = both(dims(2), finite)
+
+check_module(globals(), {
+    "check_placeholder": dict(tokenizer=_tokenizer, name=None),
+    "extended_name": dict(name=filled, suffix=filled),
+    "add_tokens": dict(tokenizer=_tokenizer, names=both(filled, like(list))),
+    "word_id": dict(tokenizer=_tokenizer),
+    "LearnedEmbedding.__init__": dict(table=has("num_embeddings"), ids=both(filled, ids),
+                                      rows=_rows),
+    "LearnedEmbedding.forward": dict(late=True),
+    "token_table": dict(encoder=_encoder),
+    "installed": dict(tokenizer=_tokenizer, encoder=_encoder, names=_names, rows=_rows),
+    "install": dict(tokenizer=_tokenizer, encoder=_encoder, names=_names, rows=_rows),
+    "uninstall": dict(tokenizer=_tokenizer, encoders=both(filled, like(list[nn.Module])),
+                      names=like(list[str])),
+    "careful": dict(tokenizer=_tokenizer, names=like(list[str]), slot=filled)})

@@ -16,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
+from ..core.arguments import check_module
+from ..core.kinds import at_least, like
+
 # %% ../../nbs/brat/01_world.ipynb #e7865988
 #: attributes of a creature's identity, and their values
 IDENTITY = dict(
@@ -340,9 +343,10 @@ def on_white(
     return Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
 
 def as_picture(
-    picture: Any      # a PIL image, or a tensor [3, H, W] in [0, 1]
-) -> Image.Image:     # RGB
-    """A picture as PIL has it, on white where it is transparent.
+    picture: Image.Image | torch.Tensor # a PIL image, or a tensor [3, H, W] in [0, 1]
+) -> Image.Image: # RGB
+    """A picture as PIL has it, on white where it is transparent. ValueError for numbers that are no
+    floats, or not finite.
 
     >>> as_picture(torch.ones(3, 8, 16)).size
     (16, 8)
@@ -350,6 +354,8 @@ def as_picture(
     if isinstance(picture, Image.Image): return on_white(picture)
     if picture.ndim != 3 or picture.shape[0] != 3:
         raise ValueError(f"a picture is [3, H, W], not {list(picture.shape)}")
+    if not picture.is_floating_point() or not picture.isfinite().all():
+        raise ValueError("the values of a picture are finite floats in [0, 1]")
     values = (picture.detach().float().clamp(0, 1)*255).round().byte()
     return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
 
@@ -440,3 +446,15 @@ def labelled_grid(
     ax.grid(False)
     ax.spines[:].set_visible(False)
     return fig
+
+# %% ../../nbs/brat/01_world.ipynb #a7691400000b
+def _pictures(value):
+    "A rule: one picture or several."
+    some = hasattr(value, "__iter__") and not isinstance(value, (str, bytes, dict))
+    return None if some or isinstance(value, Image.Image) else "PIL images or tensors [3, H, W]"
+
+check_module(globals(), {
+    "as_pixels": dict(pictures=_pictures, size=at_least(1)),
+    "grid": dict(pictures=_pictures, columns=at_least(1), side=at_least(1), gap=at_least(0)),
+    "labelled_grid": dict(pictures=_pictures, columns=like(list[str]), rows=like(list[str]),
+                          side=at_least(1), gap=at_least(0))})

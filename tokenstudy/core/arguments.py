@@ -56,11 +56,10 @@ class _Checks:
             name, kind, rule = self.named.get(given) or self.named.get(None) or (0, None, None)
             if kind is not None and not kind.fits(value): raise refusal(given, value, kind.must)
             if rule is not None and value is not None: self.ranged(given, value, rule)
-        if self.rest and self.rest[1] is not None:
-            for value in args[len(self.positions):]:
-                if not self.rest[1].fits(value):
-                    raise refusal(self.rest[0], value, self.rest[1].must)
-                if self.rest[2] is not None: self.ranged(self.rest[0], value, self.rest[2])
+        for value in args[len(self.positions):] if self.rest else ():
+            name, kind, rule = self.rest
+            if kind is not None and not kind.fits(value): raise refusal(name, value, kind.must)
+            if rule is not None: self.ranged(name, value, rule)
 
     def ranged(self, name, value, rule):
         try: must = rule(value)

@@ -1,159 +1,215 @@
-NEVER = {"brat.recipe.draw_world": {"huge"}, "brat.recipe.train_at": {"huge"}, "brat.captions.concept_pictures": {"huge"}, "brat.recipe.gate_prompts": {"huge"},
-         "brat.world.held_out": {"huge"}, "brat.world.render": {"huge"}, "brat.world.grid": {"huge"}, "brat.world.as_pixels": {"huge"}, "brat.world.labelled_grid": {"huge"},
-         "brat.bench.rows": {"huge"}, "brat.bench.memory": {"huge", "-1", "0"}, "brat.bench.measured_growth": {"huge"}, "brat.recipe.train_base": {"huge"},
-         "brat.fidelity.evaluation_prompts": {"huge"}, "brat.bases.build_base": {"huge"}, "brat.bases.load_base": {"huge"}, "brat.bases.build_tokenizer": {"huge"}}
-SEEN: dict = {}
-SAME: dict = {}
-ANY: set = set()
-LONG: set = set()
+PIPE = """
+from tokenstudy.brat.pipelines import random_pipeline
+import tempfile
+from pathlib import Path
+"""
+BACKBONE = PIPE + """
+bb = {}(random_pipeline("{}"), {})
+rows, latents, level = ["a cat"], torch.zeros(1, 4, 8, 8), torch.tensor([5])
+"""
+#: adapter -> its family and size, and the methods that it has of its own
+ADAPTERS = {
+    "Backbone": ("sd", 16, "condition longest padded encode scale clock unclock predict"),
+    "SDXL": ("sdxl", 16, "condition scale predict"),
+    "PixArt": ("pixart", 16, "condition longest padded micro_conditions predict"),
+    "Sana": ("sana", 32, "clock unclock predict"),
+    "SD3": ("sd3", 16, "condition scale"),
+    "Flux": ("flux", 16, "clock unclock condition predict")}
+CALLS = dict(condition="rows", longest="rows", padded="rows, 9", encode="torch.zeros(1, 3, 16, 16)", scale="latents",
+             clock="torch.tensor([5.])", unclock="torch.tensor([5.])", predict="latents, level, bb.condition(rows)", micro_conditions="latents")
+CONCEPT = PIPE + """
+from tokenstudy.brat.backbones import backbone
+x, pipe = Concept("<x>", ["<x>"], ",", "tokens", dict(text_encoder=torch.ones(1, 16)), "sd", {}), random_pipeline("sd")
+place = Path(tempfile.mkdtemp())
+"""
+ABLE = PIPE + """
+from safetensors.torch import save_file
+save_file(dict(emb_params=torch.ones(2, 16)), place := tempfile.mkdtemp() + "/toy.safetensors")
+able = with_textual_inversion(random_pipeline("pixart"))
+able.load_textual_inversion(place, "<toy>")
+"""
+FOLDER = """
+import tempfile
+from pathlib import Path
+from PIL import Image
+place = Path(tempfile.mkdtemp())
+(place/"dog").mkdir()
+for i in range(2): Image.new("RGB", (8, 8)).save(place/"dog"/f"{i}.png")
+"""
+HUB = """
+from types import SimpleNamespace
+from transformers import BatchFeature
+hub = object.__new__(HubSimilarity)
+vectors = lambda **given: torch.ones(len(next(iter(given.values()))), 4)
+hub.device, hub.tokenizer, hub.model = "cpu", build_tokenizer(), SimpleNamespace(get_text_features=vectors, get_image_features=vectors)
+hub.processor = lambda pictures, return_tensors: BatchFeature(dict(pixel_values=torch.zeros(len(pictures), 3, 8, 8)))
+"""
+LEARN = "from tokenstudy.brat import CONCEPTS\nfrom tokenstudy.brat.pipelines import random_pipeline\nfrom tokenstudy.brat.instruments import Contrast\n"
+SEEN = {
+    "brat.backbones.NoiseLevels.mix": (
+        "brat.backbones", PIPE + "NoiseLevels(random_pipeline('sd').scheduler).mix(torch.zeros(2, 4), torch.zeros(2, 4), torch.tensor([1, 2]))"),
+    **{f"brat.backbones.{name}.{method}": ("brat.backbones", BACKBONE.format(name, family, size) + f"bb.{method}({CALLS[method]})")
+       for name, (family, size, methods) in ADAPTERS.items() for method in methods.split()},
+    "brat.bases.PatchPCA.fit": ("brat.bases", "PatchPCA().fit(torch.rand(4, 3, 8, 8))"),
+    "brat.bases.PatchPCA.decode": ("brat.bases", "PatchPCA().decode(torch.zeros(2, 24, 2, 2))"),
+    "brat.bases.draw": ("brat.bases", PIPE + "draw(random_pipeline('sd'), 'a cat', num_inference_steps=1)"),
+    "brat.bench.memory": ("brat.bench", "import tempfile\nmemory('ours', 'unet', tempfile.mkdtemp(), num_steps=1)"),
+    "brat.concepts.load_concept": ("brat.concepts", CONCEPT + "load_concept(x.save(place/'x'))"),
+    "brat.concepts.load": ("brat.concepts", CONCEPT + "load(pipe, x.save(place/'x'))"),
+    **{f"brat.drawing.Concept.{call.partition('(')[0]}": ("brat.concepts", CONCEPT + f"x.{call}") for call in (
+        "apply(pipe)", "generate(pipe, 'a <x>', num_inference_steps=1)", "remember(backbone(pipe))", "save(place/'x')",
+        "export(place/'x.safetensors')")},
+    "brat.drawing.Concept.remove": ("brat.concepts", CONCEPT + "x.remove(x.apply(pipe))"),
+    **{f"brat.drawing.ConceptLoaderMixin.{call.partition('(')[0]}": ("brat.concepts", ABLE + f"able.{call}") for call in (
+        "unload_textual_inversion('<toy>')", "encode_prompt('a cat')", "load_textual_inversion(place, '<other>')")},
+    "brat.fidelity.hub_pipeline": ("brat.fidelity", "hub_pipeline('unet', 'cpu')"),
+    "brat.fidelity.concept_folders": ("brat.fidelity", FOLDER + "concept_folders(place)"),
+    "brat.fidelity.run_unit": ("brat.fidelity", LEARN + """
+both = Reader().eval(), Contrast().eval()
+how = dict(plain=1, single=False, joint=0, edits=0, num_inference_steps=1, num_steps=1, templates="object", size=16, lr=.02)
+run_unit(random_pipeline(), CONCEPTS[0], "default", instruments=both, **how)"""),
+    "brat.instruments.Contrast.embed_pixels": ("brat.instruments", "Contrast().eval().embed_pixels(torch.zeros(2, 3, 32, 32))"),
+    "brat.instruments.Contrast.image": ("brat.instruments", "Contrast().eval().image(torch.zeros(2, 3, 32, 32))"),
+    "brat.instruments.HubSimilarity.image": ("brat.instruments", HUB + "hub.image(torch.zeros(2, 3, 8, 8))"),
+    "brat.instruments.HubSimilarity.text": ("brat.instruments", HUB + "hub.text(['a cat'])"),
+    "brat.pictures.load_pictures": ("brat.pictures", FOLDER + "load_pictures(place/'dog')"),
+    "brat.recipe.embed": ("brat.recipe", "embed('x.safetensors', nn.Linear(2, 2), 'nobody')"),
+    "brat.start.check_room": ("brat.start", PIPE + """
+from tokenstudy.brat.backbones import backbone, borrowed
+bb = backbone(random_pipeline("sd"))
+bb.kept = borrowed(bb, ["<x>"], dict(text_encoder=torch.ones(1, 16)))       # for as long as the backbone lasts
+bb.kept.__enter__()
+check_room(bb, ["a {}"], ["<x>"])"""),
+    "brat.start.rooms": ("brat.start", PIPE + """
+from tokenstudy.brat.backbones import backbone, borrowed
+bb = backbone(random_pipeline("sd"))
+bb.kept = borrowed(bb, ["<x>"], dict(text_encoder=torch.ones(1, 16)))
+bb.kept.__enter__()
+rooms(bb, "<x>")"""),
+    "brat.strategies.check_whole": ("brat.strategies", "check_whole('num_steps', 3, 1)"),
+    "brat.strategies.check_flags": ("brat.strategies", "check_flags(flip=True)"),
+    "brat.world.check_creature": ("brat.world", "check_creature(random_creature(random.Random(0)))"),
+}
+PICTURE = ["picture", "pictures"]
+SAME = {
+    "brat.bases.build_base": {"name": ["base"]}, "brat.bases.load_base": {"name": ["base"]}, "brat.bases.base_folder": {"name": ["base"]},
+    "brat.recipe.train_base": {"name": ["base"], "pictures": ["values"]}, "brat.recipe.train_at": {"name": ["base"]},
+    "brat.recipe.train_reader": {"pictures": ["values"]}, "brat.recipe.train_contrast": {"pictures": ["values"]},
+    "brat.recipe.accuracy": {"pictures": ["values"]},
+    "brat.captions.phrase": {"value": ["eyes"]},
+    "brat.fidelity.similarities": {"images": PICTURE, "sources": PICTURE}, "brat.fidelity.scores": {"images": PICTURE},
+    "brat.fidelity.run_unit": {"pictures": ["count"]}, "brat.drawing.ConceptLoaderMixin.encode_prompt": {"args": ["prompt"]},
+    "brat.strategies.check_whole": {"value": ["num_steps"]},
+    **{f"brat.{name}": {"images": PICTURE} for name in ("inversion.Trainer", "inversion.invert", "pictures.read_squares", "pictures.read_pictures")},
+}
+ANY: set = {"brat.drawing.Concept.expand", "brat.drawing.write_out", "brat.drawing.expand_prompt", "brat.tokens.careful", "brat.fidelity.hub_pipeline",
+            "brat.instruments.HubSimilarity"}
+LONG: set = {"brat.bench.memory", "brat.bench.sd_shaped"}
+NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
-    "brat.bases.build_tokenizer": {"length": "None|text|1.5|nan|inf|-1|0|[]|object|True"},
-    "brat.concepts.Concept.phrase": {"block": "None|text|1.5|nan|inf|-1|0|huge|[]|object|True"},
-    "brat.concepts.Concept": {
-        "placeholder": "[]", "tokens": "[]|[[]]|[None]|[object]|{}|[nan]", "join": "[]", "strategy": "[]",
-        "embeddings": "[]|{}|other keys|number keys", "family": "[]", "settings": "[]|{}|other keys|number keys", "history": "[]|{}",
-        "validation": "[]|{}"},
+    "brat.backbones.NoiseLevels.mix": {"latents": "nan", "noise": "nan"},
+    "brat.backbones.Backbone.encode": {"pictures": "nan"},
+    "brat.backbones.Backbone.scale": {"latents": "deep|nan"},
+    "brat.backbones.Backbone.clock": {"times": "deep|nan"},
+    "brat.backbones.Backbone.unclock": {"times": "deep|nan"},
+    "brat.backbones.Backbone.predict": {"noisy": "nan"},
+    "brat.backbones.SDXL.scale": {"latents": "deep|nan"},
+    "brat.backbones.SDXL.predict": {"noisy": "nan"},
+    "brat.backbones.PixArt.micro_conditions": {"noisy": "nan"},
+    "brat.backbones.PixArt.predict": {"noisy": "nan"},
+    "brat.backbones.Sana.clock": {"times": "deep|nan"},
+    "brat.backbones.Sana.unclock": {"times": "deep|nan"},
+    "brat.backbones.Sana.predict": {"noisy": "nan"},
+    "brat.backbones.SD3.scale": {"latents": "deep|nan"},
+    "brat.backbones.Flux.clock": {"times": "deep|nan"},
+    "brat.backbones.Flux.unclock": {"times": "deep|nan"},
+    "brat.backbones.Flux.predict": {"noisy": "nan"},
+    "brat.backbones.same_model": {"one": "{}", "other": "{}"},
+    "brat.bases.PatchPCA.fit": {"pixels": "short", "power": "0"},
+    "brat.bases.PatchPCA.encode": {"x": "nan|short"},
+    "brat.bases.PatchPCA.decode": {"z": "nan|short", "generator": "1|text|[]|{}|object"},
+    "brat.bases.load_base": {"device": ""},
+    "brat.bases.draw": {"prompts": "|text", "seeds": "1", "guidance_scale": "0", "negative_prompt": "text"},
+    "brat.bench.ScriptTrainer": {"placeholder": "text", "init_word": "text", "seed": "-1|0"},
+    "brat.bench.ScriptTrainer.pixels": {"i": "-1|0"},
+    "brat.bench.sd_shaped": {"seed": "-1|0"},
+    "brat.bench.picture_files": {"folder": "folder"},
+    "brat.bench.contestant": {"folder": "folder"},
+    "brat.bench.measured_growth": {"folder": "folder"},
+    "brat.bench.memory": {"folder": "missing|folder"},
+    "brat.bench.rows": {"pipelines": "[]|{}|generator"},
+    "brat.captions.caption": {"mention": "[]|{}|generator", "subject": "text"},
+    "brat.captions.parse": {"text": "|text"},
+    "brat.captions.concept_pictures": {"seed": "-1|0"},
+    "brat.concepts.read_embedding": {"placeholder": "text"},
+    "brat.drawing.Concept.phrase": {"block": "0"},
+    "brat.drawing.Concept.expand": {"prompt": "[]||text", "block": "0"},
+    "brat.drawing.Concept": {
+        "placeholder": "[]", "tokens": "[]|[[]]|[None]|[object]|{}|[nan]", "join": "[]", "strategy": "[]", "embeddings": "[]|{}|other keys|number keys",
+        "family": "[]", "settings": "[]|{}|other keys|number keys", "history": "[]|{}", "validation": "[]|{}", "separator": "[]|{}"},
+    "brat.drawing.Concept.generate": {"prompt": "|text"},
+    "brat.drawing.Concept.save": {"folder": "missing"},
+    "brat.drawing.Concept.export": {"file": "missing"},
+    "brat.drawing.write_out": {"prompt": "text|[]|[[]]", "concepts": "[]|{}|generator", "blocks": "{}"},
+    "brat.drawing.expand_prompt": {"prompt": "[]||text"},
+    "brat.drawing.block_of": {"times": "deep|short"},
+    "brat.drawing.draw_concept": {"prompt": "|text"},
+    "brat.drawing.ConceptLoaderMixin.encode_prompt": {"args": "|text"},
+    "brat.fidelity.evaluation_prompts": {"plain": "0", "joint": "0", "edits": "0", "seed": "-1|0"},
+    "brat.fidelity.similarities": {"sources": "short"},
+    "brat.fidelity.drawn": {"seed": "-1|0"},
+    "brat.fidelity.run_unit": {"seed": "0", "guidance_scale": "0"},
+    "brat.fidelity.by_concept": {"records": "[]|generator", "base": "text", "strategy": "text", "score": "text"},
+    "brat.fidelity.hub_pipeline": {"device": ""},
+    "brat.fidelity.run_hub_unit": {"seed": "0", "guidance_scale": "0"},
+    "brat.instruments.Reader.forward": {"pixels": "nan|short"},
+    "brat.instruments.Reader.read": {"pictures": "short"},
+    "brat.instruments.Contrast.embed_pixels": {"pixels": "nan|short"},
+    "brat.instruments.Contrast.embed_texts": {"texts": "text"},
+    "brat.instruments.Contrast.image": {"pictures": "short"},
+    "brat.instruments.Contrast.text": {"texts": "text"},
+    "brat.instruments.HubSimilarity": {"device": ""},
+    "brat.instruments.HubSimilarity.image": {"pictures": "short"},
+    "brat.instruments.HubSimilarity.text": {"texts": "text"},
     "brat.instruments.load_reader": {"device": ""},
     "brat.instruments.load_contrast": {"device": ""},
     "brat.inversion.Batch": {
         "pictures": "[]|ragged|texts|{}", "levels": "[]|ragged|texts|{}", "latent_noise": "[]|ragged|texts|{}", "noise": "[]|ragged|texts|{}",
         "templates": "[]|[[]]|[None]|[object]|{}|[nan]"},
+    "brat.inversion.Trainer": {"output_dir": "missing|folder"},
+    "brat.inversion.invert": {
+        "num_bonus": "0", "orthogonality": "0", "jitter": "0", "warmup": "0", "weight_decay": "0", "seed": "0", "validation_prompts": "text|[]|generator",
+        "validation_every": "0|huge", "validation_options": "{}|other keys", "output_dir": "missing|folder", "save_every": "huge"},
+    "brat.pictures.read_squares": {"images": "short"},
+    "brat.pipelines.random_pipeline": {"seed": "-1|0"},
+    "brat.recipe.noisy_steps": {"num_samples": "0", "share": "0", "low": "0"},
+    "brat.recipe.draw_world": {"seed": "-1|0"},
+    "brat.recipe.pixels_of": {"pictures": "deep|short"},
+    "brat.recipe.train_reader": {"noise": "0", "blur": "0", "seed": "-1|0"},
+    "brat.recipe.train_contrast": {"seed": "-1|0"},
+    "brat.recipe.predict": {"noisy": "nan", "states": "nan"},
+    "brat.recipe.base_loss": {"latents": "nan", "weight": "0"},
+    "brat.recipe.train_base": {"early": "0", "decay": "0", "warmup": "0", "seed": "0", "output_dir": "missing|folder", "save_every": "inf|0", "device": ""},
+    "brat.recipe.train_at": {"output_dir": "missing|folder"},
+    "brat.recipe.embed": {"file": "text", "made_by": "text", "seed": "0"},
+    "brat.recipe.gate_prompts": {"seed": "-1|0"},
+    "brat.recipe.gate": {"seed": "0"},
+    "brat.start.names_that_fit": {"join": "text"},
+    "brat.start.check_room": {"join": "text"},
+    "brat.start.writable": {"output_dir": "missing|folder"},
+    "brat.start.prompt_list": {"validation_prompts": "[]||text"},
+    "brat.strategies.cos_penalty": {"rows": "nan|short"},
+    "brat.strategies.check_whole": {"name": "text", "value": "huge", "least": "-1|0"},
+    "brat.strategies.token_names": {"placeholder": "text"},
+    "brat.tokens.extended_name": {"name": "text", "suffix": "text"},
+    "brat.tokens.LearnedEmbedding.forward": {"ids": "deep"},
+    "brat.tokens.uninstall": {"names": "[]"},
+    "brat.tokens.careful": {"names": "[]", "slot": "text"},
+    "brat.world.held_out": {"seed": "-1|0"},
+    "brat.world.render": {"seed": "text|-1|0"},
+    "brat.world.grid": {"gap": "0"},
+    "brat.world.labelled_grid": {"gap": "0"},
 }
-FAULTS = {
-    "brat.backbones.NoiseLevels": "5 wrong values, such as scheduler=1: raw AttributeError: 'int' object has no attribute 'config'",
-    "brat.backbones.NoiseLevels.mix": 'no call',
-    "brat.backbones.Backbone": "7 wrong values, such as pipeline=1: raw AttributeError: 'int' object has no attribute 'scheduler'",
-    "brat.backbones.Backbone.condition": "10 wrong values, such as prompts=None: raw AttributeError: 'NoneType' object has no attribute 'shape'",
-    "brat.backbones.Backbone.encode": 'no call',
-    "brat.backbones.Backbone.scale": 'no call',
-    "brat.backbones.Backbone.clock": 'no call',
-    "brat.backbones.Backbone.unclock": 'no call',
-    "brat.backbones.Backbone.predict": 'no call',
-    "brat.backbones.pipeline_fingerprint": '5 wrong values, such as pipeline=1: unnamed TypeError: vars() argument must have __dict__ attribute',
-    "brat.backbones.SDXL.condition": 'no call',
-    "brat.backbones.SDXL.scale": 'no call',
-    "brat.backbones.SDXL.predict": 'no call',
-    "brat.backbones.PixArt.condition": "10 wrong values, such as prompts=None: raw AttributeError: 'NoneType' object has no attribute 'lower'",
-    "brat.backbones.PixArt.micro_conditions": 'no call',
-    "brat.backbones.PixArt.predict": 'no call',
-    "brat.backbones.Sana.condition": 'no call',
-    "brat.backbones.Sana.clock": 'no call',
-    "brat.backbones.Sana.unclock": 'no call',
-    "brat.backbones.Sana.predict": 'no call',
-    "brat.backbones.SD3.scale": 'no call',
-    "brat.backbones.SD3.condition": 'no call',
-    "brat.backbones.Flux.clock": 'no call',
-    "brat.backbones.Flux.unclock": 'no call',
-    "brat.backbones.Flux.condition": 'no call',
-    "brat.backbones.Flux.predict": 'no call',
-    "brat.backbones.backbone_class": '5 wrong values, such as pipeline=1: unnamed UnsupportedPipelineError: int is not supported; supported are FluxPipeline, PixArtAlphaPip',
-    "brat.backbones.backbone": '7 wrong values, such as pipeline=1: unnamed UnsupportedPipelineError: int is not supported; supported are FluxPipeline, PixArtAlphaPip',
-    "brat.backbones.borrowed": "20 wrong values, such as backbone=None: raw AttributeError: 'NoneType' object has no attribute 'pipeline'",
-    "brat.backbones.warn_pooling": "6 wrong values, such as backbone=None: raw AttributeError: 'NoneType' object has no attribute 'encoders'",
-    "brat.bases.PatchPCA": "21 wrong values, such as patch=None: raw AttributeError: 'NoneType' object has no attribute 'bit_length'",
-    "brat.bases.PatchPCA.fit": 'no call',
-    "brat.bases.PatchPCA.encode": "10 wrong values, such as x=None: unnamed TypeError: pixel_unshuffle(): argument 'input' (position 1) must be Tensor, not NoneType",
-    "brat.bases.PatchPCA.decode": 'no call',
-    "brat.bases.text_config": "5 wrong values, such as tokenizer=1: raw AttributeError: 'int' object has no attribute 'bos_token_id'",
-    "brat.bases.build_base": '10 wrong values, such as name=None: unnamed ValueError: there is no base None; there are: unet, transformer',
-    "brat.bases.denoiser": "5 wrong values, such as pipeline=1: raw AttributeError: 'int' object has no attribute 'transformer'",
-    "brat.bases.parts": "5 wrong values, such as pipeline=1: raw AttributeError: 'int' object has no attribute 'transformer'",
-    "brat.bases.load_base": '19 wrong values, such as name=None: unnamed ValueError: there is no base None; there are: unet, transformer',
-    "brat.bases.base_folder": '6 wrong values, such as name=None: unnamed ValueError: there is no base None; there are: unet, transformer',
-    "brat.bases.draw": "42 wrong values, such as pipeline=1: unnamed TypeError: 'int' object is not callable",
-    "brat.bench.ScriptTrainer": "34 wrong values, such as pipeline=1: raw AttributeError: 'int' object has no attribute 'unet'",
-    "brat.bench.ScriptTrainer.pixels": "7 wrong values, such as i=None: unnamed TypeError: unsupported operand type(s) for %: 'NoneType' and 'int'",
-    "brat.bench.sd_shaped": '11 wrong values, such as seed=None: from outside TypeError: int() argument must be a string, a bytes-like object or a real number, not ',
-    "brat.bench.picture_files": '9 wrong values, such as folder=None: from outside TypeError: expected str, bytes or os.PathLike object, not NoneType',
-    "brat.bench.contestant": '26 wrong values, such as which=None: hangs for 1 seconds',
-    "brat.bench.measured_growth": 'no call',
-    "brat.bench.memory": 'no call',
-    "brat.bench.rows": "8 wrong values, such as pipelines=None: unnamed TypeError: 'NoneType' object is not iterable",
-    "brat.captions.phrase": "7 wrong values, such as attribute=[]: unnamed TypeError: unhashable type: 'list'",
-    "brat.captions.caption": "15 wrong values, such as creature=None: unnamed TypeError: argument of type 'NoneType' is not iterable",
-    "brat.captions.parse": "5 wrong values, such as text=None: raw AttributeError: 'NoneType' object has no attribute 'lower'",
-    "brat.captions.concept_pictures": "15 wrong values, such as identity=None: unnamed TypeError: 'NoneType' object is not iterable",
-    "brat.concepts.Concept.expand": "4 wrong values, such as prompt=1: unnamed TypeError: 'int' object is not iterable",
-    "brat.concepts.Concept.load": 'no call',
-    "brat.concepts.Concept.apply": 'no call',
-    "brat.concepts.Concept.generate": 'no call',
-    "brat.concepts.Concept.save": 'no call',
-    "brat.concepts.Concept.export": 'no call',
-    "brat.concepts.block_of": "18 wrong values, such as times=None: unnamed TypeError: unsupported operand type(s) for -: 'int' and 'NoneType'",
-    "brat.concepts.draw_concept": "21 wrong values, such as bb=None: raw AttributeError: 'NoneType' object has no attribute 'call_options'",
-    "brat.concepts.load_concept": 'no call',
-    "brat.concepts.load": '13 wrong values, such as pipeline=1: unnamed UnsupportedPipelineError: int is not supported; supported are FluxPipeline, PixArtAlphaPip',
-    "brat.concepts.ConceptLoaderMixin.load_textual_inversion": 'no call',
-    "brat.concepts.ConceptLoaderMixin.encode_prompt": 'no call',
-    "brat.concepts.with_textual_inversion": '5 wrong values, such as pipeline=1: unnamed TypeError: __class__ assignment only supported for mutable types or ModuleType subclasses',
-    "brat.fidelity.learning_rate": "14 wrong values, such as base=None: raw KeyError: (None, 'several')",
-    "brat.fidelity.evaluation_prompts": "19 wrong values, such as identity=1: unnamed TypeError: 'int' object is not subscriptable",
-    "brat.fidelity.similarities": "31 wrong values, such as images=text: raw AttributeError: 'str' object has no attribute 'ndim'",
-    "brat.fidelity.scores": "29 wrong values, such as images=text: raw AttributeError: 'str' object has no attribute 'ndim'",
-    "brat.fidelity.drawn": '37 wrong values, such as pipeline=1: unnamed UnsupportedPipelineError: int is not supported; supported are FluxPipeline, PixArtAlphaPip',
-    "brat.fidelity.fresh_copy": "5 wrong values, such as pipeline=1: raw AttributeError: 'int' object has no attribute 'tokenizer'",
-    "brat.fidelity.run_unit": "62 wrong values, such as pipeline=1: unnamed TypeError: 'int' object is not callable",
-    "brat.fidelity.by_concept": "9 wrong values, such as records=None: unnamed TypeError: 'NoneType' object is not iterable",
-    "brat.fidelity.paired": "38 wrong values, such as records=None: unnamed TypeError: 'NoneType' object is not iterable",
-    "brat.fidelity.hub_pipeline": 'no call',
-    "brat.fidelity.concept_folders": 'no call',
-    "brat.fidelity.run_hub_unit": 'no call',
-    "brat.instruments.Reader": "20 wrong values, such as width=None: unnamed TypeError: unsupported operand type(s) for *: 'int' and 'NoneType'",
-    "brat.instruments.Reader.forward": '8 wrong values, such as pixels=None: from outside TypeError: conv2d() received an invalid combination of arguments - got (NoneType, Pa',
-    "brat.instruments.Reader.read": "4 wrong values, such as pictures=text: raw AttributeError: 'str' object has no attribute 'ndim'",
-    "brat.instruments.hits": "11 wrong values, such as found=None: unnamed TypeError: 'NoneType' object is not subscriptable",
-    "brat.instruments.chance": "5 wrong values, such as names=None: unnamed TypeError: 'NoneType' object is not iterable",
-    "brat.instruments.Contrast.embed_pixels": 'no call',
-    "brat.instruments.Contrast.embed_texts": "10 wrong values, such as texts=None: unnamed TypeError: 'NoneType' object is not iterable",
-    "brat.instruments.Contrast.image": 'no call',
-    "brat.instruments.Contrast.text": "10 wrong values, such as texts=None: unnamed TypeError: 'NoneType' object is not iterable",
-    "brat.instruments.HubSimilarity": 'no call',
-    "brat.instruments.HubSimilarity.image": 'no call',
-    "brat.instruments.HubSimilarity.text": 'no call',
-    "brat.inversion.Trainer": '24 wrong values, such as pipeline=1: unnamed UnsupportedPipelineError: int is not supported; supported are FluxPipeline, PixArtAlphaPip',
-    "brat.inversion.Trainer.prompts": "6 wrong values, such as batch=None: raw AttributeError: 'NoneType' object has no attribute 'templates'",
-    "brat.inversion.Trainer.loss": "6 wrong values, such as batch=None: raw AttributeError: 'NoneType' object has no attribute 'noise'",
-    "brat.inversion.invert": 'no call',
-    "brat.pictures.read_pictures": "19 wrong values, such as images=1: unnamed TypeError: 'int' object is not iterable",
-    "brat.pictures.load_pictures": 'no call',
-    "brat.pictures.read_templates": "3 wrong values, such as templates=None: unnamed TypeError: 'NoneType' object is not iterable",
-    "brat.pipelines.random_pipeline": "8 wrong values, such as family=[]: unnamed TypeError: unhashable type: 'list'",
-    "brat.recipe.noisy_steps": '26 wrong values, such as num_samples=None: unnamed TypeError: rand() received an invalid combination of arguments - got (NoneType, gene',
-    "brat.recipe.draw_world": "26 wrong values, such as count=None: unnamed TypeError: 'NoneType' object cannot be interpreted as an integer",
-    "brat.recipe.creature_of": "8 wrong values, such as values=None: unnamed TypeError: 'NoneType' object is not iterable",
-    "brat.recipe.pixels_of": "7 wrong values, such as pictures=None: raw AttributeError: 'NoneType' object has no attribute 'float'",
-    "brat.recipe.train_reader": 'no call',
-    "brat.recipe.accuracy": "24 wrong values, such as reader=None: unnamed TypeError: 'NoneType' object is not callable",
-    "brat.recipe.train_contrast": 'no call',
-    "brat.recipe.small_start": "6 wrong values, such as text_encoder=None: raw AttributeError: 'NoneType' object has no attribute 'modules'",
-    "brat.recipe.encode_texts": "23 wrong values, such as pipeline=1: raw AttributeError: 'int' object has no attribute 'transformer'",
-    "brat.recipe.predict": "35 wrong values, such as net=None: unnamed TypeError: 'NoneType' object is not callable",
-    "brat.recipe.base_loss": "42 wrong values, such as pipeline=1: raw AttributeError: 'int' object has no attribute 'scheduler'",
-    "brat.recipe.train_base": 'no call',
-    "brat.recipe.train_at": 'no call',
-    "brat.recipe.embed": 'no call',
-    "brat.recipe.gate_prompts": "5 wrong values, such as count=None: unnamed TypeError: '<' not supported between instances of 'int' and 'NoneType'",
-    "brat.recipe.gate": "27 wrong values, such as pipeline=1: unnamed TypeError: 'int' object is not callable",
-    "brat.strategies.cos_penalty": "7 wrong values, such as rows=None: raw AttributeError: 'NoneType' object has no attribute 'float'",
-    "brat.strategies.Options": "3 wrong values, such as templates=None: unnamed TypeError: 'NoneType' object is not iterable",
-    "brat.strategies.check_whole": 'no call',
-    "brat.strategies.token_names": "6 wrong values, such as options=None: raw AttributeError: 'NoneType' object has no attribute 'strategy'",
-    "brat.tokens.check_placeholder": "5 wrong values, such as tokenizer=1: raw AttributeError: 'int' object has no attribute 'get_vocab'",
-    "brat.tokens.add_tokens": "8 wrong values, such as tokenizer=1: raw AttributeError: 'int' object has no attribute 'get_vocab'",
-    "brat.tokens.word_id": "5 wrong values, such as tokenizer=1: unnamed TypeError: 'int' object is not callable",
-    "brat.tokens.LearnedEmbedding": "17 wrong values, such as table=None: raw AttributeError: 'NoneType' object has no attribute 'num_embeddings'",
-    "brat.tokens.LearnedEmbedding.forward": "7 wrong values, such as ids=None: raw AttributeError: 'NoneType' object has no attribute 'clamp'",
-    "brat.tokens.installed": "22 wrong values, such as tokenizer=1: raw AttributeError: 'int' object has no attribute 'get_vocab'",
-    "brat.tokens.install": "24 wrong values, such as tokenizer=1: raw AttributeError: 'int' object has no attribute 'get_vocab'",
-    "brat.world.check_creature": 'no call',
-    "brat.world.held_out": "6 wrong values, such as n=None: unnamed TypeError: '<=' not supported between instances of 'int' and 'NoneType'",
-    "brat.world.random_creature": "6 wrong values, such as rng=None: raw AttributeError: 'NoneType' object has no attribute 'choice'",
-    "brat.world.render": "7 wrong values, such as creature=None: unnamed TypeError: argument of type 'NoneType' is not iterable",
-    "brat.world.on_white": "6 wrong values, such as im=None: raw AttributeError: 'NoneType' object has no attribute 'mode'",
-    "brat.world.as_picture": "6 wrong values, such as picture=text: raw AttributeError: 'str' object has no attribute 'ndim'",
-    "brat.world.as_pixels": "14 wrong values, such as pictures=1: unnamed TypeError: 'int' object is not iterable",
-    "brat.world.grid": "33 wrong values, such as pictures=None: unnamed TypeError: 'NoneType' object is not iterable",
-    "brat.world.labelled_grid": "27 wrong values, such as pictures=None: unnamed TypeError: 'NoneType' object is not iterable",
-}
+FAULTS: dict = {}
