@@ -18,6 +18,16 @@ def test_preference_start_is_log_two_with_known_pushes():
     assert torch.allclose(x.grad, .3*torch.stack([-w[0], w[1]]), atol=1e-6)
 
 
+def test_reported_rectangles_of_other_shapes_are_named():
+    x, wide, flat = torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(1, 3)
+    for loss in (log_ratios, per_position_loss):
+        for other in (wide, flat):
+            for given in ((other, x, None), (x, other, None), (x, x, other)):
+                shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in zip(("logps", "ref_logps", "weights"), (*given[:2], given[0] if given[2] is None else given[2])))
+                with pytest.raises(ValueError) as said: loss(*given)
+                assert str(said.value) == f"shapes differ: {shapes}"
+
+
 @given(st.integers(1, 6), st.integers(0, 10**6), st.floats(.05, 3))
 def test_preference_gradients_stand_in_the_ratio_of_weights(width, seed, beta):
     g = torch.Generator().manual_seed(seed)

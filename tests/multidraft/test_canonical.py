@@ -20,6 +20,25 @@ def test_tuples_and_their_members():
     assert membership(tuples, 2).dtype == bool
 
 
+def test_reported_lengths_that_differ_are_named():
+    def refused(names, call):
+        with pytest.raises(ValueError, match=f"^{names}: .* entries; they must be as many"): call()
+    plan, three, square = solve_lp(Q, [P, P]), np.array([.2, .3, .5]), np.full((2, 2), .5)
+    beta = decompose(plan)[0]
+    refused("q, beta", lambda: compose(beta, plan.tuples, plan.probabilities, three))
+    for i in range(3):
+        rows = [x[:-1] if j == i else x for j, x in enumerate((beta, plan.tuples, plan.probabilities))]
+        refused("beta, tuples, probabilities", lambda: compose(*rows, Q))
+        refused("p1, p2, weights", lambda: pair_distribution(*[np.full((3, 3), .5) if j == i == 2 else three if j == i else x for j, x in enumerate((P, R, square))]))
+        refused("q, p1, p2", lambda: truncation_bound(*[three if j == i else x for j, x in enumerate((Q, P, R))], 1))
+    for i in range(4):
+        *given, base = [three if j == i else x for j, x in enumerate((Q, P, R, P*R))]
+        refused("q, p1, p2, base", lambda: pair_weights(*given, base=base))
+        if i < 3: refused("q, p1, p2, base", lambda: pair_weights(*given))
+    for bad in ([[0, 4]], [[-1, 0]], [[-1, 9]]):
+        with pytest.raises(ValueError, match="^tuples: tokens must lie in "): membership(np.array(bad), 4)
+
+
 def test_program_of_two_tokens():
     "Both drafts miss token 0 with probability .36, so it comes out at most .64 of .7: P* = .94, and the plan sums to what it must."
     plan = solve_lp(Q, [P, P])

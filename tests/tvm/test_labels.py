@@ -1,6 +1,7 @@
 "Labels: by hand and against a slow reference, doubtful samples, one gradient for outcomes and values, and mutants."
 import itertools
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ def toy(): return lm.tiny_lm("llama", vocab=8)
 def paths(): return samples()
 
 
+MODEL = SimpleNamespace(name="stands for a model")
 LETTERS, CORRECT = ["abcd", "abce", "abf", "ag", "abcd", "h"], [1, 0, 1, 0, 1, 0]
 
 
@@ -143,7 +145,7 @@ def test_values_review_counts_and_mends():
 def test_values_bad_kinds_and_data_are_named():
     few = [made("abz", 1), made("acz", 0)]
     for call, message in ((lambda: label_samples(few, "prm"), "must be one of tvm"), (lambda: label_samples(few, "prm_hard"), "give `delimiter`"),
-                          (lambda: label_samples(few, "prm_hard", block=0), "must be ≥ 1"),
+                          (lambda: label_samples(few, "prm_hard", block=0), "must be at least 1"),
                           (lambda: value_data(few, "prm_soft", [9]), "no step ends at the delimiter"),
                           (lambda: value_data([made("", 0)], "tvm"), "only empty ones"),
                           (lambda: value_data(few, [[0, 0, 1.5], [0, 0, 0]]), "outside"),
@@ -222,11 +224,11 @@ def test_values_steps_are_named_when_they_are_none():
     named(ValueError, "^kind 'prm': it must be one of tvm, ovm, orm, prm_hard, prm_soft$", label_samples, few, "prm")
     named(ValueError, "^prm_soft has labels where steps end", label_samples, few, "prm_soft")
     for block in (True, 1.5, "2", 2.): named(ValueError, "^block = .*: it must be a whole number", label_samples, few, "prm_hard", block=block)
-    for block in (0, -1): named(ValueError, "^block = .*: it must be ≥ 1", label_samples, few, "prm_hard", block=block)
+    for block in (0, -1): named(ValueError, "^block = .*: it must be at least 1", label_samples, few, "prm_hard", block=block)
     named(ValueError, "not both", label_samples, few, "prm_hard", [3], block=1)
     for delimiter in (3, ";", None): named(ValueError, "^delimiter = ", step_ends, reasoning.Trie([[1]]), delimiter)
     named(ValueError, "^delimiter: there are no token ids", label_samples, few, "prm_hard", [])
-    assert same(label_samples(few, "tvm", [], block="?"), [[1, 1, 1]])              # kinds without steps do not look at them
+    assert same(label_samples(few, "tvm", [], block=3), [[1, 1, 1]])                # kinds without steps do not look at them
 
 
 def test_values_step_ends_by_hand():
@@ -278,7 +280,7 @@ def test_values_beta_posterior_by_default_and_at_its_edges():
     assert np.allclose(mean, exact.mean()) and np.allclose([low, high], exact.interval(.95)) and weight.tolist() == [.6, 0]
     for prior in ((0, 1), (1, 0), (-1, 2), (2, -1)): named(ValueError, "^prior = .* must be positive", beta_posterior, [1], [2], prior)
     for level in (0, 1, -.5, 1.5): named(ValueError, "^level = ", beta_posterior, [1], [2], level=level)
-    for correct in (-1, 3, [1, -1], [3, 1]): named(ValueError, "between 0 and count", beta_posterior, correct, [2, 2])
+    for correct in (-1, 3, [1, -1], [3, 1]): named(ValueError, "between 0 and count|^correct has shape", beta_posterior, correct, [2, 2])
     assert np.allclose(beta_posterior([1], [2], (.5, .5))[0], [.5])
 
 
@@ -299,17 +301,17 @@ def test_values_rollout_labels_by_hand(monkeypatch):
     def grade(ids):
         graded.append(ids)
         return ids == [3]
-    found = prm_labels_by_rollout("the model", iter(given), grade, block=1, num_samples=4, max_total=7, temperature=.3)
+    found = prm_labels_by_rollout(MODEL, iter(given), grade, block=1, num_samples=4, max_total=7, temperature=.3)
     assert same(found, [[.5, 0], [], [.5]]) and graded == [[3], [4]]*2 and {x.dtype for x in found} == {np.dtype(np.float32)}
-    assert asked == [("the model", [([1, 2], [1, 2]), ([1, 2], [5])], dict(num_samples=4, positions=[[1, 2], [1]], max_total=7, temperature=.3))]
-    assert same(prm_labels_by_rollout(None, given, grade, block=1, num_samples=4, hard=True), [[1, 0], [], [1]]) and asked[-1][2]["max_total"] == 256
-    assert same(prm_labels_by_rollout(None, given, [grade, None, lambda ids: True], delimiter=[1], num_samples=4), [[.5, 0], [], [.75]])
-    assert same(prm_labels_by_rollout(None, [made([1, 2], 1)], grade, block=2), [[NAN, .25]]) and asked[-1][2]["num_samples"] == 8
+    assert asked == [(MODEL, [([1, 2], [1, 2]), ([1, 2], [5])], dict(num_samples=4, positions=[[1, 2], [1]], max_total=7, temperature=.3))]
+    assert same(prm_labels_by_rollout(MODEL, given, grade, block=1, num_samples=4, hard=True), [[1, 0], [], [1]]) and asked[-1][2]["max_total"] == 256
+    assert same(prm_labels_by_rollout(MODEL, given, [grade, None, lambda ids: True], delimiter=[1], num_samples=4), [[.5, 0], [], [.75]])
+    assert same(prm_labels_by_rollout(MODEL, [made([1, 2], 1)], grade, block=2), [[NAN, .25]]) and asked[-1][2]["num_samples"] == 8
     before = len(asked)
-    assert same(prm_labels_by_rollout(None, [made([], 0)], grade, block=1), [[]]) and prm_labels_by_rollout(None, [], [], block=1) == [] and len(asked) == before
-    named(ValueError, "^2 graders for 1 traj", prm_labels_by_rollout, None, [made([1], 1)], [grade]*2, block=1)
-    named(ValueError, "^prm_hard has labels where steps end", prm_labels_by_rollout, None, given, grade)
-    named(ValueError, "^2 trajectories, the first of them 1, are longer than max_total = 1", prm_labels_by_rollout, None, [given[2], given[0], given[0]], grade, block=1, max_total=1)
+    assert same(prm_labels_by_rollout(MODEL, [made([], 0)], grade, block=1), [[]]) and prm_labels_by_rollout(MODEL, [], [], block=1) == [] and len(asked) == before
+    named(ValueError, "^2 graders for 1 traj", prm_labels_by_rollout, MODEL, [made([1], 1)], [grade]*2, block=1)
+    named(ValueError, "^prm_hard has labels where steps end", prm_labels_by_rollout, MODEL, given, grade)
+    named(ValueError, "^2 trajectories, the first of them 1, are longer than max_total = 1", prm_labels_by_rollout, MODEL, [given[2], given[0], given[0]], grade, block=1, max_total=1)
 
 
 def rows_of(data): return [(x.tolist(), int(lead), y.tolist(), c.tolist(), float(w), int(p)) for x, lead, y, c, w, p in zip(data.ids, data.lead, data.labels, data.confidence, data.weights, data.problem)]
@@ -387,4 +389,4 @@ def test_values_of_light_samples_and_of_few():
 
 def test_values_one_correct_rollout_makes_a_hard_label(monkeypatch):
     monkeypatch.setattr(lm, "rollouts_many", lambda *a, **k: [Rolled([[[3], [4], None, [4]]])])
-    assert prm_labels_by_rollout(None, [made([5], 1)], lambda ids: ids == [3], block=1, num_samples=4, hard=True)[0].tolist() == [1]
+    assert prm_labels_by_rollout(MODEL, [made([5], 1)], lambda ids: ids == [3], block=1, num_samples=4, hard=True)[0].tolist() == [1]

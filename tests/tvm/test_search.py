@@ -337,7 +337,7 @@ def test_search_bad_input():
     refused("question 0: .* context of the verifier, 10 tokens", 4, 2, verifier=short)
     with pytest.raises(ValueError, match="search with `answer`"): step_beam(model, None, PROMPTS[:1], K=1, b=1, block=3, max_new_tokens=3)[0].answer
     refused("vocabulary of 30 tokens", 4, 2, verifier=lm.tiny_lm("llama", vocab=30).model)
-    refused("a model, a function or None, not str", 4, 2, verifier="best")
+    refused("^verifier = 'best': it must be a Module or a function or None", 4, 2, verifier="best")
     refused("question 0, step 0: the verifier gave nan", 4, 2, error=ScoreError, verifier=lambda p, r: math.nan)
     refused("question 0, step 0: the verifier gave inf", 4, error=ScoreError, verifier=lambda p, r: math.inf, method="rebase")
     refused("temperature = -1.0: it must be positive", 4, softmax_temperature=-1., method="rebase")
@@ -393,4 +393,4 @@ def test_search_says_what_a_wrong_setting_is():
     with pytest.raises(ValueError, match="no text to read an answer"): rebase(tiny("llama"), None, PROMPTS, K=4, block=2, max_new_tokens=8, answer=str)
     policy, node = rebase_policy(4, 1e-320), lambda v: Candidate(0, -1, [1], v)
     assert policy([node(1.), node(-1e308), node(.5)], [0, 1, 2], []) == [(0, 4)]
-    with pytest.raises(ValueError, match="one text"): rebase(tiny("llama"), None, "12", K=4, block=2)
+    with pytest.raises(ValueError, match="^problems = '12'.*not one string"): rebase(tiny("llama"), None, "12", K=4, block=2)

@@ -49,8 +49,6 @@ def critical_token(
     """
     if not 0 < later <= 1: raise ValueError(f"later = {later}: it must lie in (0, 1]")
     if not 0 <= before <= 1: raise ValueError(f"before = {before}: it must lie in [0, 1]")
-    if start is not None and not 0 <= start <= 1:
-        raise ValueError(f"start = {start}: it must lie in [0, 1]")
     x = np.asarray(scores, dtype=float)
     if x.ndim != 1 or not ((x >= 0) & (x <= 1)).all():
         raise ValueError("scores must be a list of numbers in [0, 1]")

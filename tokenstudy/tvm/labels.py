@@ -458,7 +458,9 @@ def _copies_mean(trie, arrays):
 
 # %% ../../nbs/tvm/01_labels.ipynb #a769d81102e3
 check_module(globals(), {
-    "labels_flat": dict(block=at_least(1)), "label_samples": dict(block=at_least(1)),
-    "value_data": dict(block=at_least(1), prior=above(0)),
+    "step_ends": dict(delimiter=None), "prm_labels_by_rollout": dict(delimiter=None), # see `_steps`
+    "labels_flat": dict(block=at_least(1), delimiter=None),
+    "label_samples": dict(block=at_least(1), delimiter=None),
+    "value_data": dict(block=at_least(1), delimiter=None, prior=above(0)),
     "beta_posterior": dict(correct=finite, count=finite,
                            prior=both(like(tuple[float, float]), above(0)))})

@@ -267,7 +267,7 @@ def _solved_and_test(task, source, enough):
 
 # %% ../../nbs/tvm/04_setups.ipynb #a769735d9697
 check_module(globals(), {
-    "delimiter_ids": dict(tokenizer=has("decode")),
+    "delimiter_ids": dict(tokenizer=has("batch_decode")),
     "Setup.lessons": dict(num_samples=at_least(1)),
     "arithmetic_setup": dict(num_train=at_least(1), num_samples=at_least(1), num_test=at_least(1),
                              num_test_samples=at_least(1), num_operations=between(1, 12),

@@ -34,7 +34,7 @@ MODULES = {
         "TokenWeightedCollator", "BAD", "TOKENS", "REFERENCE", "_fits_heads", "_sampled", "_has_ids")),
     "cdpo/weights": Module(tests("cdpo/test_weights"), without=("weights_from_contrast", "weights_from_spans", "_is_side")),
     "multidraft/schemes": Module(tests("multidraft/test_schemes", "multidraft/test_optimal"), slow=LARGE),
-    "multidraft/canonical": Module(tests("multidraft/test_canonical", "multidraft/test_optimal"), slow=LARGE),
+    "multidraft/canonical": Module(tests("multidraft/test_canonical", "multidraft/test_optimal"), without=("_arrays",), slow=LARGE),
     "multidraft/optimal": Module(tests("multidraft/test_optimal"), compiled=False, without=("compiled",), slow=(*LARGE, "every_scheme", "nothing_beats", "more_drafts", "branch_and_bound_equals", "program", "decomposition")),
     "multidraft/acceptance": Module(tests("multidraft/test_acceptance"), without=("draw_comparison", "panel")),
     "multidraft/verification": Module(
