@@ -41,6 +41,8 @@ def test_a_script_takes_what_is_prescribed_then_the_first():
         assert script.flip(probability) == (probability > .6) and script.others == others and script.weight == (1 if not others else .5)
     for bad in (-1e-9, 1 + 1e-9, 2., -1.):
         with pytest.raises(ValueError, match="^a coin was flipped with probability"): Script().flip(bad)
+    with pytest.raises(ValueError, match="^probability is not a number"): flip(Dice(.5), np.nan)
+    assert flip(Dice(.5), .6) is True and flip(Dice(.5), .5) is False
     for bad in ([0., 0.], [], [[.5, .5]], 3.):
         with pytest.raises(ValueError, match="^weights: expected one positive"): Script().draw(bad)
     for bad in ([], np.ones((2, 2)), 1.):

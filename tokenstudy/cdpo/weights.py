@@ -196,6 +196,6 @@ def _is_side(side):
     return None if side in ("chosen", "rejected") else "'chosen' or 'rejected'"
 
 check_module(globals(), {
-    "shuffled_weights": dict(seed=at_least(0)),
+    "shuffled_weights": dict(seed=at_least(0)), "reweighted": dict(seed=at_least(0)),
     "oracle_weights": dict(length=at_least(1), place=at_least(0), mass=between(0, 1)),
     "weights_from_spans": dict(side=_is_side, rest=between(0, 1))})

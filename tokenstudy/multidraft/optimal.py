@@ -424,4 +424,5 @@ check_module(globals(), {
     "Optimal.choose": dict(late=True),
     "lorenz": dict(q=dims(1), p=dims(1)),
     "optimal_selection_distribution": dict(p=vector, K=at_least(1)),
+    "is_lossless_acceptance_one": dict(tolerance=at_least(0)),
     "left_curtain": dict(lengths=vector, moments=vector, K=at_least(1))})

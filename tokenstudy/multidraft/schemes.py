@@ -29,6 +29,7 @@ def flip(
     True
     """
     if isinstance(rng, Script): return rng.flip(probability)
+    if probability != probability: raise ValueError("probability is not a number (NaN)")
     return bool(rng.random() < probability)
 
 def draw(

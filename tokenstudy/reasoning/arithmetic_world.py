@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from fastcore.basics import patch
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, between, columns
+from ..core.kinds import at_least, between, columns, like
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -397,4 +397,6 @@ check_module(globals(), {
     "draw_problems": dict(count=at_least(0)),
     "arithmetic": dict(count=at_least(0)),
     "distractor_problems": dict(count=at_least(0), foreign=at_least(0)),
+    "Problem.lines": dict(misread=like(Collection[int])),
+    "solution_of": dict(misread=like(Collection[int])),
     "faulty_solutions": dict(problems=columns("prompt"), num_samples=at_least(1))})

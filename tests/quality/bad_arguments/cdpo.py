@@ -106,7 +106,7 @@ LEGAL = {
     "cdpo.weights.oracle_weights": {"place": "0", "mass": "0"},
     "cdpo.weights.first_difference": {"given": "[]|[[]]|[None]|[object]|generator|[nan]", "correct": "[]|[[]]|[None]|[object]|[nan]"},
     "cdpo.weights.weights_from_contrast": {"ce_beta": "0"},
-    "cdpo.weights.reweighted": {"seed": "-1|0", "place": "|text"},
+    "cdpo.weights.reweighted": {"seed": "0", "place": "|text"},
     "cdpo.pairs.check_texts": {"name": "text"},
     "cdpo.pairs.word_lm": {"seed": "0"},
     "cdpo.pairs.pairs_from_samples": {"seed": "0"},
