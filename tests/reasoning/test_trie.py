@@ -93,6 +93,16 @@ def test_trie_kernel_equals_plain_python(monkeypatch):
     assert as_dict(compiled) == {k: (int(c), int(g)) for k, (c, g) in slow_trie(paths, right, [1]*60).items()}
 
 
+def test_nodes_and_paths_behind_the_last_are_named():
+    trie = r.Trie([[1, 2], [1, 3]])
+    assert len(trie) == 4 and trie.tokens(3) == [1, 3] and len(trie.nodes(1)) == 2
+    for node in (4, 5):
+        for read in (trie.tokens, trie.children):
+            with pytest.raises(ValueError, match=f"node = {node}: this trie has 4 nodes"): read(node)
+    for path in (2, 3):
+        with pytest.raises(ValueError, match=f"path = {path}: this trie has 2 paths"): trie.nodes(path)
+
+
 def test_reported_trie_bad_input():
     for bad, message in ((dict(paths=[]), "at least one"), (dict(paths=[[-1]]), "must lie"), (dict(paths=[[2**31]]), "must lie"), (dict(paths=[[1]], correct=[.5, 1]), "one for each path"),
                          (dict(paths=[[1]], correct=[-1]), "correct must lie"), (dict(paths=[[1]], weights=[-1]), "not positive"), (dict(paths=[[1]], correct=[math.nan]), "not finite"),
