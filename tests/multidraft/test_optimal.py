@@ -677,6 +677,7 @@ def test_tiny_probabilities_overflow_without_a_word():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for p in ([1., 1e-310], [1e-310, 1.]): assert Optimal().prepare([.1, .9], [p]*2).acceptance() == pytest.approx([.9, .1][p[0] == 1])
+        assert Optimal().prepare([1e-301, 0., 1.], [[1e-320, .8, .2]]*2).acceptance() == pytest.approx(1 - .8**2)
 
 
 def test_the_first_of_drafts_with_one_ticket_wins():
