@@ -106,9 +106,9 @@ def test_examples_are_code_and_no_formulas():
 
 
 def test_reading_order():
-    paths = ["results.ipynb", "tvm/01_labels.ipynb", "app/01_notebooks.ipynb", "index.ipynb", "multidraft/04_optimal.ipynb", "core/01_scales.ipynb",
+    paths = ["results.ipynb", "tvm/01_labels.ipynb", "app/01_notebooks.ipynb", "index.ipynb", "multidraft/04_optimal.ipynb", "core/03_scales.ipynb",
              "multidraft/00_overview.ipynb", "together/01_views.ipynb", "cdpo/01_critical.ipynb"]
-    assert sorted(paths, key=convert.reading_order) == ["index.ipynb", "core/01_scales.ipynb", "multidraft/00_overview.ipynb", "multidraft/04_optimal.ipynb",
+    assert sorted(paths, key=convert.reading_order) == ["index.ipynb", "core/03_scales.ipynb", "multidraft/00_overview.ipynb", "multidraft/04_optimal.ipynb",
                                                         "cdpo/01_critical.ipynb", "tvm/01_labels.ipynb", "together/01_views.ipynb",
                                                         "app/01_notebooks.ipynb", "results.ipynb"]
     assert convert.page("multidraft/01_optimal.ipynb") == "multidraft/optimal" and convert.page("index.ipynb") == "index"

@@ -51,7 +51,7 @@ def test_warp_mutants_are_caught(mutant):
 @settings(max_examples=200)
 def test_warp_always_gives_a_distribution(values, temperature, top_k, top_p):
     probs = lm.warp(torch.tensor(values), temperature, top_k=top_k, top_p=top_p)
-    assert abs(float(probs.sum()) - 1) < 1e-5 and float(probs.min()) >= 0 and probs[int(np.argmax(values))] == probs.max()
+    assert abs(float(probs.sum()) - 1) < 1e-5 and float(probs.min()) >= 0 and max(values) - values[int(probs.argmax())] < 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

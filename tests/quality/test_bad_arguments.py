@@ -1,6 +1,6 @@
 """Every public callable names the argument that it cannot use: a table of wrong types, shapes, ranges, NaN and empties for each of them.
 
-`bad_arguments/sweep.py` finds the callables, takes a valid call of each from its docstring's example and replaces one argument after the other;
+`sweep.py` finds the callables, takes a valid call of each from its docstring's example and replaces one argument after the other;
 `bad_arguments/<area>.py` has the calls that no example shows and what is legal all the same."""
 import os
 import shutil
@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent/"bad_arguments"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import sweep
 

@@ -256,7 +256,7 @@ def brat_claims(
     """
     out = []
     def claim(text, gain): out.append(
-        Claim("brat", text, "–", signed(gain), verdict(gain), "brat/13_fidelity"))
+        Claim("brat", text, "–", signed(gain), verdict(gain), "brat/15_fidelity"))
     for base in ("unet", "transformer"):
         for text, first, second in (
                 ("a bonus token makes pictures more faithful", "bonus, λ=.01", "default"),
@@ -341,7 +341,7 @@ def cdpo_claims(
         gains = [_accuracy_gain(methods["critical"][m], methods[name][m]) for m in measures]
         ours = ", ".join(f"{signed(g, 1, 100)} {m}" for g, m in zip(gains, measures))
         out.append(Claim("cdpo", f"weights on critical tokens beat {text}", theirs.get(name, "–"),
-                         ours, verdict(*gains), "cdpo/08_comparison"))
+                         ours, verdict(*gains), "cdpo/09_comparison"))
     return out
 
 # %% ../../nbs/app/06_claims.ipynb #32fe59f0
@@ -399,7 +399,7 @@ def tvm_claims(
         gain = _verifier_gain(first, second, *how, root=root)
         way = "step beam" if how == BEAM else "best of 8"
         out.append(Claim("tvm", f"{names[first]} solves more than {names[second]}, {way}", "–",
-                         f"{signed(gain, 1, 100)} points", verdict(gain), "tvm/10_ordering"))
+                         f"{signed(gain, 1, 100)} points", verdict(gain), "tvm/11_ordering"))
     return out
 
 # %% ../../nbs/app/06_claims.ipynb #5ae7e48c
@@ -432,7 +432,7 @@ def _brat_headline(root):
     ours = (f"On the UNet, the second token with its penalty: {signed(bonus, 2)}. "
             f"The penalty alone: {signed(apart, 2)}.")
     return Claim("brat", "A second, orthogonal token makes a learned concept more faithful.", "–",
-                 ours, verdict(bonus, apart), "brat/13_fidelity")
+                 ours, verdict(bonus, apart), "brat/15_fidelity")
 
 # %% ../../nbs/app/06_claims.ipynb #5ae7e48d
 def _cdpo_headline(root):
@@ -444,7 +444,7 @@ def _cdpo_headline(root):
     ours = (f"Without the token {_percent(free)} of continuations are correct, with it none by "
             "definition. Weights there, against the same weights shuffled: "
             f"{signed(place, 1, 100)} points.")
-    return Claim("cdpo", claim, "–", ours, verdict(free, place), "cdpo/08_comparison")
+    return Claim("cdpo", claim, "–", ours, verdict(free, place), "cdpo/09_comparison")
 
 def _tvm_headline(root):
     step, outcome = (_verifier_gain("tvm", kind, *BEAM, root=root) for kind in ("prm_soft", "ovm"))
@@ -453,7 +453,7 @@ def _tvm_headline(root):
     ours = (f"Against steps {signed(step, 1, 100)} points, against outcomes on every "
             f"token {same if outcome == (0, 0, 0) else more}")
     return Claim("tvm", "Values on tokens guide a search better than values on steps or outcomes.",
-                 "–", ours, verdict(step, outcome), "tvm/10_ordering")
+                 "–", ours, verdict(step, outcome), "tvm/11_ordering")
 
 def headlines(
     root: str | Path | None = None # the project folder

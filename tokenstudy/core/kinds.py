@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'SIMPLE', 'ROWS', 'ArgumentError', 'refusal', 'kind_of', 'at_least', 'above', 'between', 'filled', 'ids',
-           'dims', 'vector', 'same_length', 'finite', 'like', 'columns', 'has', 'pairs', 'both']
+           'dims', 'vector', 'same_length', 'finite', 'like', 'instead', 'columns', 'has', 'pairs', 'both']
 
 # %% ../../nbs/core/01_kinds.ipynb #a76a0004
 import builtins
@@ -352,6 +352,18 @@ def like(
     return lambda value: kind.fault(value, "") if kind is not None else None
 
 # %% ../../nbs/core/01_kinds.ipynb #a76900a2
+def instead(
+    rule: Callable # value -> None, or what it must be
+) -> Callable: # the same rule
+    """A rule for `check_module` that is asked instead of the annotation, where what it says helps
+    more.
+
+    >>> instead(lambda value: "a name" if value == "" else None)("")
+    'a name'"""
+    made = lambda value: rule(value)
+    made.instead = True # type: ignore[attr-defined]
+    return made
+
 def columns(
     *names: str # that every row has
 ) -> Callable: # value -> None, or what it must be

@@ -25,7 +25,7 @@ from ..core.arguments import check_module
 from ..core.kinds import above, at_least, both, dims, filled, finite, like, refusal
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described, with_adapters
-from .labels import Ends, ValueData, ValueDataError, value_data
+from .labels import ENDS, Ends, ValueData, ValueDataError, value_data
 from .verifier import (
     TokenValueModel, check_vocabulary, save_verifier, value_loss, value_quality)
 
@@ -445,5 +445,5 @@ check_module(globals(), {
     "tensors": dict(rows=both(filled, like(Sequence[int])), pad_id=at_least(0), device=_is_device),
     "step_losses": dict(batch=_is_batch, lm_weight=both(at_least(0), finite)),
     "denominators": dict(rows=like(Iterable[int])),
-    "train_verifier": dict(block=at_least(1), delimiter=None, eval_data=_judged, seed=at_least(0),
+    "train_verifier": dict(block=at_least(1), delimiter=ENDS, eval_data=_judged, seed=at_least(0),
                            save_every=at_least(0), prior=above(0))})

@@ -29,7 +29,7 @@ from typing import Any, Callable, Iterator, NamedTuple
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE))
 
 from house import ROOT, Module
 from test_examples import MODULES, docstrings
@@ -58,7 +58,7 @@ class Call(NamedTuple):
 
 def area(name: str) -> types.ModuleType:
     "The table of an area: SEEN, LEGAL, SAME, FAULTS."
-    spec = importlib.util.spec_from_file_location(f"bad_arguments_{name}", HERE/f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"bad_arguments_{name}", HERE/"bad_arguments"/f"{name}.py")
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     return made
