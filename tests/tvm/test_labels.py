@@ -1,5 +1,6 @@
 "Labels: by hand and against a slow reference, doubtful samples, one gradient for outcomes and values, and mutants."
 import itertools
+import re
 import warnings
 from types import SimpleNamespace
 
@@ -237,6 +238,39 @@ def test_values_step_ends_by_hand():
     assert step_ends(trie, np.array([5, 7])).tolist() == [True, False, True, True, True, True, False, False, False, True]
     assert step_ends(trie, block=2).tolist() == [False, True, False, True, True, False, True, False, True, True]
     assert step_ends(trie, block=1).all() and step_ends(trie, {99}).sum() == 3
+
+
+def test_values_step_ends_by_a_function():
+    "It is asked with the tokens of the step so far: one of two tokens, and one that knows a pair of tokens."
+    trie = reasoning.Trie([[5, 6, 5, 7], [], [6], [5, 6, 6, 6, 5], [5, 6, 5, 7], [5, 6, 5, 8, 6, 6]])
+    assert step_ends(trie, lambda step: step[-1] == 6).tolist() == step_ends(trie, [6]).tolist()
+    asked = []
+    def pair(step):
+        asked.append(list(step))
+        return step[-2:] == [6, 6] or step[-2:] == [5, 7]
+    assert step_ends(trie, pair).tolist() == [False]*3 + [True] + [True] + [False, False, True, False, True] + [False]*3 + [True] + [False]*5 + [True]
+    assert [5, 6, 5, 7] in asked and [6, 5] in asked and [] not in asked and asked.count([5, 6, 5, 7]) == 1
+    assert step_ends(trie, lambda step: len(step) == 2).tolist() == step_ends(trie, block=2).tolist()
+
+
+def test_values_samples_of_one_step_are_counted():
+    few = [made([1, 6, 2], 1), made([3, 2], 0), made([], 0), made([6], 1), made([1, 2, 6], 1)]
+    with pytest.warns(UserWarning, match="of 5 samples 3 have no step that ends before"): label_samples(few, "prm_soft", [6])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        label_samples(few, "prm_soft", block=9)
+        label_samples(few[:1], "prm_soft", [6])
+    def refused(words, ends):
+        with pytest.raises(ValueDataError, match=words): value_data(few[:2], "prm_soft", ends)
+    class Named:
+        plain = "\n\n"
+        def __call__(self, step): return False
+    def never(step): return False
+    refused(r"^no step ends at the delimiter \[7, 9\] in any of 2 samples", {9, 7})
+    refused(r"^no step ends at the delimiter \[1[0-7, ]+\] in any", range(10, 30))
+    refused("^no step ends at the delimiter " + re.escape(repr("\n\n")), Named())
+    refused("^no step ends at the delimiter <function .*never", never)
+    assert value_data(few, "prm_soft", [6]).counts["one_step"] == 3
 
 
 def test_values_labels_of_weighted_tries_are_those_of_copies():

@@ -383,6 +383,7 @@ def columns(
         return None
     return rule
 
+# %% ../../nbs/core/01_kinds.ipynb #a76a0014
 def has(
     *attributes: str # that the value must have
 ) -> Callable: # value -> None, or what it must be

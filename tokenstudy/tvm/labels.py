@@ -8,7 +8,6 @@ __all__ = ['Ends', 'LABELS', 'ENDS', 'COUNTS', 'ValueDataError', 'step_ends', 'l
 
 # %% ../../nbs/tvm/01_labels.ipynb #9d88765f
 import dataclasses
-import numbers
 import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -45,9 +44,6 @@ def _steps(delimiter, block):
     if block is not None:
         if delimiter is not None:
             raise ValueError("give a delimiter or a block of tokens, not both")
-        if isinstance(block, bool) or not isinstance(block, numbers.Integral):
-            raise ValueError(f"block = {block!r}: it must be a whole number of tokens")
-        if block < 1: raise ValueError(f"block = {block}: it must be ≥ 1")
         return int(block)
     if callable(delimiter): return delimiter
     if must := ENDS(delimiter): raise ValueError(f"delimiter = {delimiter!r}: it must be {must}")
@@ -56,7 +52,7 @@ def _steps(delimiter, block):
     if any(i < 0 for i in ids):
         raise ValueError(f"delimiter = {delimiter!r}: token ids are at least 0")
     if not ids: raise ValueError("delimiter: there are no token ids, so no step would end")
-    if min(ids) < 0 or any(isinstance(i, bool) for i in ids):
+    if any(isinstance(i, bool) for i in ids):
         raise ValueError(f"delimiter: {sorted(ids)} are no token ids, whole numbers of at least 0")
     return ids
 
@@ -263,7 +259,6 @@ def beta_posterior(
     from scipy.special import betaincinv
     correct, count = np.asarray(correct, float), np.asarray(count, float)
     a, b = prior
-    if not (a > 0 and b > 0): raise ValueError(f"prior = {prior}: both numbers must be positive")
     if correct.shape != count.shape:
         raise ValueError(f"correct has shape {correct.shape}, count {count.shape}")
     if (correct < 0).any() or (correct > count).any():
@@ -463,7 +458,8 @@ def _copies_mean(trie, arrays):
 
 # %% ../../nbs/tvm/01_labels.ipynb #a769d81102e3
 check_module(globals(), {
-    "step_ends": dict(delimiter=ENDS), "prm_labels_by_rollout": dict(delimiter=ENDS),
+    "step_ends": dict(block=at_least(1), delimiter=ENDS),
+    "prm_labels_by_rollout": dict(block=at_least(1), delimiter=ENDS),
     "labels_flat": dict(block=at_least(1), delimiter=ENDS),
     "label_samples": dict(block=at_least(1), delimiter=ENDS),
     "value_data": dict(block=at_least(1), delimiter=ENDS, prior=above(0)),

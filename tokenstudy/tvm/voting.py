@@ -213,8 +213,6 @@ def accuracy_curves(
     if unknown := set(votes) - {"sum", "mean"}:
         raise ValueError(f"votes: {unknown.pop()!r} is neither 'sum' nor 'mean' (the maximum is "
                          "best-of-N)")
-    if orders < 1 or not Ns:
-        raise ValueError(f"orders = {orders}, Ns = {Ns}: both must hold at least one")
     for name, of in scores.items():
         if len(of) != len(samples) or any(len(x) != N for x in of):
             raise ValueError(f"scores[{name!r}]: {N} numbers for each of {len(samples)} questions")

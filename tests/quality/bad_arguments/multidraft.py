@@ -194,7 +194,6 @@ LEGAL = {
     "multidraft.verification.TableDistributions": {"text": "[]|[[]]|[None]|[object]|generator|[nan]"},
     "multidraft.verification.decode_table": {"drafts": "[]", "length": "0"},
     "multidraft.drafts.NGramDraft.distribution": {"b": "0", "suffix": "[]|generator"},
-    "multidraft.schemes.Script.draw": {"weights": "[nan]"},
     "multidraft.verification.grow": {"drafts": "[]", "text": "[]|[[]]|[None]|[object]|generator|[nan]", "length": "0"},
 }
 FAULTS: dict = {}
