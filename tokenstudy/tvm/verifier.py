@@ -140,7 +140,7 @@ class TokenValueModel(PreTrainedModel):
             where = {k: kwargs[k] for k in asked if k in kwargs}
             kind = PreTrainedConfig.get_config_dict(name, **where)[0].get("model_type")
             if kind != cls.config_class.model_type:
-                raise ValueError(f"{name} holds a model of type {kind}, not a verifier; "
+                raise ValueError(f"name: {name} holds a model of type {kind}, not a verifier; "
                                  "`TokenValueModel.from_causal_lm` makes one from a language model")
         return super().from_pretrained(name, *args, config=config, **kwargs)
 

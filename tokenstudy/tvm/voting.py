@@ -210,6 +210,7 @@ def accuracy_curves(
     N = len(samples[0])
     found: dict[tuple, list] = {}
     Ns = [n for n in Ns if 1 <= n <= N]
+    if not Ns: raise ValueError(f"Ns: none of them lies between 1 and {N}, the number of samples")
     if unknown := set(votes) - {"sum", "mean"}:
         raise ValueError(f"votes: {unknown.pop()!r} is neither 'sum' nor 'mean' (the maximum is "
                          "best-of-N)")

@@ -82,7 +82,7 @@ LEGAL = {
     "tvm.verifier.TokenValueConfig.get_text_config": {"args": "None|text|2|[]|object"},
     "tvm.verifier.TokenValueConfig": {"base": "{}"},
     "tvm.verifier.value_loss": {"logits": "nan", "labels": "nan"},
-    "tvm.verifier.TokenValueModel.from_pretrained": {"name": "missing|folder", "args": "None|1|text|[]|{}|object"},
+    "tvm.verifier.TokenValueModel.from_pretrained": {"name": "missing", "args": "None|1|text|[]|{}|object"},
     "tvm.verifier.check_tokenizer": {"tokenizer": "1|text|[]|{}|object"},
     "tvm.verifier.check_vocabulary": {"ids": "[]|{}|generator|[nan]"},
     "tvm.verifier.score_responses": {"responses": "[]|{}|generator"},
