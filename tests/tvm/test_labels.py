@@ -250,7 +250,7 @@ def test_values_step_ends_by_a_function():
         return step[-2:] == [6, 6] or step[-2:] == [5, 7]
     assert step_ends(trie, pair).tolist() == [False]*3 + [True] + [True] + [False, False, True, False, True] + [False]*3 + [True] + [False]*5 + [True]
     assert [5, 6, 5, 7] in asked and [6, 5] in asked and [] not in asked and asked.count([5, 6, 5, 7]) == 1
-    assert step_ends(trie, lambda step: len(step) == 2).tolist() == step_ends(trie, block=2).tolist()
+    assert step_ends(trie, lambda step: len(step) == 2).tolist() == step_ends(trie, block=2).tolist() and step_ends(trie, pair).dtype == bool
 
 
 def test_values_samples_of_one_step_are_counted():

@@ -25,7 +25,7 @@ LARGE = ("memory_is_linear", "large_vocabulary", "real_vocabularies", "sampled_s
 MODULES = {
     "core/statistics": Module(tests("core/test_statistics")),
     "reasoning/trie": Module(tests("reasoning/test_trie")),
-    "tvm/labels": Module(tests("tvm/test_labels"), without=("_DOUBTS",)),
+    "tvm/labels": Module(tests("tvm/test_labels"), without=("_DOUBTS", "_no_ends")),
     "tvm/voting": Module(tests("tvm/test_voting"), without=("draw_accuracy",)),
     "cdpo/losses": Module(tests("cdpo/test_losses")),
     "cdpo/critical": Module(tests("cdpo/test_critical"), without=("_streams",), slow=("known_truth", "uses_few_rollouts", "that_can_come_right", "test_critical_interventions", "no_room")),
