@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -285,8 +286,7 @@ def test_reported_full_disks_and_files_in_the_way_are_said_before_a_notebook_run
 
 def test_reported_killed_studies_leave_no_folders_of_sockets(checkout, tmp_path, monkeypatch):
     put(checkout, "multidraft/00_x", "# One", COUNT.format("a"), "import time; time.sleep(60)")
-    place = tmp_path/"tmp"
-    place.mkdir()
+    place = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))      # sockets need a short path
     killed = subprocess.Popen([sys.executable, "-m", "tokenstudy.app.commands", "study"], env=os.environ | dict(TMPDIR=str(place)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(600):
         if count(checkout) == "a": break
@@ -300,6 +300,15 @@ def test_reported_killed_studies_leave_no_folders_of_sockets(checkout, tmp_path,
     put(checkout, "multidraft/00_x", "# One", "42")
     monkeypatch.setattr("tempfile.tempdir", str(place))
     assert main(["study"]) == 0 and not list(place.glob(".tokenstudy.*")) and not list(checkout.rglob("*.partial"))
+    place.rmdir()
+
+
+def test_a_deep_folder_for_temporary_files_is_no_hindrance(checkout, tmp_path, monkeypatch):
+    put(checkout, "multidraft/00_x", "# One", "42")
+    deep = tmp_path/("d"*60)/("e"*60)
+    deep.mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    assert main(["study"]) == 0 and not list(deep.iterdir())
 
 
 # ---- saving outputs

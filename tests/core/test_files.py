@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -223,6 +224,19 @@ def test_reported_a_file_where_a_folder_should_be(tmp_path):
     before = sorted(p.name for p in tmp_path.rglob("*"))
     for name in ("there", "link", "link/new/newer", "."): core.check_writable(tmp_path/name)
     assert sorted(p.name for p in tmp_path.rglob("*")) == before and (tmp_path/"file").read_text() == "kept"
+
+
+def test_reported_scratch_folders_for_sockets_have_short_paths(tmp_path, monkeypatch):
+    deep = tmp_path/("d"*70)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with core.scratch_folder("t") as folder: assert folder.parent == deep
+    with core.scratch_folder("t", longest=60) as folder: assert folder.parent == Path("/tmp") and len(os.fsencode(folder)) <= 60
+    exactly = len(os.fsencode(deep/".t.0123456789ab.partial"))
+    with core.scratch_folder("t", longest=exactly) as folder: assert folder.parent == deep
+    with core.scratch_folder("t", longest=exactly - 1) as folder: assert folder.parent == Path("/tmp")
+    with pytest.raises(core.TokenStudyError, match="too long a path for sockets; set TMPDIR"):
+        with core.scratch_folder("t", longest=20): pass
 
 
 def test_scratch_folders_of_killed_processes_are_swept(tmp_path):

@@ -294,7 +294,7 @@ def execute(
         on_start(cell)
     def done(cell, cell_index, execute_reply):
         on_done(cell, time.perf_counter() - began[cell_index])
-    with core.scratch_folder() as sockets, _left_alone(nb):
+    with core.scratch_folder(longest=90) as sockets, _left_alone(nb):
         manager = _kernel_manager(sockets)
         client = NotebookClient(
             nb, km=manager, timeout=None, record_timing=False,

@@ -203,15 +203,24 @@ def writing(
 # %% ../../nbs/core/04_files.ipynb #c4ec0005
 @contextlib.contextmanager
 def scratch_folder(
-    name: str = "tokenstudy" # of the kind; what is left of it is swept
+    name: str = "tokenstudy", # of the kind; what is left of it is swept
+    *,
+    longest: int | None = None # bytes of its file path; sockets allow few; None: any
 ) -> Iterator[Path]: # in the system's folder for temporary files; only this user can open it
-    """A folder for the length of a block.
+    """A folder for the length of a block. `TokenStudyError` if its path would be too long, in
+    /tmp as well.
 
     >>> with scratch_folder() as folder: _ = (folder/"note").write_text("soon gone")
     >>> folder.exists()
     False
     """
-    place = Path(tempfile.gettempdir())/name
+    places = [Path(top)/name for top in (tempfile.gettempdir(), "/tmp") if Path(top).is_dir()]
+    behind = len(".") + len(".0123456789ab.partial")
+    fit = [p for p in places if longest is None or len(os.fsencode(p)) + behind <= longest]
+    if not fit:
+        raise TokenStudyError(f"{places[0]} has too long a path for sockets; set TMPDIR to a "
+                              "folder with a shorter one")
+    place = fit[0]
     sweep_leftovers(place)
     with _held(place, folder=True) as folder:
         folder.chmod(0o700)
@@ -305,5 +314,5 @@ def _plain_name(name):
 
 check_module(globals(), {
     "check_writable": dict(size=both(at_least(0), finite)),
-    "scratch_folder": dict(name=_plain_name),
+    "scratch_folder": dict(name=_plain_name, longest=at_least(1)),
     "add_asset": dict(made_by=filled, seed=at_least(0), licence=filled)})
