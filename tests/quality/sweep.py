@@ -40,6 +40,7 @@ AREAS = ("core", "lm", "reasoning", "multidraft", "brat", "cdpo", "tvm", "app")
 WRITERS = {"core.files.add_asset", "reasoning.generator.embed_generator", "multidraft.distillation.embed_draft", "brat.recipe.embed"}
 SHARED = {"Branches"}  # whose cache belongs to the object itself
 PATIENCE = 5         # seconds after which a call hangs
+GLANCE = .2          # seconds for a call that is long anyway
 
 
 class Row(NamedTuple):
@@ -341,13 +342,19 @@ def sweep(row: Row, table: types.ModuleType) -> Iterator[tuple]:
             if bad_name in table.NEVER.get(row.label, ()): continue              # what cannot be stopped once it has begun
             changed = replaced(call, parameter, signature, bad)
             if changed is None: break
-            end = attempt(changed, words(name) + table.SAME.get(row.label, {}).get(name, []), object if long else kind, bad, .2 if long else PATIENCE, holes or kind is object, name if record else "", blocked)
+            patience = GLANCE if long and (name, bad_name) in legal_of(row, table) else PATIENCE        # else a slow machine is not yet at the refusal
+            end = attempt(changed, words(name) + table.SAME.get(row.label, {}).get(name, []), object if long else kind, bad, patience, holes or kind is object, name if record else "", blocked)
             yield name, bad_name, "taken" if long and end.startswith("hangs") else end
+
+
+def legal_of(row: Row, table: types.ModuleType) -> set:
+    "(parameter, name of the value) of all that is legal."
+    return {(p, v) for p, values in table.LEGAL.get(row.label, {}).items() for v in values.split("|")}
 
 
 def judge(row: Row, table: types.ModuleType) -> list:
     "The faults of a callable: wrong values that end badly, those that are taken unannounced, and those announced that are not taken."
-    legal = {(p, v) for p, values in table.LEGAL.get(row.label, {}).items() for v in values.split("|")}
+    legal = legal_of(row, table)
     found, met = [], set()
     for parameter, value, end in sweep(row, table):
         if end == "refused": continue

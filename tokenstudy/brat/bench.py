@@ -294,6 +294,8 @@ def _which(*names):
     "A rule: one of the names."
     return lambda value: None if value in names else f"one of {', '.join(map(repr, names))}"
 
+def _there(folder): return None if Path(folder).is_dir() else "a folder that is there"
+
 check_module(globals(), {
     "ScriptTrainer.__init__": dict(
         pipeline=has("unet", "text_encoder"), files=like(Iterable[str | Path]), placeholder=filled,
@@ -303,5 +305,6 @@ check_module(globals(), {
                        batch_size=at_least(1)),
     "measured_growth": dict(which=_which("ours", "script"), pipeline=_pipeline,
                             num_steps=at_least(1), threads=at_least(1)),
-    "memory": dict(which=_which("ours", "script"), pipeline=_pipeline, num_steps=at_least(1)),
+    "memory": dict(which=_which("ours", "script"), pipeline=_pipeline, folder=_there,
+                   num_steps=at_least(1)),
     "rows": dict(pipelines=like(Iterable[str]), runs=at_least(1))})

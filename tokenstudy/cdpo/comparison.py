@@ -373,6 +373,11 @@ def draw_curves(
 # %% ../../nbs/cdpo/09_comparison.ipynb #a7691c9d951f
 def _no_folder(path): return "a file, not a folder" if Path(path).is_dir() else None
 
+def _for_contrast(value):
+    known = ("epochs", "lr", "batch_size", "lora")
+    lost = next((k for k in value if k not in known), None)
+    return f"arguments of contrast_model: {', '.join(known)}; {lost!r} is none" if lost else None
+
 check_module(globals(), {
     "evaluate": dict(problems=both(filled, like(Iterable[dict])), seed=at_least(0)),
     "compare": dict(grader=None, validation=like(Iterable[dict]), test=like(Iterable[dict]),
@@ -381,7 +386,7 @@ check_module(globals(), {
                     seeds=both(like(list[int]), at_least(0)), max_new_tokens=at_least(1)),
     "results_of": dict(records=like(list[dict])),
     "study_data": dict(num_samples=at_least(1), ce_betas=both(filled, like(list[float])),
-                       rollouts=at_least(0), seed=at_least(0), contrast=like(dict[str, object]),
+                       rollouts=at_least(0), seed=at_least(0), contrast=_for_contrast,
                        path=_no_folder),
     "summary": dict(results=like(list[dict])),
     "draw_curves": dict(results=like(list[dict])),

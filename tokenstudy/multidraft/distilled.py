@@ -270,6 +270,7 @@ def read_draft(
     >>> read_draft(core.asset("draft-small.safetensors"), "cpu").config.shortlist_size
     8192
     """
+    place, number = core.device(device), core.dtype(dtype)
     try:
         with safe_open(path, "pt") as f:
             config = DraftConfig(**json.loads(f.metadata()["config"]))
@@ -281,7 +282,7 @@ def read_draft(
         reason = f"{type(e).__name__}: {e}"
         raise core.CorruptFileError(f"{path} is not a readable draft ({reason})") from e
     model.tie_weights()
-    return model.to(core.device(device), core.dtype(dtype)).eval()
+    return model.to(place, number).eval()
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #6504795f
 DRAFTS = dict(
@@ -308,10 +309,10 @@ def load_draft(
     if name not in DRAFTS:
         raise ValueError(f"draft {name!r}: it must be one of {', '.join(DRAFTS)}")
     from transformers import AutoTokenizer
-    path = core.asset(f"draft-{name}.safetensors")
+    model = read_draft(core.asset(f"draft-{name}.safetensors"), device, dtype)
     lm.prepare_lm()
     tokenizer = AutoTokenizer.from_pretrained(lm.verify_lm(), trust_remote_code=False)
-    return lm.LM(read_draft(path, device, dtype), tokenizer, f"draft-{name}")
+    return lm.LM(model, tokenizer, f"draft-{name}")
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #a76961016914
 check_module(globals(), {

@@ -138,7 +138,7 @@ LEGAL = {
     "brat.bench.picture_files": {"folder": "folder"},
     "brat.bench.contestant": {"folder": "folder"},
     "brat.bench.measured_growth": {"folder": "folder"},
-    "brat.bench.memory": {"folder": "missing|folder"},
+    "brat.bench.memory": {"folder": "folder"},
     "brat.bench.rows": {"pipelines": "[]|{}|generator"},
     "brat.captions.caption": {"mention": "[]|{}|generator", "subject": "text"},
     "brat.captions.parse": {"text": "|text"},

@@ -59,7 +59,7 @@ LEGAL = {
     "cdpo.comparison.results_of": {"records": "[]", "entries": "{}|other keys|number keys", "measure": "|text"},
     "cdpo.comparison.summary": {"results": "[]", "baseline": "|text", "measure": "|text"},
     "cdpo.comparison.StudyData": {"pairs": "[]|{}", "counts": "[]|{}|other keys|number keys", "mass": "[]|{}|other keys|number keys"},
-    "cdpo.comparison.study_data": {"rollouts": "0", "seed": "0", "contrast": "{}|other keys", "path": "missing"},
+    "cdpo.comparison.study_data": {"rollouts": "0", "seed": "0", "contrast": "{}", "path": "missing"},
     "cdpo.comparison.first_mistake_kinds": {"seed": "0"},
     "cdpo.comparison.draw_curves": {"results": "[]", "names": "[]|[None]|[object]|generator|[nan]"},
     "cdpo.contrast.contrastive_distribution": {"ce_beta": "0"},

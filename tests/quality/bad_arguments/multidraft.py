@@ -142,7 +142,7 @@ LEGAL = {
     "multidraft.distilled.new_draft": {"frequency": "nan", "always": "[]|{}|generator", "seed": "0"},
     "multidraft.distilled.write_draft": {"path": "missing"},
     "multidraft.distilled.read_draft": {"device": "", "dtype": ""},
-    "multidraft.distilled.load_draft": {"device": "|text", "dtype": "|text"},
+    "multidraft.distilled.load_draft": {"device": "", "dtype": ""},
     "multidraft.drafts.Distribution": {"tokens": "[]|ragged|texts|{}|deep|short", "probs": "[]|ragged|texts|{}|deep|nan|short"},
     "multidraft.drafts.distributions_of": {"temperature": "0", "top_k": "0"},
     "multidraft.drafts.Tree": {"root": "-1|0"},
