@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                    "CorruptFileError", "CheckpointError", "TrainingError", "missing_package",
                    "project_root", "cache_dir", "SCALES", "current_scale", "scale", "runs_dir",
                    "results_dir", "seeds", "seed_everything", "device", "dtype", "DTYPES",
+                   "autocast", "fast_matmuls",
                    "available_memory", "versions", "PACKAGES", "git_state", "device_name",
                    "provenance", "Banner", "banner", "progress"],
         "files": ["atomic_write", "atomic_folder", "sweep_leftovers", "sync_folder",
