@@ -226,8 +226,6 @@ def test_reported_values_weights_that_are_not_finite_are_no_verifier(toy, monkey
         m.setattr(torch.optim, "AdamW", Leaping)
         with pytest.raises(core.TrainingError, match="not finite after step 1"):                     # the only step: no later loss would tell
             train_verifier(toy, some, "tvm", epochs=1, batch_size=99)
-    half = TokenValueModel.from_causal_lm(toy).half()                                                # finite in training, too large for the base's own type
-    with pytest.raises(core.TrainingError, match="of the trained verifier is not finite"): train_verifier(half, some, "tvm", epochs=1, batch_size=99, lr=1e5)
 
 
 def test_reported_a_disk_that_fills_up_at_the_end_is_said(toy, tmp_path, monkeypatch):

@@ -246,6 +246,7 @@ def study_data(
     seed: int = 0,         # of samples, pairs and contrast models
     contrast: dict | None = None, # of `contrast_model`: epochs, lr, batch_size, lora
     path: str | Path | None = None, # a file that keeps the samples
+    adapter: bool = False, # an adapter will be trained, not all weights
     **sampling: Any     # of `reasoning.sample_trajectories`: temperature, top_p, batch_size
 ) -> StudyData:
     """Pairs from the base's own samples with all weights.
@@ -272,7 +273,7 @@ def study_data(
     if "solution" in task.train.column_names and task.grade is reasoning.grade_arithmetic:
         columns["first_mistake"] = _mistakes(task, pairs)
     for name, column in columns.items(): pairs = pairs.add_column(name, column)
-    return StudyData(with_reference(base, pairs), counts, mass)
+    return StudyData(with_reference(base, pairs, adapter=adapter), counts, mass)
 
 # %% ../../nbs/cdpo/09_comparison.ipynb #c8a7e003
 def _contrast_columns(base, drawn, pairs, ce_betas, seed, contrast):

@@ -24,7 +24,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 from ..core.arguments import check_module
 from ..core.kinds import above, at_least, between, both, finite, like, pairs
 from .. import core, lm as lms, reasoning
-from ..lm.finetuning import ending_at_empty_line, few_shot, fine_tune, lessons
+from ..lm.finetuning import (
+    computing, ending_at_empty_line, few_shot, fine_tune, frozen_copy, is_half, lessons)
 from ..reasoning.arithmetic_world import distractor_problems
 from .pairs import (
     IDS, PreferenceDataError, REFERENCE, TokenWeightedCollator, no_bars)
@@ -159,11 +160,17 @@ def _random_kept() -> Iterator[None]:
             random.setstate(python)
             np.random.set_state(arrays)
 
-def _copy_to_train(base):
-    "A copy of a model's parameters that all learn."
-    model = copy.deepcopy(base.model)
+def _copy_to_train(base, peft_config):
+    "A copy of a model that learns in float32, or the base of an adapter."
+    whole = peft_config is None or not is_half(base.model)
+    model = copy.deepcopy(base.model).requires_grad_(True) if whole else frozen_copy(base.model)
     model.__dict__.pop("forward", None) # of an earlier trainer, bound to the model itself
-    return model.requires_grad_(True)
+    return model.float() if whole else model
+
+def _precision(base):
+    "The trainer's options for computing in the type of a base in half precision."
+    kind = computing(base.model)
+    return dict(bf16=kind is torch.bfloat16, fp16=kind is torch.float16)
 
 def _config(method, output_dir, rpo_alpha, **options):
     "The trainer's configuration for a method."
@@ -224,10 +231,10 @@ def train(
         args = _config(method, output_dir, rpo_alpha, **dict(
             learning_rate=lr, beta=beta, num_train_epochs=epochs,
             per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=accumulation, seed=seed) | options)
+            gradient_accumulation_steps=accumulation, seed=seed) | _precision(base) | options)
         follow = [] if probe is None else [LogProbCurves(probe, probe_every)]
         trainer = TokenWeightedDPOTrainer(
-            _copy_to_train(base), args=args, train_dataset=pairs, processing_class=base.tokenizer,
+            _copy_to_train(base, peft_config), args=args, train_dataset=pairs, processing_class=base.tokenizer,
             peft_config=peft_config, callbacks=follow)
         trainer.also_identity = dict(method=method,
                                      probe=core.fingerprint([f.rows for f in follow]),
@@ -246,8 +253,8 @@ def train(
 def _finished(trainer, settings):
     "The trained model, adapters merged; `DivergedError` if it is not finite."
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    if is_peft_model(trained): trained = trained.merge_and_unload()
     trained.__dict__.pop("forward", None)
+    if is_peft_model(trained) and not is_half(trained): trained = trained.merge_and_unload()
     if not all(torch.isfinite(p).all() for p in trained.parameters()):
         raise DivergedError("{method} at learning rate {lr} and beta {beta}: the model's weights "
                             "are not finite; lower lr or beta".format(**settings))
@@ -257,17 +264,22 @@ def _finished(trainer, settings):
 def with_reference(
     base: lms.LM,        # the reference
     pairs: Dataset,      # N rows with the columns `IDS`
-    batch_size: int = 64 # pairs of a forward pass
+    batch_size: int = 64, # pairs of a forward pass
+    *,
+    adapter: bool = False # an adapter will be trained, not all weights
 ) -> Dataset:            # the same rows and the columns `REFERENCE`
     """Pairs with their tokens' log-probabilities under a reference, for all trainings that share
-    it.
+    it. They are computed in the precision in which the training starts.
 
     >>> row = dict(prompt_ids=[1], chosen_ids=[4, 7], rejected_ids=[3, 5, 7])
     >>> made = with_reference(lms.tiny_lm("llama", vocab=8), Dataset.from_list([row]))
     >>> len(made[0]["ref_rejected_token_logps"])
     3
     """
-    found = pair_logprobs(base.model.eval(), pairs, batch_size, per_token=True)
+    model = base.model.eval()
+    if is_half(model) and not adapter: model = copy.deepcopy(model).float()
+    with core.autocast(model.device, computing(base.model)):
+        found = pair_logprobs(model, pairs, batch_size, per_token=True)
     pairs = pairs.remove_columns([key for key in REFERENCE if key in pairs.column_names])
     for key, values in zip(REFERENCE, found): pairs = pairs.add_column(key, values)
     return pairs

@@ -25,6 +25,7 @@ from trl.trainer.utils import use_adapter
 from ..core.arguments import check_module, warn
 from ..core.kinds import dims, has, like, refusal
 from .. import core
+from ..core.processes import accelerate_here
 from ..lm.finetuning import described
 from ..lm.resuming import SafeCheckpoints
 from .losses import log_ratios, per_position_loss, sigmoid_loss, tdpo_loss
@@ -43,8 +44,8 @@ WITHOUT_WEIGHTS = dict(ld_alpha=None, f_divergence_type="reverse_kl", use_weight
 class TokenWeightedDPOConfig(DPOConfig):
     """TRL's `DPOConfig` for `TokenWeightedDPOTrainer`. `loss_type`: some of `LOSSES`.
 
-    ValueError for what has no token-weighted form. bf16 and gradient checkpointing: on a GPU,
-    unless set. `gradient_checkpointing`: recompute activations. `use_token_weights`: use the
+    ValueError for what has no token-weighted form. Device and precision are those of `core.device`
+    and `core.dtype`, unless set; gradient checkpointing: on a GPU, unless set. `gradient_checkpointing`: recompute activations. `use_token_weights`: use the
     columns of weights. `max_weight`: the largest that is allowed. `tdpo_alpha`: weight of the KL
     in tdpo2. `bad_pairs`: skip, or raise.
 
@@ -65,12 +66,17 @@ class TokenWeightedDPOConfig(DPOConfig):
 
     def __post_init__(self):
         _check_own(self)
-        gpu = torch.cuda.is_available() and not self.use_cpu
-        if self.bf16 is None: self.bf16 = gpu and not self.fp16
+        place = core.device()
+        self.use_cpu = self.use_cpu or place.type == "cpu"
+        gpu, kind = not self.use_cpu, core.dtype()
+        if self.bf16 is None:
+            self.fp16 = self.fp16 or gpu and kind is torch.float16
+            self.bf16 = gpu and not self.fp16 and kind is torch.bfloat16
         if self.gradient_checkpointing is None and self.activation_checkpointing is None:
             self.activation_checkpointing = gpu # the older name then mirrors it
         if not gpu: self.dataloader_pin_memory = False
-        super().__post_init__()
+        with accelerate_here() if gpu else contextlib.nullcontext(): super().__post_init__()
+        if gpu: self._n_gpu = 1 # else transformers would use all cards of the machine
         _check_config(self)
 
     @property
@@ -195,10 +201,19 @@ def _check_arguments(model, args, peft_config, train_dataset, eval_dataset):
             not any(p.requires_grad for p in model.parameters()):
         raise ValueError("no parameter of the model takes a gradient: call model.requires_grad_(), "
                          "or give a peft_config")
+    if isinstance(model, torch.nn.Module) and peft_config is None: _check_masters(model)
     for name, data in dict(train_dataset=train_dataset, eval_dataset=eval_dataset).items():
         empty = isinstance(data, Dataset) and not len(data)
         if empty or isinstance(data, IterableDataset) and next(iter(data), None) is None:
             raise PreferenceDataError(f"{name} is empty")
+
+def _check_masters(model):
+    "ValueError for half-precision weights that would learn: small steps change few of them."
+    half = [p.dtype for p in model.parameters() if p.requires_grad and p.dtype.itemsize < 4]
+    if half:
+        raise ValueError(f"model: {len(half)} tensors that learn are {half[0]}, and a small step "
+                         "changes few of such numbers; train float32 weights (model.float()) with "
+                         "bf16=True, or give a peft_config")
 
 def _config_of(model):
     "The configuration of a model or of the one in a folder."

@@ -11,7 +11,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["kinds", "arguments", "scales", "files", "identity", "record_files", "records",
-                "checkpoints", "training", "statistics", "show", "bench", "results"],
+                "checkpoints", "training", "statistics", "show", "bench", "results",
+                "processes"],
     submod_attrs={
         "kinds": ["ArgumentError"],
         "arguments": ["checked", "check_module", "warn"],
@@ -39,5 +40,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                  "against_paper"],
         "bench": ["race", "race_all", "bench_row", "measure", "bench_table", "alone",
                   "peak_memory"],
+        "processes": ["rank", "num_processes", "share", "gather", "from_first"],
         "results": ["fitting_records", "committed", "Committed", "committed_bench"],
     })

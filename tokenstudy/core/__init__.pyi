@@ -22,6 +22,8 @@ from .scales import seed_everything as seed_everything
 from .scales import device as device
 from .scales import dtype as dtype
 from .scales import DTYPES as DTYPES
+from .scales import autocast as autocast
+from .scales import fast_matmuls as fast_matmuls
 from .scales import available_memory as available_memory
 from .scales import versions as versions
 from .scales import PACKAGES as PACKAGES
@@ -96,6 +98,11 @@ from .bench import measure as measure
 from .bench import bench_table as bench_table
 from .bench import alone as alone
 from .bench import peak_memory as peak_memory
+from .processes import rank as rank
+from .processes import num_processes as num_processes
+from .processes import share as share
+from .processes import gather as gather
+from .processes import from_first as from_first
 from .results import fitting_records as fitting_records
 from .results import committed as committed
 from .results import Committed as Committed

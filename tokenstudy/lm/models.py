@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GGUF_NAME', 'GGUF_SIZE', 'GGUF_SHA256', 'CONVERTED', 'LM', 'as_lm', 'resting', 'quiet', 'check_gguf', 'prepare_lm',
            'verify_lm', 'lm_status', 'load_lm', 'require_memory', 'tiny_lm', 'tiny_tokenizer', 'encode', 'check_length',
-           'pad', 'eos_ids', 'takes', 'forward']
+           'pad', 'eos_ids', 'placed', 'takes', 'forward']
 
 # %% ../../nbs/lm/01_models.ipynb #1891738e
 import importlib.util
@@ -502,6 +502,19 @@ def eos_ids(
              lm.model.config.eos_token_id, getattr(lm.tokenizer, "eos_token_id", None)]
     return {int(i) for f in found if f is not None
             for i in (f if isinstance(f, (list, tuple)) else [f])}
+
+def placed(
+    model: torch.nn.Module,      # with floating weights
+    device: str | torch.device,  # where it goes
+    dtype: torch.dtype           # of its weights
+) -> torch.nn.Module:            # the model itself
+    """Move a model and cast its weights, and no tables, such as the frequencies of positions.
+
+    >>> model = placed(tiny_lm().model, "cpu", torch.bfloat16)
+    >>> model.dtype, model.model.rotary_emb.inv_freq.dtype
+    (torch.bfloat16, torch.float32)"""
+    for p in model.parameters(): p.data = p.data.to(dtype)
+    return model.to(device)
 
 def takes(
     model: torch.nn.Module, # of transformers, or of peft around one

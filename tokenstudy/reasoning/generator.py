@@ -186,8 +186,8 @@ def load_generator(
     if unknown or set(missing) - {"lm_head.weight"}:
         raise core.CorruptFileError(f"tokenstudy/assets/{GENERATOR} does not fit `new_generator`: "
                                     f"{unknown or missing}")
-    return lm.LM(model.to(core.device(device), core.dtype(dtype)).eval().requires_grad_(False),
-                 arithmetic_tokenizer(), "arithmetic")
+    model = lm.placed(model, core.device(device), core.dtype(dtype))
+    return lm.LM(model.eval().requires_grad_(False), arithmetic_tokenizer(), "arithmetic")
 
 # %% ../../nbs/reasoning/05_generator.ipynb #a76946d92f1b
 check_module(globals(), {

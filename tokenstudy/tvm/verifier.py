@@ -31,6 +31,7 @@ from ..core.arguments import check_module
 from ..core.kinds import (
     at_least, both, dims, finite, has, like, pairs, same_length, vector)
 from .. import core, lm as lms, reasoning
+from ..lm.finetuning import computing, frozen_copy, has_adapters, is_half, merged
 from .labels import ValueDataError, by_problem, labels_flat, problem_trie
 
 # %% ../../nbs/tvm/02_verifier.ipynb #b2e71a02
@@ -120,6 +121,8 @@ class TokenValueModel(PreTrainedModel):
     """
     config_class = TokenValueConfig
     base_model_prefix = "lm"
+    #: the type of products; None: as `lm.finetuning.computing` says
+    computes: torch.dtype | None = None
     _supports_sdpa = _supports_flash_attn = _supports_attention_backend = True
 
     def __init__(self, config: TokenValueConfig):
@@ -157,18 +160,21 @@ class TokenValueModel(PreTrainedModel):
 def from_causal_lm(cls: TokenValueModel,
     model: "lms.LM | PreTrainedModel", # the generator; it is copied
     value_loss: str = "mse",           # or "bce": what `forward` computes if labels are given
-    seed: int = 0                      # of the new head
+    seed: int = 0,                     # of the new head
+    *,
+    shared: bool = False # the weights are the generator's own, for an adapter that leaves them
 ) -> TokenValueModel:
     "A verifier that starts from a generator, with a new head whose values are near .5."
     vocabulary = vocabulary_key(getattr(model, "tokenizer", None))
     model = model.model if isinstance(model, lms.LM) else model
+    if has_adapters(model): model = merged(model).to(model.device)
     if not isinstance(model, PreTrainedModel):
         raise ValueError(f"base is of type {type(model).__name__}: it must be an LM or a "
                          "transformers model (see `lm.load_lm`)")
     with torch.device("meta"):
         made = cls(TokenValueConfig(base=copy.deepcopy(model.config), value_loss=value_loss,
                                     vocabulary=vocabulary))
-    made.lm = copy.deepcopy(model)
+    made.lm = frozen_copy(model) if shared else copy.deepcopy(model)
     made.config.base = made.lm.config
     head = torch.nn.utils.skip_init(torch.nn.Linear, made.value_head.in_features, 1)
     draws = torch.Generator().manual_seed(seed)
@@ -176,7 +182,21 @@ def from_causal_lm(cls: TokenValueModel,
         head.weight.copy_(.02*torch.randn(head.weight.shape, generator=draws))
         head.bias.zero_()
     made.value_head = head.to(model.device, model.dtype)
-    return made.requires_grad_(True).train(False)
+    return (made if shared else made.requires_grad_(True)).train(False)
+
+@patch
+def save_pretrained(self: TokenValueModel,
+    folder: str | Path, # it is made
+    **kwargs: object    # of transformers
+) -> None:
+    "As in transformers; adapters are added to a float32 copy of the weights."
+    whole = self
+    if has_adapters(self):
+        whole = frozen_copy(self)
+        whole.lm, whole.value_head = merged(self.lm), copy.deepcopy(self.value_head).cpu().float()
+        whole.config = copy.deepcopy(self.config)
+        whole.config.dtype = whole.config.base.dtype = torch.float32
+    PreTrainedModel.save_pretrained(whole, folder, **kwargs)
 
 # %% ../../nbs/tvm/02_verifier.ipynb #ff2581e5
 @patch
@@ -189,6 +209,7 @@ def forward(self: TokenValueModel,
     labels: torch.Tensor | None = None,         # [B, T], NaN where there is none
     weights: torch.Tensor | None = None,        # [B, T], of the labels
     lm_logits: bool = False,                    # add the language model's
+    lm_logits_to_keep: int = 0,                 # of these the last so many positions; 0: all
     logits_to_keep: "int | torch.Tensor" = 0,   # only the last so many, or at these indices; 0: all
     **kwargs: object                            # of the language model
 ) -> TokenValueOutput:
@@ -196,16 +217,18 @@ def forward(self: TokenValueModel,
     if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
         counted = attention_mask.long().cumsum(-1) - 1
         position_ids = counted.clamp(min=0)[:, -input_ids.shape[1]:]
-    if position_ids is not None and "position_ids" in inspect.signature(self.lm.forward).parameters:
+    if position_ids is not None and lms.takes(self.lm, "position_ids"):
         kwargs["position_ids"] = position_ids
     kwargs |= dict(input_ids=input_ids, attention_mask=attention_mask,
                    past_key_values=past_key_values, use_cache=bool(use_cache))
-    if lm_logits:
-        out = self.lm(**kwargs, output_hidden_states=True)
-        hidden = out.hidden_states[-1]
-    else:
-        out = self.lm.base_model(**kwargs)
-        hidden = out.last_hidden_state
+    with core.autocast(input_ids.device, self.computes or computing(self)):
+        if not lm_logits:
+            out = self.lm.base_model(**kwargs)
+            hidden = out.last_hidden_state
+        else:
+            if lms.takes(self.lm, "logits_to_keep"): kwargs["logits_to_keep"] = lm_logits_to_keep
+            out = self.lm(**kwargs, output_hidden_states=True)
+            hidden = out.hidden_states[-1]
     if not isinstance(logits_to_keep, int): hidden = hidden[:, logits_to_keep]
     elif logits_to_keep: hidden = hidden[:, -logits_to_keep:]
     head = self.value_head
@@ -217,7 +240,7 @@ def forward(self: TokenValueModel,
         loss = total/weight.clamp(min=1e-30)
     return TokenValueOutput(loss, logits.sigmoid(), logits,
                             out.past_key_values if use_cache else None,
-                            out.logits if lm_logits else None)
+                            out.logits[:, -lm_logits_to_keep:] if lm_logits else None)
 
 # %% ../../nbs/tvm/02_verifier.ipynb #2292b9a8
 AutoConfig.register(TokenValueConfig.model_type, TokenValueConfig, exist_ok=True)
