@@ -197,7 +197,7 @@ def close(tab):
     tab.evaluate("async () => { const w = window.jupyterapp.shell.currentWidget; await w.sessionContext.shutdown(); }")
 
 
-@pytest.mark.parametrize("notebook, image, text", [("core/11_show.ipynb", True, "")])
+@pytest.mark.parametrize("notebook, image, text", [("core/12_show.ipynb", True, "")])
 def test_notebook_runs_in_jupyterlab(tab, lab, notebook, image, text):
     cells = run_all(tab, lab, notebook)
     kinds = {kind for cell in cells for output in cell["outputs"] for kind in output.get("data", {})}

@@ -10,8 +10,8 @@ name the notebook's cell beside the line; run nbdev-export first.
 
 A finding may stay where tests/quality/allowed/<check>.txt says why, in lines of one of the forms
 
-    nbs/core/04_files.ipynb: reason
-    nbs/core/04_files.ipynb :: name: reason
+    nbs/core/05_files.ipynb: reason
+    nbs/core/05_files.ipynb :: name: reason
 
 The path may hold *. The name is the function, `Class.method`, `function.parameter`, cell id (sizes), acronym, private name or mypy's
 code of the error; for words it may be any phrase of the text around the word. A line that allows nothing fails."""

@@ -45,9 +45,10 @@ class TokenWeightedDPOConfig(DPOConfig):
     """TRL's `DPOConfig` for `TokenWeightedDPOTrainer`. `loss_type`: some of `LOSSES`.
 
     ValueError for what has no token-weighted form. Device and precision are those of `core.device`
-    and `core.dtype`, unless set; gradient checkpointing: on a GPU, unless set. `gradient_checkpointing`: recompute activations. `use_token_weights`: use the
-    columns of weights. `max_weight`: the largest that is allowed. `tdpo_alpha`: weight of the KL
-    in tdpo2. `bad_pairs`: skip, or raise.
+    and `core.dtype`, unless set; gradient checkpointing: on a GPU, unless set.
+    `gradient_checkpointing`: recompute activations. `use_token_weights`: use the columns of
+    weights. `max_weight`: the largest that is allowed. `tdpo_alpha`: weight of the KL in tdpo2.
+    `bad_pairs`: skip, or raise.
 
     >>> TokenWeightedDPOConfig("out", use_cpu=True, beta=1.).loss_type
     ['sigmoid']

@@ -10,9 +10,9 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["kinds", "arguments", "scales", "files", "identity", "record_files", "records",
-                "checkpoints", "training", "statistics", "show", "bench", "results",
-                "processes"],
+    submodules=["kinds", "arguments", "scales", "processes", "files", "identity",
+                "record_files", "records", "checkpoints", "training", "statistics", "show",
+                "bench", "results"],
     submod_attrs={
         "kinds": ["ArgumentError"],
         "arguments": ["checked", "check_module", "warn"],
@@ -40,6 +40,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                  "against_paper"],
         "bench": ["race", "race_all", "bench_row", "measure", "bench_table", "alone",
                   "peak_memory"],
-        "processes": ["rank", "num_processes", "share", "gather", "from_first"],
+        "processes": ["launched", "num_processes", "rank", "share", "gather", "from_first",
+                      "accelerate_here"],
         "results": ["fitting_records", "committed", "Committed", "committed_bench"],
     })

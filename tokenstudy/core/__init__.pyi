@@ -98,11 +98,13 @@ from .bench import measure as measure
 from .bench import bench_table as bench_table
 from .bench import alone as alone
 from .bench import peak_memory as peak_memory
-from .processes import rank as rank
+from .processes import launched as launched
 from .processes import num_processes as num_processes
+from .processes import rank as rank
 from .processes import share as share
 from .processes import gather as gather
 from .processes import from_first as from_first
+from .processes import accelerate_here as accelerate_here
 from .results import fitting_records as fitting_records
 from .results import committed as committed
 from .results import Committed as Committed

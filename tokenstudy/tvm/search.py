@@ -304,6 +304,13 @@ def _configs(generator, verifier, policy, questions, config, **options):
     return [dict(common, problem=q.problem, prompt=q.prompt_ids, streams=[q.first, q.key])
             for q in questions]
 
+def _everywhere(mine, wave):
+    "The results of all questions of a wave, on every process."
+    if core.num_processes() == 1: return [q.result() for q in mine]
+    what = f"tree_search {core.fingerprint([[q.problem, q.prompt_ids] for q in wave])}"
+    made = core.gather([q.result().plain() for q in mine], len(wave), what)
+    return [SearchResult.of(r) for r in made]
+
 def _record(runs, pairs, seconds, seed):
     "Add finished searches, (config, result) pairs, to the records."
     runs.append(*[core.make_record(runs.study, runs.scale, config, result.plain(), fn=tree_search,
@@ -430,23 +437,25 @@ def tree_search(
                            seed=seed, max_steps=max_steps, step_tokens=step_tokens,
                            max_new_tokens=max_new_tokens,
                            lookahead=lookahead, recompute=recompute, **warping)
-        found = {i: SearchResult.of(r)
-                 for i, c in enumerate(configs) if (r := runs.get(c, fn=tree_search)) is not None}
+        known = [runs.get(c, fn=tree_search) for c in configs]
+        found = {i: SearchResult.of(r) for i, r in enumerate(core.from_first(known, "searches"))
+                 if r is not None}
     todo = [q for q in questions if q.number not in found]
     on_gpu = generator.model.device.type == "cuda"
     rows = lms.wave_rows(generator, max(len(q.prompt_ids) for q in questions) + max_new_tokens)
     size = batch_size or max(1, min(rows, 4096 if on_gpu else 512) // K)
     with core.progress(total=len(todo), desc="search",
                        unit="question") as bar, lms.resting(verifier):
-        for wave in (todo[part:part + size] for part in range(0, len(todo), size)):
-            start = time.perf_counter()
+        together = size * core.num_processes()
+        for wave in (todo[part:part + together] for part in range(0, len(todo), together)):
+            start, mine = time.perf_counter(), core.share(wave)
             writer = _Writer(generator, ends, warping, max_new_tokens, step_tokens, recompute)
             scorer = _Scorer(verifier, recompute, min(size * K, 1024 if on_gpu else 256))
-            _search_wave(wave, writer, scorer, policy, max_steps, lookahead, seed)
-            found |= {q.number: q.result() for q in wave}
+            if mine: _search_wave(mine, writer, scorer, policy, max_steps, lookahead, seed)
+            found |= zip([q.number for q in wave], _everywhere(mine, wave))
             seconds = round((time.perf_counter() - start) / len(wave), 3)
             pairs = [(configs[q.number], found[q.number]) for q in wave] if runs is not None else []
-            if pairs: _record(runs, pairs, seconds, seed)
+            if pairs and not core.rank(): _record(runs, pairs, seconds, seed)
             bar.update(len(wave))
     results = [found[q.number] for q in questions]
     if answer is not None: _read_answers(generator, results, answer)

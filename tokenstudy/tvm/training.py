@@ -320,6 +320,7 @@ def _precision(model, peft_config):
                          "vanish; load it in bfloat16 or float32")
     return "no"
 
+# %% ../../nbs/tvm/03_training.ipynb #a1501020
 def _start(source, data, loss, seed, peft_config):
     "The verifier before its first step, a copy of the base that fits the data."
     held = source.model if isinstance(source, lms.LM) else source

@@ -199,6 +199,15 @@ def save_pretrained(self: TokenValueModel,
     PreTrainedModel.save_pretrained(whole, folder, **kwargs)
 
 # %% ../../nbs/tvm/02_verifier.ipynb #ff2581e5
+def _read(model, lm_logits, kept, kwargs):
+    "The language model's output, and its last hidden states."
+    if not lm_logits:
+        out = model.base_model(**kwargs)
+        return out, out.last_hidden_state
+    if lms.takes(model, "logits_to_keep"): kwargs["logits_to_keep"] = kept
+    out = model(**kwargs, output_hidden_states=True)
+    return out, out.hidden_states[-1]
+
 @patch
 def forward(self: TokenValueModel,
     input_ids: torch.Tensor,                    # [B, T]
@@ -222,13 +231,7 @@ def forward(self: TokenValueModel,
     kwargs |= dict(input_ids=input_ids, attention_mask=attention_mask,
                    past_key_values=past_key_values, use_cache=bool(use_cache))
     with core.autocast(input_ids.device, self.computes or computing(self)):
-        if not lm_logits:
-            out = self.lm.base_model(**kwargs)
-            hidden = out.last_hidden_state
-        else:
-            if lms.takes(self.lm, "logits_to_keep"): kwargs["logits_to_keep"] = lm_logits_to_keep
-            out = self.lm(**kwargs, output_hidden_states=True)
-            hidden = out.hidden_states[-1]
+        out, hidden = _read(self.lm, lm_logits, lm_logits_to_keep, kwargs)
     if not isinstance(logits_to_keep, int): hidden = hidden[:, logits_to_keep]
     elif logits_to_keep: hidden = hidden[:, -logits_to_keep:]
     head = self.value_head
@@ -391,12 +394,17 @@ def score_responses(
     lengths = [len(prompt) + len(response) for prompt, response in pairs]
     _check_context(model, lengths)
     order = sorted((i for i, p in enumerate(pairs) if len(p[1])), key=lambda i: -lengths[i])
+    mine, found = core.share(order), []
     with lms.resting(model):
-        for start in core.progress(range(0, len(order), batch_size), desc="scoring", unit="batch"):
-            rows = order[start:start + batch_size]
+        for start in core.progress(range(0, len(mine), batch_size), desc="scoring", unit="batch"):
+            rows = mine[start:start + batch_size]
             ids, _ = lms.pad([[*pairs[i][0], *pairs[i][1]] for i in rows], "right", device=device)
             values = values_of(model, model(input_ids=ids)).float().cpu().numpy()
-            for i, v in zip(rows, values): out[i] = v[len(pairs[i][0]):lengths[i]].copy()
+            found += [v[len(pairs[i][0]):lengths[i]] for i, v in zip(rows, values)]
+    if core.num_processes() > 1:
+        what = f"score_responses {core.fingerprint(pairs)}"
+        found = core.gather([v.tolist() for v in found], len(order), what)
+    for i, v in zip(order, found): out[i] = np.array(v, np.float32)
     return out
 
 # %% ../../nbs/tvm/02_verifier.ipynb #ee41031b
