@@ -233,6 +233,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'tokenstudy.app.speed.packing_share': ('app/speed.html#packing_share', 'tokenstudy/app/speed.py'),
                                       'tokenstudy.app.speed.speed_rows': ('app/speed.html#speed_rows', 'tokenstudy/app/speed.py')},
             'tokenstudy.app.study': { 'tokenstudy.app.study._check_places': ('app/study.html#_check_places', 'tokenstudy/app/study.py'),
+                                      'tokenstudy.app.study._meeting_place': ('app/study.html#_meeting_place', 'tokenstudy/app/study.py'),
                                       'tokenstudy.app.study._print_tables': ('app/study.html#_print_tables', 'tokenstudy/app/study.py'),
                                       'tokenstudy.app.study._run_all': ('app/study.html#_run_all', 'tokenstudy/app/study.py'),
                                       'tokenstudy.app.study._set_aside': ('app/study.html#_set_aside', 'tokenstudy/app/study.py'),

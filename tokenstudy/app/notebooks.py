@@ -385,6 +385,7 @@ class Screen:
     ):
         from tqdm import tqdm
         off = not sys.stderr.isatty() or os.environ.get("TOKENSTUDY_PROGRESS") == "off"
+        off = off or core.rank() > 0
         self.todo, self.known = list(todo), known
         self.timed: dict[str, float] = {}
         self.began = self.cell_began = time.perf_counter()

@@ -9,6 +9,7 @@ __all__ = ['kernel_env', 'run_one', 'run_study', 'without_paths', 'save_outputs'
 import json
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -37,9 +38,17 @@ def kernel_env(
     """
     env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
     progress = env.get("TOKENSTUDY_PROGRESS") or ("terminal" if sys.stderr.isatty() else "off")
+    if core.num_processes() > 1: env |= _meeting_place()
     return env | dict(
         TOKENSTUDY_HOME=str(root), TOKENSTUDY_SCALE=core.current_scale(),
         TOKENSTUDY_PROGRESS=progress, PYDEVD_DISABLE_FILE_VALIDATION="1")
+
+def _meeting_place():
+    "Where the kernels of all processes find each other: a port that is free on the first one."
+    with socket.socket() as s:
+        s.bind(("", 0))
+        port = core.from_first(s.getsockname()[1], "the port of a notebook")
+    return dict(MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="False")
 
 def run_one(
     root: Path,    # the checkout
@@ -64,7 +73,8 @@ def run_one(
     except CellFailed as e: error = str(e)
     finally:
         timings = json.dumps(load_timings() | screen.timed, sort_keys=True)
-        core.atomic_write(core.runs_dir()/"timings.json", timings)
+        if not core.rank(): core.atomic_write(core.runs_dir()/"timings.json", timings)
+    if core.rank(): return error # the first process writes
     seconds = round(time.perf_counter() - start, 1)
     info = dict(seconds=seconds, date=timestamp())
     nb.metadata["tokenstudy"] = info | (dict(error=error) if error else dict(key=key))
@@ -100,7 +110,8 @@ def _run_all(root, waiting, screen):
             failed.append(study_name(root, path))
             screen.say(error)
         screen.skip_to(sum(cells[i + 1:], []))
-        write_report(root)
+        if not core.rank(): write_report(root)
+        if error and core.num_processes() > 1: break # the others may wait for this one
     return failed
 
 def _stopped(root, papers, todo):
@@ -136,16 +147,19 @@ def run_study(
     ... except core.TokenStudyError: print("clone the repository first")
     clone the repository first
     """
+    if core.launched() > 1: os.environ["TOKENSTUDY_SHARE"] = "1"
     root, start, failed = checkout(), time.perf_counter(), []
     studies = {p: files for p, files in find_studies(root).items() if not papers or p in papers}
     todo = [(f, source_notebook(f)) for files in studies.values() for f in files]
-    _check_places(todo, save)
-    if fresh: _set_aside(studies)
-    waiting = [(f, nb) for f, nb in todo if fresh or finished_copy(root, f, nb) is None]
+    if not core.rank():
+        _check_places(todo, save)
+        if fresh: _set_aside(studies)
+    new = [fresh or finished_copy(root, f, nb) is None for f, nb in todo]
+    waiting = [one for one, is_new in zip(todo, core.from_first(new, "a study")) if is_new]
     cells = [cell_hash(c) for _, nb in waiting for c in nb.cells if runs_cell(c)]
     screen = Screen(cells, load_timings())
     unchanged = len(todo) - len(waiting)
-    screen.say(f"{len(waiting)} of {len(todo)} {'notebook' if len(todo) == 1 else 'notebooks'} "
+    if not core.rank(): screen.say(f"{len(waiting)} of {len(todo)} {'notebook' if len(todo) == 1 else 'notebooks'} "
                f"to run at scale {core.current_scale()}"
                + (f"; {unchanged} unchanged" if unchanged else ""))
     try: failed = _run_all(root, waiting, screen)
@@ -154,6 +168,7 @@ def run_study(
         print(_stopped(root, papers, todo), file=sys.stderr)
         return 130
     finally: screen.close()
+    if core.rank(): return 1 if failed else 0
     if not waiting and not report_is_current(): write_report(root)
     if save:
         for path, _ in todo if core.current_scale() == "laptop" else (): save_outputs(root, path)

@@ -66,10 +66,9 @@ def _connect():
     from torch import distributed
     if not distributed.is_initialized():
         card = device().type == "cuda"
-        if card: torch.cuda.set_device(device())
-        distributed.init_process_group("nccl" if card else "gloo")
-    on_card = "nccl" in distributed.get_backend()
-    return distributed, torch.device("cuda", torch.cuda.current_device()) if on_card else "cpu"
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if card else "gloo")
+    plain = "cpu:gloo" in distributed.distributed_c10d.get_backend_config()
+    return distributed, torch.device("cpu") if plain else device()
 
 def _texts(text):
     "The texts of all processes, in the order of their ranks."

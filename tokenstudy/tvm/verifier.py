@@ -208,6 +208,7 @@ def _read(model, lm_logits, kept, kwargs):
     out = model(**kwargs, output_hidden_states=True)
     return out, out.hidden_states[-1]
 
+# %% ../../nbs/tvm/02_verifier.ipynb #a1500031
 @patch
 def forward(self: TokenValueModel,
     input_ids: torch.Tensor,                    # [B, T]
