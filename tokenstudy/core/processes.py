@@ -54,7 +54,7 @@ def share(
 ) -> list:           # those of this process
     """What this process does: each that many processes apart.
 
-    >>> share("abc")
+    >>> share(["a", "b", "c"])
     ['a', 'b', 'c']
     """
     return list(things[rank()::num_processes()])
@@ -108,7 +108,8 @@ def gather(
     """
     mine = share(range(count))
     if len(done) != len(mine):
-        raise ValueError(f"done holds {len(done)} results for a share of {len(mine)}")
+        raise ValueError(f"done holds {len(done)} results for a share of {len(mine)} of count = "
+                         f"{count} things")
     if num_processes() == 1: return list(done)
     out: list[Any] = [None] * count
     for r, part in enumerate(_exchanged(list(done), what)): out[r::num_processes()] = part

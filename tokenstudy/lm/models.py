@@ -513,8 +513,9 @@ def placed(
     >>> model = placed(tiny_lm().model, "cpu", torch.bfloat16)
     >>> model.dtype, model.model.rotary_emb.inv_freq.dtype
     (torch.bfloat16, torch.float32)"""
+    place = core.device(device)
     for p in model.parameters(): p.data = p.data.to(dtype)
-    return model.to(device)
+    return model.to(place)
 
 def takes(
     model: torch.nn.Module, # of transformers, or of peft around one

@@ -529,7 +529,7 @@ def _kept(value):
 check_module(globals(), {
     "value_loss": dict(logits=dims(2), labels=dims(2)),
     "TokenValueModel.forward": dict(input_ids=dims(2), past_key_values=has("get_seq_length"),
-                                    logits_to_keep=_kept),
+                                    logits_to_keep=_kept, lm_logits_to_keep=at_least(0)),
     "score_responses": dict(responses=pairs, batch_size=at_least(1)),
     "score_samples": dict(samples=like(Iterable[Iterable]), batch_size=at_least(1)),
     "calibration": dict(values=vector, truth=vector, bins=at_least(1)),

@@ -16,7 +16,7 @@ SAME = {"core.scales.seeds": {"default": ["number of seeds"]}, "core.scales.bann
         "core.records.plain": {"value": ["result"]}, "core.training.state_of": {"thing": ["keep"]}, "core.training.restore_state": {"thing": ["checkpoint holds", "state"]},
         "core.results.committed": {"scale": ["committed record"], "study": ["committed record"]}, "core.identity.modules_behind": {"fn": ["module"]}, "core.files.add_asset": {"path": ["tokenstudy/assets"]}, "core.bench.alone": {"args": ["failed"]},
         "core.identity.code_fingerprint": {"things": ["module"]}, "core.files.asset": {"name": ["MANIFEST.json"]}, "core.arguments.check_module": {"rules": ["function"]}}
-ANY = {"core.kinds.same_length", "core.files.add_asset", "core.kinds.filled", "core.kinds.ids", "core.kinds.finite", "core.kinds.vector", "core.kinds.pairs",
+ANY = {"core.processes.share", "core.processes.from_first", "core.scales.autocast", "core.kinds.same_length", "core.files.add_asset", "core.kinds.filled", "core.kinds.ids", "core.kinds.finite", "core.kinds.vector", "core.kinds.pairs",
        "core.bench.alone", "core.checkpoints.join_state", "core.record_files.RecordFile.get", "core.records.plain", "core.records.Runs.get",
        "core.scales.missing_package", "core.training.state_of"}
 LONG: set = set()
@@ -24,6 +24,10 @@ NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
+    "core.processes.share": {"things": "[]|[[]]|[None]|[object]|[nan]"},
+    "core.processes.gather": {"what": "|text"},
+    "core.processes.from_first": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]", "what": "|text"},
+    "core.scales.autocast": {"place": "", "kind": ""},
     "core.kinds.refusal": {"where": "text", "value": "None|text|1.5|nan|inf|-1|0|huge|[]|object|True", "must": "text"},
     "core.kinds.kind_of": {"annotation": "None|text", "names": "{}|other keys"},
     "core.kinds.at_least": {"least": "-1|0"},

@@ -64,6 +64,8 @@ NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
+    "lm.models.placed": {"device": ""},
+    "lm.models.takes": {"name": "|text"},
     "lm.branches.Trunk": {"response_ids": "[]"},
     "lm.branches.Branches": {"trunks": "[[]]", "owners": "short", "prefixes": "short"},
     "lm.branches.Branches.go_on": {"parents": "short"},

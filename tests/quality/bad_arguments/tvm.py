@@ -21,6 +21,7 @@ SEEN = {
     "tvm.verifier.TokenValueConfig.get_text_config": ("tvm.verifier", MODEL + "model.config.get_text_config(True)"),
     "tvm.verifier.TokenValueModel.from_pretrained": ("tvm.verifier", "TokenValueModel.from_pretrained('missing')"),
     "tvm.verifier.TokenValueModel.set_input_embeddings": ("tvm.verifier", MODEL + "model.set_input_embeddings(model.get_input_embeddings())"),
+    "tvm.verifier.TokenValueModel.save_pretrained": ("tvm.verifier", MODEL + "import tempfile\nmodel.save_pretrained(tempfile.mkdtemp())"),
     "tvm.verifier.TokenValueModel.forward": ("tvm.verifier", MODEL + "import torch\nmodel.forward(torch.tensor([[3, 1]]))"),
 }
 PROBLEMS = {"problems": ["prompts", "prompt"]}
@@ -92,7 +93,8 @@ LEGAL = {
     "tvm.voting.accuracy_curves": {"scores": "{}", "seed": "0", "votes": "[]|generator"},
     "tvm.training.tensors": {"pad_id": "0"},
     "tvm.verifier.vocabulary_key": {"tokenizer": "1|text|[]|{}|object"},
-    "tvm.verifier.TokenValueModel.forward": {"logits_to_keep": "0"},
+    "tvm.verifier.TokenValueModel.forward": {"logits_to_keep": "0", "lm_logits_to_keep": "0"},
+    "tvm.verifier.TokenValueModel.save_pretrained": {"folder": "missing|folder"},
     "tvm.verifier.TokenValueOutput": {
         "loss": "[]|ragged|texts|{}", "values": "[]|ragged|texts|{}", "logits": "[]|ragged|texts|{}", "past_key_values": "[]|{}",
         "lm_logits": "[]|ragged|texts|{}"},
