@@ -900,6 +900,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'tokenstudy/cdpo/contrast.py'),
                                           'tokenstudy.cdpo.contrast.pointing': ( 'cdpo/contrast.html#pointing',
                                                                                  'tokenstudy/cdpo/contrast.py'),
+                                          'tokenstudy.cdpo.contrast.response_logprobs': ( 'cdpo/contrast.html#response_logprobs',
+                                                                                          'tokenstudy/cdpo/contrast.py'),
                                           'tokenstudy.cdpo.contrast.select_negative': ( 'cdpo/contrast.html#select_negative',
                                                                                         'tokenstudy/cdpo/contrast.py'),
                                           'tokenstudy.cdpo.contrast.select_positive': ( 'cdpo/contrast.html#select_positive',

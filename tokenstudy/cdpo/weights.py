@@ -17,7 +17,7 @@ from datasets import Dataset
 from .. import core, lm as lms
 from ..core.arguments import check_module
 from ..core.kinds import at_least, between
-from .contrast import contrastive_scores
+from .contrast import contrastive_scores, response_logprobs
 from .pairs import PreferenceDataError, check_weights, tokenize_pairs
 
 # %% ../../nbs/cdpo/06_weights.ipynb #c5a7e001
@@ -108,7 +108,8 @@ def weights_from_contrast(
     negative: lms.LM,    # trained on wrong ones
     pairs: Dataset,      # N rows with prompt_ids and rejected_ids
     *,
-    ce_beta: float = 1.  # strength of the contrast
+    ce_beta: float = 1., # strength of the contrast
+    batch_size: int = 16 # answers of a forward pass
 ) -> list[list[float]]:  # N lists, a weight for each token of the rejected answer
     """The paper's weights 1 − s_t of every rejected answer (arXiv 2411.19943).
 
@@ -117,13 +118,14 @@ def weights_from_contrast(
     >>> [len(w) for w in weights_from_contrast(lm, other, pairs)]
     [3]
     """
-    found = []
-    for row in core.progress(list(pairs), desc="contrast", unit="answer"):
-        ids, start = row["prompt_ids"] + row["rejected_ids"], len(row["prompt_ids"]) - 1
-        p, q = (lms.sequence_logits(m, ids)[start:-1].double().cpu().log_softmax(-1)
-                for m in (positive, negative))
-        log_s = contrastive_scores(p, q, row["rejected_ids"], ce_beta=ce_beta, log=True)
-        found.append((-torch.expm1(log_s)).clamp(0, 1).tolist())
+    found, rows = [], [(row["prompt_ids"], row["rejected_ids"]) for row in pairs]
+    for start in core.progress(range(0, len(rows), batch_size), desc="contrast", unit="batch"):
+        some = rows[start:start + batch_size]
+        read = zip(some, *(response_logprobs(m, some) for m in (positive, negative)))
+        scores = torch.cat([contrastive_scores(p, q, rejected, ce_beta=ce_beta, log=True)
+                            for (_, rejected), p, q in read])
+        weights = (-torch.expm1(scores)).clamp(0, 1).cpu()
+        found += [w.tolist() for w in weights.split([len(rejected) for _, rejected in some])]
     return found
 
 # %% ../../nbs/cdpo/06_weights.ipynb #44242f98
@@ -196,6 +198,7 @@ def _is_side(side):
     return None if side in ("chosen", "rejected") else "'chosen' or 'rejected'"
 
 check_module(globals(), {
+    "weights_from_contrast": dict(batch_size=at_least(1)),
     "shuffled_weights": dict(seed=at_least(0)), "reweighted": dict(seed=at_least(0)),
     "oracle_weights": dict(length=at_least(1), place=at_least(0), mass=between(0, 1)),
     "weights_from_spans": dict(side=_is_side, rest=between(0, 1))})

@@ -26,7 +26,7 @@ NEVER: dict = {}
 LEGAL = {
     "core.processes.share": {"things": "[]|[[]]|[None]|[object]|[nan]"},
     "core.processes.gather": {"what": "|text"},
-    "core.processes.from_first": {"value": "None|1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]", "what": "|text"},
+    "core.processes.from_first": {"value": "1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]", "what": "|text"},
     "core.scales.autocast": {"place": "", "kind": ""},
     "core.kinds.refusal": {"where": "text", "value": "None|text|1.5|nan|inf|-1|0|huge|[]|object|True", "must": "text"},
     "core.kinds.kind_of": {"annotation": "None|text", "names": "{}|other keys"},
