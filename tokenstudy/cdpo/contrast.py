@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, between, both, filled, like, pairs
+from ..core.kinds import at_least, between, like, pairs
 from .. import lm as lms
 from ..core import show
 from ..lm.finetuning import fine_tune, ids_of
@@ -95,6 +95,7 @@ def response_logprobs(
     [(3, 8), (1, 8)]
     """
     pairs = [ids_of(s) for s in samples]
+    if not pairs: raise TrajectoryError("samples is empty")
     for prompt, response in pairs:
         if not prompt or not response:
             raise TrajectoryError("a trajectory needs a prompt and a response")
@@ -315,5 +316,5 @@ check_module(globals(), {
     "contrast_sets": dict(problems=like(list[list]), seed=at_least(0), share=between(0, 1)),
     "contrast_model": dict(epochs=at_least(0), lr=at_least(0), batch_size=at_least(1),
                            lora=at_least(0), seed=at_least(0)),
-    "response_logprobs": dict(samples=both(filled, pairs)),
+    "response_logprobs": dict(samples=pairs),
     "token_views": dict(signals=_is_signals)})
