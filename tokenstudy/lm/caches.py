@@ -396,6 +396,7 @@ def _unmasked(self: CachedModel, visible, old):
     everything = np.tri(n, old + n, old, dtype=bool)
     return self.lengths.min() == self.lengths.max() and bool((visible[:, old:] == everything).all())
 
+# %% ../../nbs/lm/03_caches.ipynb #d6a1c0de0003
 @patch
 def _mask(self: CachedModel, lengths, visible):
     "Attention mask [rows, 1, n, text and nodes] of new nodes on the device: 0 or the least number."

@@ -78,10 +78,14 @@ def paths_of(
 
 class _Seen(NodeDistributions):
     "The target's distributions of a tree under the node numbers of a pruned one."
-    def __init__(self, target, old): self.target, self.old = target, old
+    def __init__(self, target, old):
+        self.target, self.old, self.merges = target.again(), old, target.merges
     def __getitem__(self, node): return self.target[self.old[node]]
     def certain(self, node): return self.target.certain(self.old[node])
     def at(self, node, tokens): return self.target.at(self.old[node], tokens)
+    def draw(self, node, rng): return self.target.draw(self.old[node], rng)
+    def draw_other(self, node, tokens, rng):
+        return self.target.draw_other(self.old[node], tokens, rng)
 
 # %% ../../nbs/multidraft/11_rates.ipynb #3928be55
 class Beside(Verification):
