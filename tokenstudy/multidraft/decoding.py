@@ -343,15 +343,16 @@ def _receive_asked(flat, places, found, asked, rngs):
     for k, start in enumerate(range(0, len(places), rows)):
         node, token = pairs[:, starts[k]:starts[k + 1]]
         q = warp_unseen(flat[start:start + rows], **found[0].warping).double()
-        q /= q.sum(-1, keepdim=True)
+        total = q.sum(-1)
+        q /= total[:, None]
         u, here = uniform[start:start + rows], (node - start, token)
         whole, at = lms.pick(q, u[:, 0]), q[here]
         q[here] = 0
-        parts += [at, torch.stack([q.sum(-1), whole, lms.pick(q, u[:, 1])]).flatten()]
+        parts += [at, torch.stack([total, q.sum(-1), whole, lms.pick(q, u[:, 1])]).flatten()]
     values = np.split(torch.cat(parts).cpu().numpy(), np.cumsum([len(p) for p in parts])[:-1])
     at = np.split(np.concatenate(values[::2]), np.cumsum(sizes)[:-1])
-    rest, whole, other = np.concatenate([x.reshape(3, -1) for x in values[1::2]], 1)
-    _check_received(np.isfinite(rest))
+    total, rest, whole, other = np.concatenate([x.reshape(4, -1) for x in values[1::2]], 1)
+    _check_received(np.isfinite(total))
     for k, (i, v) in enumerate(places):
         found[i]._asked[v] = asked[k], at[k], float(rest[k])
         found[i]._whole[v], found[i]._other[v] = int(whole[k]), int(other[k])
