@@ -407,9 +407,9 @@ def _mask(self: CachedModel, lengths, visible):
     return seen.masked_fill_(~mask, torch.finfo(dtype).min)
 
 def _sent(device, *arrays):
-    "Arrays of whole numbers as tensors on a device, by one transfer."
-    arrays = [np.asarray(one, np.int64) for one in arrays]
-    flat = torch.from_numpy(np.concatenate([one.ravel() for one in arrays])).to(device)
+    "Arrays of whole numbers (or of True and False) as tensors on a device, by one transfer."
+    if device.type == "cpu": return [torch.from_numpy(one) for one in arrays]
+    flat = torch.from_numpy(np.concatenate([one.ravel() for one in arrays]).astype(int)).to(device)
     parts = flat.split([one.size for one in arrays])
     return [part.view(one.shape) for part, one in zip(parts, arrays)]
 
@@ -432,19 +432,19 @@ def extend(
         raise ValueError(f"tokens: {len(tokens)} lists for {len(self.lengths)} rows")
     rows, n, old = len(tokens), max(map(len, tokens)), self.depths.shape[1]
     visible, depths = _grown(self.visible, self.depths, tokens, parents)
-    filled = [list(row) + [0] * (n - len(row)) for row in tokens]
-    kept, at = np.unique([len(row) - 1 for row in tokens], return_inverse=True)
-    ids, positions, lengths, seen, kept, at = _sent(
-        self.device, filled, self.positions(depths, old), self.lengths, visible[:, old:], kept, at)
+    filled = np.array([list(row) + [0] * (n - len(row)) for row in tokens], int)
+    ends = np.unique([len(row) - 1 for row in tokens], return_inverse=True) if last else ()
+    ids, positions, lengths, seen, *last_ones = _sent(
+        self.device, filled, self.positions(depths, old), self.lengths, visible[:, old:], *ends)
     mask = None if self._unmasked(visible, old) else self._mask(lengths, seen)
-    if last: options["logits_to_keep"] = kept
+    if last: options["logits_to_keep"] = last_ones[0]
     self.store.filled = int(self.lengths.max(initial=0)) + old
     start = self.watch.mark()
     logits = self.lm.model(input_ids=ids, attention_mask=mask, position_ids=positions,
                            past_key_values=self.cache, use_cache=True, **options).logits
     self.watch.add(start, self.watch.mark())
     self.visible, self.depths = visible, depths
-    return logits[torch.arange(rows, device=self.device), at] if last else logits
+    return logits[torch.arange(rows, device=self.device), last_ones[1]] if last else logits
 
 # %% ../../nbs/lm/03_caches.ipynb #83082b1f
 @patch

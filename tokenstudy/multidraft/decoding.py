@@ -191,8 +191,9 @@ class Choice:
         made = {}
         for dist in dists:
             if id(dist) in made: continue
-            made[id(dist)] = np.zeros(len(self.q))
-            made[id(dist)][np.searchsorted(self.tokens, dist.tokens)] = dist.probs
+            alike, p = dist.tokens is self.tokens, np.zeros(len(self.q))
+            p[slice(-1) if alike else np.searchsorted(self.tokens, dist.tokens)] = dist.probs
+            made[id(dist)] = p
         if target.merges: made = self._merged(made)
         self.ps = [made[id(dist)] for dist in dists]
 

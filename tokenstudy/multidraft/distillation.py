@@ -106,10 +106,9 @@ def sample_dialogues(
     if length <= len(head):
         raise ValueError(f"length = {length}: the template's head has {len(head)} tokens")
     end, answer, device = middle[0], middle[1:], target.model.device
-    generator = np.random.default_rng(seed)
+    generator, user = np.random.default_rng(seed), [True] * rows
     heats = [temperatures[b % len(temperatures)] for b in range(rows)]
     dictated: list[list[int]] = [[] for _ in range(rows)]
-    user = [True] * rows
     ids = torch.tensor([head] * rows, device=device)
     mask, past = torch.ones_like(ids, dtype=torch.bool), None
     tokens, where, logprobs, free = [ids], [], [], []
@@ -118,7 +117,8 @@ def sample_dialogues(
         past, logits = out.past_key_values, out.logits[:, -1].float()
         heat = torch.tensor([1.0 if asks else t for asks, t in zip(user, heats)], device=device)
         chosen, at, found = _say(logits, heat, top, generator)
-        where, logprobs = where + [at], logprobs + [found]
+        where.append(at)
+        logprobs.append(found)
         free.append(torch.tensor([not d for d in dictated]))
         said = chosen.tolist()
         for b in range(rows):
