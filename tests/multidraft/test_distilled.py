@@ -349,7 +349,7 @@ def test_a_draft_is_made_where_it_is_told(target, draft, monkeypatch, asked, wan
 def test_distil_is_told_where_to_train(target, folder, monkeypatch):
     asked, made = [], distillation.new_draft
     monkeypatch.setattr(distillation, "new_draft", lambda *args, device, **options: (asked.append(device), made(*args, device=device, **options))[1])
-    for device in (None, "cpu"): distillation.distill(target, folder, distilled.DraftConfig(**CONFIG), epochs=0, device=device)
+    for device in (None, "cpu"): distillation.distill(target, folder, distilled.DraftConfig(**CONFIG), epochs=1, looks=1, device=device)
     assert asked == [None, "cpu"]
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device 'cuda'"): distillation.distill(target, folder, distilled.DraftConfig(**CONFIG), epochs=1, device="cuda")
