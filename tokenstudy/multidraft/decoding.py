@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, between, both, dims, finite, has, like
+from ..core.kinds import at_least, between, both, dims, filled, finite, has, ids, like
 from .. import lm as lms
 from .canonical import TruncatedLP
 from ..lm.sampling import elsewhere, warp_unseen
@@ -954,8 +954,11 @@ check_module(globals(), {
     "NodeDistributions.draw": dict(late=True),
     "TargetDistributions.certain": dict(late=True),
     "TargetDistributions.at": dict(late=True),
-    "receive_distributions": dict(logits=dims(3), temperature=both(at_least(0), finite),
-                                  top_k=at_least(0), top_p=between(0, 1)),
+    "drafted_tokens": dict(dists=filled),
+    "ReceivedDistributions.__init__": dict(logits=dims(2), greedy=ids),
+    "receive_distributions": dict(logits=both(filled, dims(3)), trees=filled, rngs=filled,
+                                  temperature=both(at_least(0), finite), top_k=at_least(0),
+                                  top_p=between(0, 1)),
     "ReceivedDistributions.at": dict(late=True),
     "ReceivedDistributions.draw": dict(late=True),
     "ReceivedDistributions.draw_other": dict(late=True)})

@@ -232,7 +232,8 @@ def new_draft(
     share = frequency[shortlist] + 1e-7
     model.lm_head.bias.copy_((share / share.sum()).log())
     place = target.model.device if device is None else core.device(device)
-    return model.to(place)
+    model.to(place).tie_weights()
+    return model
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #bfafb94d
 def _shortlist(frequency, S, always):
