@@ -126,3 +126,74 @@ def test_packed_models_say_the_same(family):
     assert torch.allclose(lm.sequence_logits(fast, ids), lm.sequence_logits(model, ids), atol=1e-4)
     assert any(isinstance(m, lm.PackedLinear) for m in fast.model.modules()) or family == "gpt2"
     assert not any(isinstance(m, lm.PackedLinear) for m in model.model.modules())
+
+
+# --- masks and clocks -----------------------------------------------------------------------------------------------------------------------------------
+
+def spied(model, monkeypatch):
+    "Whether each pass of a model was given a mask."
+    given, forward = [], type(model.model).forward
+    def spy(self, *args, attention_mask=None, **options):
+        given.append(attention_mask is not None)
+        return forward(self, *args, attention_mask=attention_mask, **options)
+    spy.__signature__ = __import__("inspect").signature(forward)
+    monkeypatch.setattr(type(model.model), "forward", spy)
+    return given
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mask_is_left_out_only_where_nothing_is_hidden(family, monkeypatch):
+    "On a card a prompt and the next token of one text, or of texts of one length, need none; what is read is the same."
+    model = lm.tiny_lm(family, vocab=16, seed=3)
+    for p in model.model.parameters(): p.data = p.data.double()
+    def read():
+        one, two, found = lm.CachedModel(model, 1), lm.CachedModel(model, 2), []
+        found.append(one.extend([[3, 1, 4]], last=True))                                            # a prompt: no mask
+        one.commit([[0, 1, 2]])
+        found.append(one.extend([[5]]))                                                             # the next token: none
+        found.append(one.extend([[6]], [[0]]))                                                      # and the one behind it: none
+        found.append(one.extend([[7]], [[0]]))                                                      # not the one beside it
+        one.commit([[0, 2]])
+        found.append(one.extend([[1, 2, 3]], [[-1, 0, 0]]))                                         # a tree
+        one.commit([[]])
+        found.append(one.extend([[1, 2, 3]]))                                                       # a chain behind a text
+        found.append(two.extend([[3, 1], [4, 1]]))                                                  # prompts of one length: none
+        two.commit([[0, 1], [0]])
+        found.append(two.extend([[1], [2]]))                                                        # texts of two lengths
+        return found
+    with_masks = read()
+    given = spied(model, monkeypatch)
+    monkeypatch.setattr(caches, "_always_masked", lambda device: False)
+    for a, b in zip(with_masks, read()): assert torch.allclose(a, b, atol=1e-12)
+    assert given == [False, False, False, True, True, True, False, True]
+
+
+def test_on_a_cpu_the_mask_is_always_given(monkeypatch):
+    model = lm.tiny_lm()
+    given = spied(model, monkeypatch)
+    lm.CachedModel(model, 1, checked=True).extend([[3, 1, 4]])
+    assert all(given) and given
+
+
+def test_a_card_is_timed_by_its_events_which_are_read_when_asked_for(monkeypatch):
+    class Event:
+        made = []
+        def __init__(self, enable_timing): self.waited, self.at = False, None; Event.made.append(self)
+        def record(self, stream): self.at = float(len(Event.made))
+        def synchronize(self): self.waited = True
+        def elapsed_time(self, other): return 1000 * (other.at - self.at)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    watch = caches._Watch(torch.device("cuda"))
+    for _ in range(2): watch.add(watch.mark(), watch.mark())
+    assert not any(event.waited for event in Event.made), "nothing waits before it is asked"
+    assert watch.seconds() == 2 and watch.seconds() == 2
+    assert [event.waited for event in Event.made] == [False, True] * 2
+
+
+def test_what_a_pass_needs_is_sent_at_once():
+    arrays = np.arange(6).reshape(2, 3), np.array([[True, False]]), np.zeros((2, 0), int)
+    for device in ("cpu", "meta"):
+        found = caches._sent(torch.device(device), *arrays)
+        assert [tuple(x.shape) for x in found] == [(2, 3), (1, 2), (2, 0)]
+    assert [x.tolist() for x in caches._sent(torch.device("cpu"), *arrays)] == [x.tolist() for x in arrays]

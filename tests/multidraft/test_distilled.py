@@ -265,7 +265,7 @@ def test_distributions_and_tokens_belong_together(draft, folder, monkeypatch, mu
     corpus, features, dists = distillation.read_corpus([folder/"0000.safetensors"]), distillation._features, distillation._shortlisted
     corpus |= {k: corpus[k][:3] for k in ("ids", "top_ids", "top_logprobs", "free")}
     if mutant is None: return check_held_out(draft, corpus)
-    if mutant == "late features": monkeypatch.setattr(distillation, "_features", lambda model, ids, start: features(model, ids, start).roll(1, 1))
+    if mutant == "late features": monkeypatch.setattr(distillation, "_features", lambda model, ids, start, free: features(model, ids, start, free).roll(1, 0))
     else: monkeypatch.setattr(distillation, "_shortlisted", lambda corpus, model: tuple(x.roll(-1, 1) for x in dists(corpus, model)))
     with pytest.raises(AssertionError): check_held_out(draft, corpus)
 
@@ -329,3 +329,27 @@ def test_a_shipped_draft_speaks_the_target_s_tokens():
     assert draft.name == "draft-small" and len(draft.tokenizer) == 49152 and set(said.response_ids) <= set(draft.model.shortlist.tolist())
     always = set().union(*distillation.chat_template_ids(draft), draft.tokenizer.all_special_ids)
     assert always <= set(draft.model.shortlist.tolist())
+
+
+# --- the device -----------------------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("asked, wanted", [(None, "meta"), ("cpu", "cpu")])
+def test_a_draft_is_made_where_it_is_told(target, draft, monkeypatch, asked, wanted):
+    "None is the target's device, and the numbers are the same everywhere."
+    class Elsewhere:
+        device = torch.device("meta")
+        get_input_embeddings = target.model.get_input_embeddings
+    frequency = torch.rand(96, generator=torch.Generator().manual_seed(0))
+    made = distilled.new_draft(target._replace(model=Elsewhere()), distilled.DraftConfig(**CONFIG), frequency, always=[94, 95], device=asked)
+    assert {tensor.device.type for tensor in (*made.parameters(), *made.buffers())} == {wanted}
+    assert made.lm_head.weight is made.embed_tokens.table.weight
+    if wanted == "cpu": assert all(torch.equal(a, b) for a, b in zip(made.parameters(), draft.parameters()))
+
+
+def test_distil_is_told_where_to_train(target, folder, monkeypatch):
+    asked, made = [], distillation.new_draft
+    monkeypatch.setattr(distillation, "new_draft", lambda *args, device, **options: (asked.append(device), made(*args, device=device, **options))[1])
+    for device in (None, "cpu"): distillation.distill(target, folder, distilled.DraftConfig(**CONFIG), epochs=1, looks=1, device=device)
+    assert asked == [None, "cpu"]
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device 'cuda'"): distillation.distill(target, folder, distilled.DraftConfig(**CONFIG), epochs=1, device="cuda")

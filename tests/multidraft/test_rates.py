@@ -113,3 +113,48 @@ def test_sequence_distribution_of_lifted_schemes(scheme, drafts):
 
 def test_decoding_lifted_scheme_must_select_one_token():
     with pytest.raises(ValueError, match="SpecInfer does not select one token"): LeafToRoot(SpecInfer())
+
+
+@pytest.mark.parametrize("text, way_out", [
+    ("Dataset scripts are no longer supported, but found xsum.py", "name a parquet revision"),
+    ("GatedRepoError: 403 Client Error. Cannot access gated repo", "accept it on https://huggingface.co/datasets/EdinburghNLP/xsum and run `hf auth login`"),
+    ("401 Client Error: you must be authenticated", "hf auth login"), ("OfflineModeIsEnabled: offline mode", "HF_HUB_OFFLINE"),
+    ("Couldn't reach 'EdinburghNLP/xsum' on the Hub (LocalEntryNotFoundError)", "check the network"), ("Read timed out.", "check the network"),
+    ("Revision Not Found: RevisionNotFoundError", "no such data set, revision or file"), ("Unable to find 'hf://x'", "no such data set, revision or file"),
+    ("the disk is full", "OSError: the disk is full")])
+def test_trouble_with_the_hub_is_named(text, way_out, monkeypatch):
+    import datasets
+    def fails(place, **options):
+        try: raise OSError(text)
+        except OSError as e: raise RuntimeError("it failed") from e
+    monkeypatch.setattr(datasets, "load_dataset", fails if "disk" not in text else lambda *a, **k: (_ for _ in ()).throw(OSError(text)))
+    with pytest.raises(core.MissingModelError, match="could not load EdinburghNLP/xsum at refs/convert/parquet") as found: rates.prompt_set("xsum")
+    assert way_out in str(found.value)
+
+
+def test_sets_of_the_hub_are_asked_for_by_revision_and_file(monkeypatch):
+    "One split of parquet or JSON lines, never a script; a row without the field is named."
+    import datasets
+    rows = dict(question="Q", instruction="I", document="D", translation=dict(de="G"))
+    asked = {}
+    def load(place, *, data_files, split, revision):
+        asked[place] = revision, *data_files.values()
+        return [rows]
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert {name: rates.prompt_set(name) for name in rates._HUB} == dict(gsm8k=["Q"], dolly=["I"], xsum=["D\nSummary:"], wmt=["German: G\nEnglish:"])
+    assert all(files.endswith((".parquet", ".jsonl")) and "train-" not in files for _, files in asked.values())
+    rows.pop("document")
+    with pytest.raises(core.MissingModelError, match="no field 'document'"): rates.prompt_set("xsum")
+
+
+@pytest.mark.parametrize("batch_size", (2, 5))
+def test_prompts_side_by_side_are_measured_as_one_after_the_other(batch_size):
+    target, small = (lms.tiny_lm("gpt2", vocab=16, seed=seed) for seed in (1, 2))
+    for one in (target, small): one.model.double()
+    others = {f"{name} {k}": (rule, k, 2) for name, rule in rates.study_rules().items() for k in (1, 2)}
+    options = dict(others=others, K=2, L=2, max_new_tokens=9)
+    prompts = [[1, 2, 3], [4], [5, 6], [7], [8, 9, 3, 1]]
+    alone = rates.measure_blocks(target, LMDraft(small), prompts, **options)
+    assert rates.measure_blocks(target, LMDraft(small), prompts, **options, batch_size=batch_size) == alone
+    assert len(set(map(tuple, alone["Traversal 2"].values()))) == 3
+

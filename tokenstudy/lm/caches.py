@@ -297,6 +297,31 @@ def check_attention(
         raise ValueError(f"{lm.name}: {type(lm.model).__name__} cannot read a tree of tokens, "
                          f"{_PROBED[key]}; use plain `generate`")
 
+# %% ../../nbs/lm/03_caches.ipynb #d6a1c0de0002
+class _Watch:
+    "Adds up the seconds of a device; on a card by its events, which are read when asked for."
+    def __init__(self, device):
+        self.device, self.total = device, 0.0
+        self.open: list[tuple] = []
+
+    def mark(self):
+        "The time, or on a card an event that will know it."
+        if self.device.type != "cuda": return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def add(self, start, stop):
+        if self.device.type == "cuda": self.open.append((start, stop))
+        else: self.total += stop - start
+
+    def seconds(self):
+        for start, stop in self.open:
+            stop.synchronize()
+            self.total += start.elapsed_time(stop) / 1e3
+        self.open.clear()
+        return self.total
+
 # %% ../../nbs/lm/03_caches.ipynb #35358c62
 class CachedModel:
     """A causal language model over growing rows of tokens, each with a tree of trials behind it.
@@ -316,7 +341,7 @@ class CachedModel:
         checked: bool = False # whether `check_attention` is left out
     ):
         if not checked: check_attention(lm)
-        self.lm, self.device, self.seconds = lm, lm.model.device, 0.0
+        self.lm, self.device, self.watch = lm, lm.model.device, _Watch(lm.model.device)
         self.lengths = np.zeros(rows, int)
         self.store = SlotStore(lm.model.config.get_text_config().num_hidden_layers, more=128)
         self.cache = slot_cache(self.store)
@@ -326,9 +351,10 @@ class CachedModel:
         rows = len(self.lengths)
         self.visible, self.depths = np.zeros((rows, 0, 0), bool), np.zeros((rows, 0), int)
 
-    def _clock(self):
-        if self.device.type == "cuda": torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+    @property
+    def seconds(self) -> float:
+        "Seconds spent in forward passes; on a card, asking waits for them."
+        return self.watch.seconds()
 
 # %% ../../nbs/lm/03_caches.ipynb #5ae085bf
 def _grown(visible, depths, tokens, parents):
@@ -359,15 +385,33 @@ def positions(
     "Position ids of the nodes from number `old` on: the text's length and the node's depth."
     return self.lengths[:, None] + depths[:, old:]
 
+def _always_masked(device): return device.type == "cpu"
+
 @patch
-def _mask(self: CachedModel, visible, old):
-    "Attention mask [rows, 1, n, text and nodes] of the nodes from `old` on: 0 or the least number."
-    rows, n, width = len(visible), visible.shape[1] - old, int(self.lengths.max(initial=0))
-    text = np.broadcast_to((np.arange(width) < self.lengths[:, None])[:, None], (rows, n, width))
-    mask = torch.from_numpy(np.concatenate([text, visible[:, old:]], -1)[:, None]).to(self.device)
+def _unmasked(self: CachedModel, visible, old):
+    "Whether the nodes from `old` on see all that stands before them, so that no mask is needed."
+    n = visible.shape[1] - old
+    if _always_masked(self.device) or not (n == 1 or old == self.lengths.max(initial=0) == 0):
+        return False
+    everything = np.tri(n, old + n, old, dtype=bool)
+    return self.lengths.min() == self.lengths.max() and bool((visible[:, old:] == everything).all())
+
+# %% ../../nbs/lm/03_caches.ipynb #d6a1c0de0003
+@patch
+def _mask(self: CachedModel, lengths, visible):
+    "Attention mask [rows, 1, n, text and nodes] of new nodes on the device: 0 or the least number."
+    text = torch.arange(int(self.lengths.max(initial=0)), device=self.device) < lengths[:, None]
+    mask = torch.cat([text[:, None].expand(-1, visible.shape[1], -1), visible.bool()], -1)[:, None]
     dtype = self.lm.model.dtype
     seen = torch.zeros(mask.shape, dtype=dtype, device=self.device)
     return seen.masked_fill_(~mask, torch.finfo(dtype).min)
+
+def _sent(device, *arrays):
+    "Arrays of whole numbers (or of True and False) as tensors on a device, by one transfer."
+    if device.type == "cpu": return [torch.from_numpy(one) for one in arrays]
+    flat = torch.from_numpy(np.concatenate([one.ravel() for one in arrays]).astype(int)).to(device)
+    parts = flat.split([one.size for one in arrays])
+    return [part.view(one.shape) for part, one in zip(parts, arrays)]
 
 # %% ../../nbs/lm/03_caches.ipynb #7e86c86a
 @patch
@@ -388,19 +432,19 @@ def extend(
         raise ValueError(f"tokens: {len(tokens)} lists for {len(self.lengths)} rows")
     rows, n, old = len(tokens), max(map(len, tokens)), self.depths.shape[1]
     visible, depths = _grown(self.visible, self.depths, tokens, parents)
-    ids = torch.tensor([list(row) + [0] * (n - len(row)) for row in tokens], device=self.device)
-    positions = torch.from_numpy(self.positions(depths, old)).to(self.device)
-    mask = self._mask(visible, old)
-    if last:
-        kept, at = np.unique([len(row) - 1 for row in tokens], return_inverse=True)
-        options["logits_to_keep"] = torch.from_numpy(kept).to(self.device)
-    self.store.filled = mask.shape[-1] - n
-    start = self._clock()
+    filled = np.array([list(row) + [0] * (n - len(row)) for row in tokens], int)
+    ends = np.unique([len(row) - 1 for row in tokens], return_inverse=True) if last else ()
+    ids, positions, lengths, seen, *last_ones = _sent(
+        self.device, filled, self.positions(depths, old), self.lengths, visible[:, old:], *ends)
+    mask = None if self._unmasked(visible, old) else self._mask(lengths, seen)
+    if last: options["logits_to_keep"] = last_ones[0]
+    self.store.filled = int(self.lengths.max(initial=0)) + old
+    start = self.watch.mark()
     logits = self.lm.model(input_ids=ids, attention_mask=mask, position_ids=positions,
                            past_key_values=self.cache, use_cache=True, **options).logits
-    self.seconds += self._clock() - start
+    self.watch.add(start, self.watch.mark())
     self.visible, self.depths = visible, depths
-    return logits[torch.arange(rows), torch.from_numpy(at)] if last else logits
+    return logits[torch.arange(rows, device=self.device), last_ones[1]] if last else logits
 
 # %% ../../nbs/lm/03_caches.ipynb #83082b1f
 @patch
@@ -414,9 +458,8 @@ def commit(
     moved = [(b, i, j) for b, path in enumerate(paths) for i, j in enumerate(path)
              if self.lengths[b] + i != start + j]
     if moved:
-        b, i, j = (torch.tensor(x, device=self.device) for x in zip(*moved))
-        at = torch.from_numpy(self.lengths).to(self.device)[b] + i
-        self.store.move_slots(b, at, start + j)
+        b, i, j = np.array(moved).T
+        self.store.move_slots(*_sent(self.device, b, self.lengths[b] + i, start + j))
     self.lengths += [len(path) for path in paths]
     self._forget()
 

@@ -8,7 +8,6 @@ __all__ = ['overlap', 'chat_template_ids', 'sample_dialogues', 'sample_corpus', 
            'held_out_texts']
 
 # %% ../../nbs/multidraft/08_distillation.ipynb #dc881963
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -107,10 +106,9 @@ def sample_dialogues(
     if length <= len(head):
         raise ValueError(f"length = {length}: the template's head has {len(head)} tokens")
     end, answer, device = middle[0], middle[1:], target.model.device
-    generator = np.random.default_rng(seed)
+    generator, user = np.random.default_rng(seed), [True] * rows
     heats = [temperatures[b % len(temperatures)] for b in range(rows)]
     dictated: list[list[int]] = [[] for _ in range(rows)]
-    user = [True] * rows
     ids = torch.tensor([head] * rows, device=device)
     mask, past = torch.ones_like(ids, dtype=torch.bool), None
     tokens, where, logprobs, free = [ids], [], [], []
@@ -122,12 +120,13 @@ def sample_dialogues(
         where.append(at)
         logprobs.append(found)
         free.append(torch.tensor([not d for d in dictated]))
+        said = chosen.tolist()
         for b in range(rows):
-            if dictated[b]: chosen[b] = dictated[b].pop(0)
-            elif int(chosen[b]) == end:
+            if dictated[b]: said[b] = dictated[b].pop(0)
+            elif said[b] == end:
                 dictated[b] = list(answer if user[b] else again)
                 user[b] = not user[b]
-        ids = chosen[:, None]
+        ids = torch.tensor(said, device=device)[:, None]
         tokens.append(ids)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
     return dict(ids=torch.cat(tokens, 1).int().cpu(), top_ids=torch.stack(where, 1).cpu(),
@@ -286,13 +285,15 @@ def _shortlisted(corpus, model):
     """A corpus' distributions over a draft's shortlist: rows of it (int32), and log q, -inf for
     what is not in it."""
     row = torch.full((model.config.vocab_size,), -1, dtype=torch.int32)
-    row[model.shortlist] = torch.arange(len(model.shortlist), dtype=torch.int32)
+    row[model.shortlist.cpu()] = torch.arange(len(model.shortlist), dtype=torch.int32)
     at = row[corpus["top_ids"].long()]
     return at.clamp(min=0), corpus["top_logprobs"].masked_fill(at < 0, -torch.inf)
 
-def _features(model, ids, start):
-    "What the head reads where it predicts token `start` or a later one: [B, T - start, r]."
-    return model.head_proj(model.features(ids[:, :-1].long(), use_cache=False)[0][:, start - 1:])
+def _features(model, ids, start, free):
+    "What the head reads where it predicts a `free` [B, T - start] token: [N, r]."
+    ids, at = ids[:, :-1].long().to(model.device), free.flatten().nonzero()[:, 0]
+    read = model.features(ids, use_cache=False)[0][:, start - 1:]
+    return model.head_proj(read).flatten(0, 1)[at.to(model.device)]
 
 @torch.inference_mode()
 def held_out(
@@ -316,27 +317,31 @@ def held_out(
     for i in range(0, len(at), batch_size):
         part = slice(i, i + batch_size)
         free = corpus["free"][part]
-        z = _features(model, corpus["ids"][part], corpus["start"])[free]
-        here = z, at[part][free].long(), log_q[part][free].float().exp()
+        z = _features(model, corpus["ids"][part], corpus["start"], free)
+        where, q = at[part][free].to(z.device), log_q[part][free].to(z.device)
+        here = z, where.long(), q.float().exp()
         for z, rows, q in zip(*(x.split(512) for x in here)):
             log_p = model.lm_head(z).log_softmax(-1)
             same = (log_p.argmax(-1) == rows[:, 0]) & (q[:, 0] > 0)
             log_p = log_p.gather(-1, rows)
             found = [overlap(q, log_p.exp()).sum(), -(q * log_p).sum(), same.sum()]
-            sums += torch.stack(found).double()
+            sums += torch.stack(found).double().cpu()
     return dict(zip(("acceptance", "cross_entropy", "top1"), (sums / count).tolist()))
 
 # %% ../../nbs/multidraft/08_distillation.ipynb #59ff6659
 @contextmanager
 def _lanes(lanes):
-    "A pool of threads, among which torch's threads are shared out."
+    "How to map over `lanes` threads, among which torch's threads are shared out."
+    if lanes == 1:
+        yield map
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // lanes))
     try:
-        with ThreadPoolExecutor(lanes) as pool: yield pool
+        with ThreadPoolExecutor(lanes) as pool: yield pool.map
     finally: torch.set_num_threads(before)
 
-def _batch_loss(model, corpus, batch_size, tv, seed, lanes, pool):
+def _batch_loss(model, corpus, batch_size, tv, seed, lanes, spread):
     "The function of the step that sets the gradients of a batch, and returns its loss."
     at, log_q = _shortlisted(corpus, model)
     free, ids, start = corpus["free"], corpus["ids"], corpus["start"]
@@ -347,12 +352,13 @@ def _batch_loss(model, corpus, batch_size, tv, seed, lanes, pool):
         rows = torch.as_tensor(order[i * batch_size:(i + 1) * batch_size])
         count = int(free[rows].sum())
         def part(rows):
-            here = free[rows]
-            z, q = _features(model, ids[rows], start)[here], log_q[rows][here].float().exp()
-            mean = distillation_loss(z, model.lm_head, at[rows][here].long(), q=q, tv=tv)
+            here, place = free[rows], model.device
+            where, q = at[rows][here].to(place), log_q[rows][here].to(place)
+            z = _features(model, ids[rows], start, here)
+            mean = distillation_loss(z, model.lm_head, where.long(), q=q.float().exp(), tv=tv)
             share = mean * len(z) / count
             return share.detach(), torch.autograd.grad(share, parameters)
-        losses, gradients = zip(*pool.map(part, rows.chunk(lanes)))
+        losses, gradients = zip(*spread(part, rows.chunk(lanes)))
         for p, *g in zip(parameters, *gradients): p.grad = sum(g)
         return float(sum(losses))
     return loss, per_epoch
@@ -381,6 +387,7 @@ def distill(
     save_every: float = 120, # seconds between checkpoints
     lanes: int = 1, # parts of a batch computed side by side, each on its share of torch's threads
     seed: int = 0, # of weights and order
+    device: str | torch.device | None = None, # to train on, as in `core.device`; None: the target's
     watch: Callable[[int, float], None] | None = None, # called with step and loss after each step
 ) -> tuple[DraftLM, list[dict]]: # draft in eval mode, and step, tokens, loss and `held_out` by look
     """Train a draft for a target on a corpus.
@@ -396,15 +403,16 @@ def distill(
     """
     corpus, rest, files = _split_corpus(folder, leave_out)
     always, frequency = sorted(always), token_frequency(corpus, config.vocab_size)
-    model = new_draft(target, config, frequency, always=always, seed=seed).train()
+    options: dict[str, Any] = dict(always=always, seed=seed, device=device)
+    model = new_draft(target, config, frequency, **options).train()
     identity = core.plain(dict(
         config=config.to_diff_dict(), files=[f.name for f in files], epochs=epochs,
         batch_size=batch_size, lr=lr, tv=tv, weight_decay=weight_decay, warmup=warmup,
         leave_out=leave_out, always=always, looks=looks, seed=seed, start=core.fingerprint(model),
         corpus=core.fingerprint(*(corpus[k] for k in sorted(corpus)))))
     parameters = list(model.parameters())
-    with _lanes(lanes) as pool:
-        loss, per_epoch = _batch_loss(model, corpus, batch_size, tv, seed, lanes, pool)
+    with _lanes(lanes) as spread:
+        loss, per_epoch = _batch_loss(model, corpus, batch_size, tv, seed, lanes, spread)
         steps, history, running = epochs * per_epoch, list[dict](), dict(loss=0.)
         marks = {round(steps * (k + 1) / looks) for k in range(looks)}
         def look(step, value):

@@ -199,7 +199,8 @@ def new_draft(
     frequency: torch.Tensor, # [V] how often the target says each token
     *, always: Iterable[int] = (), # token ids that the shortlist must hold
     seed: int = 0, # of the random weights
-) -> DraftLM: # untrained
+    device: str | torch.device | None = None, # as in `core.device`; None: the target's
+) -> DraftLM: # untrained, in float32; the same numbers on every device
     """A draft before its training: shortlist, table, head bias and neighbours from the target.
 
     Raises ValueError if target, configuration and frequency do not fit.
@@ -217,7 +218,7 @@ def new_draft(
     if r > embedding.shape[1]:
         raise ValueError(f"rank = {r}: the target's embedding has only "
                          f"{embedding.shape[1]} dimensions")
-    frequency = torch.as_tensor(frequency, dtype=torch.float64)
+    frequency = torch.as_tensor(frequency, dtype=torch.float64).cpu()
     shortlist = _shortlist(frequency, S, always)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -230,6 +231,8 @@ def new_draft(
     model.embed_tokens.table.weight.copy_(.3 * table / table.std())
     share = frequency[shortlist] + 1e-7
     model.lm_head.bias.copy_((share / share.sum()).log())
+    place = target.model.device if device is None else core.device(device)
+    model.to(place).tie_weights()
     return model
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #bfafb94d

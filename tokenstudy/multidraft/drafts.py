@@ -18,6 +18,7 @@ import torch
 from ..core.arguments import check_module
 from ..core.kinds import at_least, both, dims, filled, ids, like, same_length
 from .. import lm as lms
+from ..lm.sampling import elsewhere, warp_unseen
 from .schemes import Script, draw
 
 # %% ../../nbs/multidraft/06_drafts.ipynb #ab02a97d
@@ -52,7 +53,10 @@ def distributions_of(
     """
     warping: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p)
     if tokens is not None: same_length(tokens=tokens, logits=logits.T)
-    rows = lms.warp(logits, **warping).double().cpu().numpy()
+    return _where_positive(lms.warp(logits, **warping).cpu().double().numpy(), tokens)
+
+def _where_positive(rows, tokens):
+    "A distribution of each row [V], with `tokens` as names of the columns."
     found = []
     for p in rows:
         here = np.flatnonzero(p)
@@ -295,10 +299,21 @@ class LMDraft(Draft):
         logits = self.cached.extend(tokens, parents, last=last, **self._options)
         counts = [1] * len(tokens) if last else [len(row) for row in tokens]
         flat = logits if last else torch.cat([logits[b, :n] for b, n in enumerate(counts)])
-        warping = dict(top_p=self.top_p, tokens=self._tokens)
-        found = [distributions_of(flat, t, self.top_k, **warping) for t in self.temperatures]
-        dists = iter(zip(*found))
+        dists = iter(zip(*self._distributions(flat)))
         return [[next(dists) for _ in range(n)] for n in counts]
+
+    def _distributions(self, logits):
+        "Per temperature those of all rows; from a card in one transfer."
+        given: dict[str, Any] = dict(top_k=self.top_k, top_p=self.top_p)
+        if not elsewhere(logits):
+            return [distributions_of(logits, t, **given, tokens=self._tokens)
+                    for t in self.temperatures]
+        warped = [warp_unseen(logits, t, **given) for t in self.temperatures]
+        rows = torch.stack(warped).cpu().double().numpy()
+        if np.isnan(rows[..., 0]).any():
+            raise ValueError(f"{self.lm.name}: its logits hold NaN or +inf, or a row of nothing "
+                             "but -inf")
+        return [_where_positive(one, self._tokens) for one in rows]
 
     def _start(self):
         "Read what is new in the text; the distributions after it."

@@ -76,12 +76,23 @@ def paths_of(
         level = below
     return found
 
+class _Each(Verification):
+    "One rule for each row of a batch; rows are told apart by their generators."
+    def __init__(self, rules):
+        self.rules = rules                                  # {id of a generator: rule}
+        self.needs_identical = any(rule.needs_identical for rule in rules.values())
+    def verify(self, tree, target, rng): return self.rules[id(rng)].verify(tree, target, rng)
+
 class _Seen(NodeDistributions):
     "The target's distributions of a tree under the node numbers of a pruned one."
-    def __init__(self, target, old): self.target, self.old = target, old
+    def __init__(self, target, old):
+        self.target, self.old, self.merges = target.again(), old, target.merges
     def __getitem__(self, node): return self.target[self.old[node]]
     def certain(self, node): return self.target.certain(self.old[node])
     def at(self, node, tokens): return self.target.at(self.old[node], tokens)
+    def draw(self, node, rng): return self.target.draw(self.old[node], rng)
+    def draw_other(self, node, tokens, rng):
+        return self.target.draw_other(self.old[node], tokens, rng)
 
 # %% ../../nbs/multidraft/11_rates.ipynb #3928be55
 class Beside(Verification):
@@ -150,6 +161,7 @@ def measure_blocks(
     temperature: float = 1.0, # of the target
     top_k: int = 0, # of the target; 0 keeps all
     top_p: float = 1.0, # of the target; 1 keeps all
+    batch_size: int = 1, # prompts decoded side by side; the same up to the models' rounding
 ) -> dict[str, dict]: # {name: dict(tokens, calls, nodes)}, lists with one entry per prompt
     """Block efficiency of several rules on the same trees.
 
@@ -164,13 +176,15 @@ def measure_blocks(
     options: dict[str, Any] = dict(
         K=None if draft.count else K, L=L, max_new_tokens=max_new_tokens + L + 1,
         temperature=temperature, top_k=top_k, top_p=top_p)
-    for i, prompt in enumerate(prompts):
-        number = 1000 * seed + i
-        beside = Beside(Traversal(), others, number, repeats=repeats)
-        steps = stream_multidraft(target, draft, [prompt], scheme=beside, seed=number, **options)
-        for _, rows in steps:
-            if len(rows[0].response_ids) >= max_new_tokens: break
-        for name, one in found.items():
+    prompts, options["stopping"] = list(prompts), lambda row, response: len(response) >= max_new_tokens
+    for start in range(0, len(prompts), batch_size):
+        numbers = [1000 * seed + i for i in range(start, min(start + batch_size, len(prompts)))]
+        rngs = [np.random.default_rng([number, 0]) for number in numbers]
+        besides = [Beside(Traversal(), others, number, repeats=repeats) for number in numbers]
+        each = _Each({id(rng): beside for rng, beside in zip(rngs, besides)})
+        part = prompts[start:start + batch_size]
+        for _ in stream_multidraft(target, draft, part, scheme=each, seed=rngs, **options): pass
+        for beside, (name, one) in itertools.product(besides, found.items()):
             one["tokens"].append(sum(beside.tokens[name]))
             one["calls"].append(len(beside.tokens[name]))
             one["nodes"].append(sum(beside.nodes[name]))
@@ -351,10 +365,13 @@ def _file_texts(name):
         raise ValueError(f"{name}, line {number}: none of the fields {', '.join(wanted)}")
     return texts
 
-_HUB = dict(gsm8k=("openai/gsm8k", "main", "test", lambda r: r["question"]),
-            dolly=("databricks/databricks-dolly-15k", None, "train", lambda r: r["instruction"]),
-            xsum=("EdinburghNLP/xsum", None, "test", lambda r: r["document"] + "\nSummary:"),
-            wmt=("wmt/wmt18", "de-en", "test",
+# place, revision, the files of one split (and no others), text of a row; no scripts, no pickle
+_HUB = dict(gsm8k=("openai/gsm8k", "main", "main/test-*.parquet", lambda r: r["question"]),
+            dolly=("databricks/databricks-dolly-15k", "main", "*.jsonl",
+                   lambda r: r["instruction"]),
+            xsum=("EdinburghNLP/xsum", "refs/convert/parquet", "*/test/*.parquet",
+                  lambda r: r["document"] + "\nSummary:"),
+            wmt=("wmt/wmt18", "main", "de-en/test-*.parquet",
                  lambda r: f"German: {r['translation']['de']}\nEnglish:"))
 
 # %% ../../nbs/multidraft/11_rates.ipynb #f22203c7
@@ -363,11 +380,34 @@ def _hub_texts(name):
     except ImportError as e:
         raise core.MissingModelError(f"prompts {name!r} come from the hub: pip install datasets, "
                                      "or use 'ours'") from e
-    place, part, split, text = _HUB[name]
-    try: return [text(row) for row in load_dataset(place, part, split=split)]
+    place, revision, files, text = _HUB[name]
+    given: dict[str, Any] = dict(data_files={"rows": files}, split="rows", revision=revision)
+    try: return [text(row) for row in load_dataset(place, **given)]
     except Exception as e:
-        raise core.MissingModelError(f"could not load {place} from the hub ({type(e).__name__}); "
-                                     "check the network, or use 'ours' or a .jsonl file") from e
+        raise core.MissingModelError(f"could not load {place} at {revision} from the hub: "
+                                     f"{_hub_trouble(place, e)}; or use 'ours' or a .jsonl file"
+                                     ) from e
+
+def _hub_trouble(place, error):
+    "What is wrong and what to do, from an error and those behind it."
+    told, one = "", error
+    while one is not None:
+        told += f"{type(one).__name__}: {one}\n"
+        one = one.__cause__ or one.__context__
+    has = lambda *words: any(word in told.lower() for word in words)
+    if has("scripts are no longer supported", "trust_remote_code"):
+        return "this revision is made by a script, which is never run here; name a parquet revision"
+    if has("gated", "401 client", "403 client", "authenticated", "awaiting a review"):
+        return (f"it asks for a licence; accept it on https://huggingface.co/datasets/{place} and "
+                "run `hf auth login`")
+    if has("offline"): return "the hub is switched off here (HF_HUB_OFFLINE); unset that"
+    if has("connection", "connecterror", "couldn't reach", "timeout", "timed out", "resolve host",
+           "name resolution", "proxy"):
+        return "no answer from the hub; check the network"
+    if has("keyerror"): return f"its rows have no field {error}; the data set has changed"
+    if has("revisionnotfound", "doesn't exist", "unable to find", "404 client"):
+        return "there is no such data set, revision or file"
+    return told.splitlines()[0]
 
 # %% ../../nbs/multidraft/11_rates.ipynb #a769221fbb44
 check_module(globals(), {
@@ -376,6 +416,7 @@ check_module(globals(), {
     "Costs.target_call": dict(nodes=above(0)),
     "Costs.rate": dict(block_efficiency=above(0), nodes=above(0), calls=at_least(0)),
     "measure_blocks": dict(prompts=filled, others=filled, seed=at_least(0), repeats=at_least(1),
+                           batch_size=at_least(1),
                            L=at_least(1), max_new_tokens=at_least(1)),
     "efficiency": dict(parts=like(Sequence)),
     "target_costs": dict(sizes=both(filled, at_least(1)), context=at_least(1), runs=at_least(1)),

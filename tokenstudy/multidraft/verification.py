@@ -57,7 +57,7 @@ class Block(Verification):
             kept.append(min(1.0, kept[-1] * choice.q[x] / choice.ps[0][x]))
             choices.append(choice)
             nodes.append(child)
-        if flip(rng, kept[-1]): return nodes[1:], draw(rng, target[nodes[-1]])
+        if flip(rng, kept[-1]): return nodes[1:], target.draw(nodes[-1], rng)
         for i in range(len(choices) - 1, -1, -1):
             chance, left = leftover(kept[i], choices[i].q, choices[i].ps[0])
             if i == 0 or flip(rng, chance):
@@ -84,7 +84,7 @@ class Traversal(Verification):
     def _visit(self, tree, target, rng, node, p):
         "The result from this node on, with probability `p`; else None."
         draws = tree.draws[node]
-        if not draws: return ([], draw(rng, target[node])) if flip(rng, p) else None
+        if not draws: return ([], target.draw(node, rng)) if flip(rng, p) else None
         choice, tried = Choice(target, node, [dist for dist, _ in draws]), set()
         q = choice.q
         for (_, child), s in zip(draws, choice.ps):
@@ -121,7 +121,7 @@ class LeafToRoot(Traversal):
     def _visit(self, tree, target, rng, node, p):
         "The result from this node on, with probability `p`; else None."
         draws = tree.draws[node]
-        if not draws: return ([], draw(rng, target[node])) if flip(rng, p) else None
+        if not draws: return ([], target.draw(node, rng)) if flip(rng, p) else None
         choice = Choice(target, node, [dist for dist, _ in draws])
         children = {choice.index(tree.tokens[child]): child for _, child in draws}
         wanted = np.append(p * choice.q, 1 - p)

@@ -70,6 +70,8 @@ LEGAL = {
     "lm.branches.Branches": {"trunks": "[[]]", "owners": "short", "prefixes": "short"},
     "lm.branches.Branches.go_on": {"parents": "short"},
     "lm.caches.PackedLinear.forward": {"x": "deep|nan|short"},
+    "lm.sampling.elsewhere": {"tensor": "deep|nan"},
+    "lm.sampling.warp_unseen": {"logits": "deep|nan|short", "temperature": "0", "top_k": "0"},
     "lm.caches.SlotStore": {"layers": "0"},
     "lm.caches.SlotStore.write": {"layer": "0", "keys": "nan|short", "values": "nan|short"},
     "lm.caches.SlotStore.select": {"rows": "short", "slots": "0"},

@@ -6,6 +6,11 @@ class Fair(NodeDistributions):
 tree = Tree(0)
 tree.draw(0, Distribution(np.array([1]), np.ones(1)), 1, np.random.default_rng(0))
 """
+RECEIVED = """
+tree, rng, one = Tree(1), np.random.default_rng(0), Distribution(np.array([2]), np.ones(1))
+tree.draw(0, one, 1, rng)
+[found] = receive_distributions(torch.zeros(1, 2, 40), [tree], [rng])
+"""
 CHOICE = NODES + "choice = Choice(Fair(), 0, [Distribution(np.array([1]), np.ones(1))])\n"
 LOGITS = "target = TargetDistributions(torch.tensor([[0., 2., 1.]]), 0.0)\n"
 TREE = "tree, rng, one = Tree(7), np.random.default_rng(0), Distribution(np.array([2]), np.ones(1))\ntree.draw(0, one, 1, rng)\n"
@@ -31,6 +36,10 @@ SEEN = {
     "multidraft.canonical.TruncatedLP.choose": ("multidraft.canonical", "import numpy as np\nscheme = TruncatedLP(s=1)\nscheme.prepare([.7, .3], [[.4, .6]] * 2)\nscheme.choose([0, 1], np.random.default_rng(0))"),
     "multidraft.decoding.NodeDistributions.certain": ("multidraft.decoding", NODES + "Fair().certain(0)"),
     "multidraft.decoding.NodeDistributions.at": ("multidraft.decoding", NODES + "Fair().at(0, np.array([1]))"),
+    "multidraft.decoding.NodeDistributions.draw": ("multidraft.decoding", NODES + "Fair().draw(0, np.random.default_rng(0))"),
+    "multidraft.decoding.ReceivedDistributions.at": ("multidraft.decoding", RECEIVED + "found.at(0, np.array([2]))"),
+    "multidraft.decoding.ReceivedDistributions.draw": ("multidraft.decoding", RECEIVED + "found.draw(0, rng)"),
+    "multidraft.decoding.ReceivedDistributions.draw_other": ("multidraft.decoding", RECEIVED + "found.draw_other(0, np.array([2]), rng)"),
     "multidraft.decoding.NodeDistributions.draw_other": ("multidraft.decoding", NODES + "Fair().draw_other(0, np.array([1]), np.random.default_rng(0))"),
     "multidraft.decoding.TargetDistributions.certain": ("multidraft.decoding", LOGITS + "target.certain(0)"),
     "multidraft.decoding.TargetDistributions.at": ("multidraft.decoding", LOGITS + "target.at(0, np.array([1]))"),
@@ -104,6 +113,12 @@ LEGAL = {
     "multidraft.canonical.truncation_bound": {"s": "0"},
     "multidraft.decoding.NodeDistributions.certain": {"node": "1.5|0|True"},
     "multidraft.decoding.NodeDistributions.at": {"node": "1.5|0|True", "tokens": "None|[]|deep"},
+    "multidraft.decoding.NodeDistributions.draw": {"node": "1.5|0|True"},
+    "multidraft.decoding.ReceivedDistributions": {"logits": "nan", "warping": "{}|other keys|number keys", "greedy": "[]|generator"},
+    "multidraft.decoding.ReceivedDistributions.at": {"node": "-1|0", "tokens": "[]|deep"},
+    "multidraft.decoding.ReceivedDistributions.draw": {"node": "None|-1|0|True", "rng": "None|1|text|[]|{}|object"},
+    "multidraft.decoding.ReceivedDistributions.draw_other": {"node": "-1|0", "tokens": "[]|deep", "rng": "None|1|text|[]|{}|object"},
+    "multidraft.decoding.receive_distributions": {"temperature": "0", "top_k": "0"},
     "multidraft.decoding.NodeDistributions.draw_other": {"node": "1.5|0|True", "tokens": "[]|deep"},
     "multidraft.decoding.TargetDistributions": {"logits": "deep", "temperature": "0", "top_k": "0", "top_p": "0"},
     "multidraft.decoding.TargetDistributions.certain": {"node": "-1|0"},
@@ -128,6 +143,7 @@ LEGAL = {
     "multidraft.distillation.sample_corpus": {"folder": "missing|folder", "rounds": "0", "seed": "0"},
     "multidraft.distillation.distillation_loss": {"features": "nan", "q": "nan", "tv": "0"},
     "multidraft.distillation.distill": {
+        "device": "",
         "tv": "0", "weight_decay": "0", "warmup": "0", "always": "[]|{}|generator", "looks": "0", "checkpoint": "missing|folder",
         "save_every": "inf|0", "seed": "0"},
     "multidraft.distillation.make_draft": {"target": "None|1|bytes|[]|object||missing|folder", "folder": "None|1|bytes|[]|object||missing|folder"},
@@ -139,7 +155,7 @@ LEGAL = {
     "multidraft.distilled.DraftLM.spread": {"logits": "deep|nan"},
     "multidraft.distilled.DraftLM.forward": {"input_ids": "deep", "logits_to_keep": "-1|0"},
     "multidraft.distilled.nearest_shortlisted": {"embedding": "nan", "shortlist": "short"},
-    "multidraft.distilled.new_draft": {"frequency": "nan", "always": "[]|{}|generator", "seed": "0"},
+    "multidraft.distilled.new_draft": {"device": "", "frequency": "nan", "always": "[]|{}|generator", "seed": "0"},
     "multidraft.distilled.write_draft": {"path": "missing"},
     "multidraft.distilled.read_draft": {"device": "", "dtype": ""},
     "multidraft.distilled.load_draft": {"device": "", "dtype": ""},
