@@ -285,7 +285,7 @@ def read_draft(
         reason = f"{type(e).__name__}: {e}"
         raise core.CorruptFileError(f"{path} is not a readable draft ({reason})") from e
     model.tie_weights()
-    return model.to(place, number).eval()
+    return lm.placed(model, place, number).eval()
 
 # %% ../../nbs/multidraft/07_distilled.ipynb #6504795f
 DRAFTS = dict(
