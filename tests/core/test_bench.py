@@ -1,10 +1,13 @@
 "core.bench: races and rows."
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from tokenstudy import core
+from tokenstudy.app.commands import bench_line
+from tokenstudy.core import bench
 
 
 def test_races_take_turns():
@@ -62,3 +65,40 @@ def test_one_bench_that_cannot_be_measured_does_not_stop_the_rest(monkeypatch):
     assert [n for n, _ in found] == ["one", "one", "two"] and isinstance(found[1][1], core.MissingModelError)
     assert list(core.measure(dict(one="bad", two="good"), ["two"])) == [("two", row)]
     with pytest.raises(ZeroDivisionError): list(core.measure(dict(b="bug")))       # a mistake is not hidden
+
+
+class Card:
+    "A card whose clock goes on by a second for each call, and whose memory is told."
+    def __init__(self): self.now, self.asked, self.held = 0., [], 0
+    def Event(self, enable_timing):
+        assert enable_timing
+        return Event(self)
+    def synchronize(self): self.asked.append("synchronize")
+    def reset_peak_memory_stats(self): self.held = 0
+    def max_memory_allocated(self): return self.held
+
+
+class Event:
+    def __init__(self, card): self.card, self.at = card, None
+    def record(self): self.at = self.card.now
+    def synchronize(self): self.card.asked.append("event")
+    def elapsed_time(self, other): return 1000*(other.at - self.at)
+
+
+def test_a_card_times_by_its_events_and_tells_its_memory(monkeypatch):
+    card = Card()
+    monkeypatch.setattr(bench, "_card", lambda: card)
+    def step(seconds):
+        card.now += seconds
+        card.held = max(card.held, int(1e9*seconds))
+    assert bench.race(lambda: step(2), lambda: step(3), 3, warmup=1) == (2, 3) and card.asked.count("event") == 8
+    def rows():
+        for name, seconds in (("large", 5), ("small", 1)):
+            step(seconds)
+            yield bench.bench_row(name, 1, 2, "it", "s")
+    module = type(sys)("rows_of_a_card")
+    module.rows = rows
+    monkeypatch.setitem(sys.modules, "rows_of_a_card", module)
+    found = [row for _, row in bench.measure({"toy": "rows_of_a_card"})]
+    assert [r["memory"] for r in found] == [5*10**9, 10**9]
+    assert "5.00 GB of the card" in bench_line(found[0]) and "memory" not in bench.bench_row("a", 1, 2, "it", "s")

@@ -41,6 +41,7 @@ def bench_line(
     goal = "" if row["goal"] is None else f"goal {short(row['goal'])}"
     numbers = f"{row['ours']:>10.4g} {row['peer']:>10.4g} {row['unit']:<9}"
     told = f"{goal:<10} {'UNDER GOAL' if under else '':<10} against {row['peer_name']}"
+    if "memory" in row: told += f"; {row['memory']/1e9:.2f} GB of the card"
     return f"{row['name']:<30} {numbers} ×{short(row['ratio']):<9} {told}".rstrip()
 
 def run_bench(

@@ -25,13 +25,24 @@ from .records import plain
 from .show import Table, table
 
 # %% ../../nbs/core/13_bench.ipynb #0db107fd
-def _seconds(fn):
-    "How long a call takes, the GPU's work included."
-    start = time.perf_counter()
-    fn()
+def _card():
+    "torch.cuda where a card is in use, else None."
     torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_initialized(): torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return torch.cuda if torch and torch.cuda.is_initialized() else None
+
+def _seconds(fn):
+    "How long a call takes; where a card is in use, between two of its own events."
+    if (cuda := _card()) is None:
+        start = time.perf_counter()
+        fn()
+        return time.perf_counter() - start
+    cuda.synchronize()
+    start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    fn()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)/1000
 
 def race_all(
     contestants: dict[str, Callable], # name -> function without arguments
@@ -142,7 +153,8 @@ def measure(
     benches: dict[str, str], # name -> module; or module:function, if that is not `rows`
     names: Iterable[str] = () # which of them; all if empty
 ) -> Iterator[tuple[str, dict | TokenStudyError]]: # name, and a row or why there is none
-    """Measure one bench after the other.
+    """Measure one bench after the other. On a card a row has a further entry `memory`, the most
+    bytes that torch held there while the row was measured, the baseline's included.
 
     >>> list(measure({}))
     []
@@ -154,7 +166,12 @@ def measure(
         try:
             module, _, function = benches[name].partition(":")
             bench = getattr(importlib.import_module(module), function or "rows")
-            for row in bench(): yield name, row
+            rows = iter(bench())
+            while True:
+                if (cuda := _card()) is not None: cuda.reset_peak_memory_stats()
+                if (row := next(rows, None)) is None: break
+                if (cuda := _card()) is not None: row["memory"] = cuda.max_memory_allocated()
+                yield name, row
         except TokenStudyError as e: yield name, e
 
 def bench_table(
