@@ -301,7 +301,8 @@ def receive_distributions(
     if temperature == 0: return _receive_greedy(flat, logits, trees, warping)
     found = [ReceivedDistributions(one, warping) for one in logits]
     for one in found: one.merges = merges
-    if 4 * sum(map(len, asked)) > flat.numel(): _receive_rows(flat, places, found)
+    whole = flat.device.type == "mps"                                  # which has no float64
+    if whole or 4 * sum(map(len, asked)) > flat.numel(): _receive_rows(flat, places, found)
     else: _receive_asked(flat, places, found, asked, rngs)
     return list(found)
 

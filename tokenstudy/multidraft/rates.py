@@ -176,14 +176,15 @@ def measure_blocks(
     options: dict[str, Any] = dict(
         K=None if draft.count else K, L=L, max_new_tokens=max_new_tokens + L + 1,
         temperature=temperature, top_k=top_k, top_p=top_p)
-    prompts, options["stopping"] = list(prompts), lambda row, response: len(response) >= max_new_tokens
+    prompts, enough = list(prompts), lambda row, response: len(response) >= max_new_tokens
     for start in range(0, len(prompts), batch_size):
         numbers = [1000 * seed + i for i in range(start, min(start + batch_size, len(prompts)))]
         rngs = [np.random.default_rng([number, 0]) for number in numbers]
         besides = [Beside(Traversal(), others, number, repeats=repeats) for number in numbers]
         each = _Each({id(rng): beside for rng, beside in zip(rngs, besides)})
         part = prompts[start:start + batch_size]
-        for _ in stream_multidraft(target, draft, part, scheme=each, seed=rngs, **options): pass
+        options |= dict(scheme=each, seed=rngs, stopping=enough)
+        for _ in stream_multidraft(target, draft, part, **options): pass
         for beside, (name, one) in itertools.product(besides, found.items()):
             one["tokens"].append(sum(beside.tokens[name]))
             one["calls"].append(len(beside.tokens[name]))
