@@ -155,10 +155,14 @@ class LearnedEmbedding(nn.Module):
         "The frozen table's."
         return self.table.weight
 
+    def row_of(self, slot: torch.Tensor) -> torch.Tensor:
+        "The numbers `[B, T]` of the rows to read, from those of the tokens; any row where `slot` < 0."
+        return slot.clamp(min=0)
+
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         slot = self.slot[ids]
         known = self.table(ids.clamp(max=self.table.num_embeddings - 1))
-        learned = F.embedding(slot.clamp(min=0), self._rows[0].to(known.dtype))
+        learned = F.embedding(self.row_of(slot), self._rows[0].to(known.dtype))
         learned = learned*getattr(self.table, "embed_scale", 1)
         return torch.where((slot >= 0)[..., None], learned.to(known.dtype), known)
 
