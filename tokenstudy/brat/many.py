@@ -75,10 +75,14 @@ def share(self: _Member, slot, rows):
     self.rows[slot] = nn.Parameter(rows)
 
 @patch
-def encode(self: _Member):
-    "Encode the pictures; the length that the prompts need."
-    self._encode_pictures()
+def room(self: _Member):
+    "Refuse phrases that do not fit; the length that prompts need."
     return self._room()
+
+@patch
+def encode(self: _Member):
+    "Encode the pictures."
+    self._encode_pictures()
 
 @patch
 def batches(self: _Member):
@@ -128,7 +132,6 @@ class Joint:
     ...     joint.step(), joint.active
     (None, [0])
     """
-    members: list[Any]
     owners: Owners
     flat: dict[str, nn.Parameter]       # slot -> [R, d]
     cuts: list[tuple[int, int]]         # of each member's rows in it
@@ -162,8 +165,8 @@ class Joint:
         words = [init_word]*len(images) if isinstance(init_word, str) else init_word
         same_length(images=images, placeholder=names, init_word=words)
         model = pipeline_fingerprint(pipeline)
-        self.members = [_Member(pipeline, *each, model=model)
-                        for each in zip(images, names, words, options)]
+        self.members: list[Any] = [_Member(pipeline, *each, model=model)
+                                   for each in zip(images, names, words, options)]
         _check_shared(self.members)
         self.bb, self.given, self.compile = self.members[0].bb, pipeline, compile
         self.device_wanted = None if device is None else core.device(device)
@@ -182,11 +185,13 @@ def __enter__(self: Joint) -> Joint:
         names = [m.names for m in self.members]
         self.owners = stack.enter_context(shared(self.bb, names, self.flat))
         warn_pooling(self.bb)
-        lengths = []
+        lengths: dict = {}
         for j, m in enumerate(self.members):
             self.owners.of = torch.tensor([j], device=self.bb.device)
-            lengths.append(m.encode())
-        self.length = None if None in lengths else max(lengths)
+            said = *m.names, m.options.join, *m.sentences
+            if said not in lengths: lengths[said] = m.room()
+            m.encode()
+        self.length = None if None in lengths.values() else max(lengths.values())
         self.mean = torch.cat([m.mean for m in self.members])
         std = [m.std for m in self.members if m.std is not None]
         self.std = torch.cat(std) if std else None
