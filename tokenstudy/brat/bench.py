@@ -83,11 +83,11 @@ class ScriptTrainer:
         chosen = [int(torch.randint(len(self.templates), (1,), generator=g)) for _ in range(B)]
         texts = [self.templates[i].format(self.placeholder) for i in chosen]
         ids = p.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt",
-                          max_length=p.tokenizer.model_max_length).input_ids
-        with torch.no_grad(): latents = p.vae.encode(pixels).latent_dist.sample(g)
+                          max_length=p.tokenizer.model_max_length).input_ids.to(p.device)
+        with torch.no_grad(): latents = p.vae.encode(pixels.to(p.device)).latent_dist.sample(g)
         latents = latents*p.vae.config.scaling_factor
-        noise = torch.randn(latents.shape, generator=g)
-        t = torch.randint(p.scheduler.config.num_train_timesteps, (B,), generator=g)
+        noise = torch.randn(latents.shape, generator=g).to(p.device)
+        t = torch.randint(p.scheduler.config.num_train_timesteps, (B,), generator=g).to(p.device)
         noisy = p.scheduler.add_noise(latents, noise, t)
         out = p.unet(noisy, t, p.text_encoder(ids)[0]).sample
         velocity = p.scheduler.config.prediction_type == "v_prediction"
@@ -96,7 +96,7 @@ class ScriptTrainer:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        others = torch.ones(len(self.table), dtype=torch.bool)
+        others = torch.ones(len(self.table), dtype=torch.bool, device=p.device)
         others[self.token] = False
         with torch.no_grad(): self.table[others] = self.original[others]
         self.done += 1
@@ -146,8 +146,9 @@ def sd_shaped(
         requires_safety_checker=False)
 
 # %% ../../nbs/brat/17_bench.ipynb #6e52f573
-PIPELINES = {"unet": lambda: load_base("unet", "cpu"), "sd": sd_shaped,
-             "transformer": lambda: load_base("transformer", "cpu")}
+#: name -> a pipeline on `core.device()`
+PIPELINES = {"unet": lambda: load_base("unet"), "sd": lambda: sd_shaped().to(core.device()),
+             "transformer": lambda: load_base("transformer")}
 
 def picture_files(
     folder: str | Path, # a new one, to fill
@@ -198,7 +199,8 @@ def measured_growth(
     num_steps: int,     # to take
     threads: int        # of torch
 ) -> float:             # MiB
-    """The peak of this process while it takes steps, above what it held before (Linux only).
+    """The peak while this process takes steps, above what was held before: on a card what torch has
+    allocated there, else what the process holds (Linux only).
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -206,7 +208,14 @@ def measured_growth(
     True
     """
     torch.set_num_threads(threads)
-    trainer = contestant(which, pipeline, folder)
+    trainer, device = contestant(which, pipeline, folder), core.device()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        for _ in range(num_steps): trainer.step()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before)/2**20
     status = Path("/proc/self/status")
     def held(key): return int(re.findall(rf"{key}:\s+(\d+) kB", status.read_text())[0])
     Path("/proc/self/clear_refs").write_text("5")
@@ -222,13 +231,14 @@ def memory(
     *,
     num_steps: int = 3  # to take
 ) -> float | None:      # MiB; None where the system does not tell
-    """How much memory the first steps need beyond the loaded pipeline, in a process of their own.
+    """How much memory the first steps need beyond the loaded pipeline, in a process of their own;
+    on a card, of the card's.
 
     >>> memory("ours", "none", ".")
     Traceback (most recent call last):
     tokenstudy.core.kinds.ArgumentError: pipeline = 'none': it must be one of 'unet', ...
     """
-    if not Path("/proc/self/clear_refs").exists(): return None
+    if core.device().type != "cuda" and not Path("/proc/self/clear_refs").exists(): return None
     how = dict(num_steps=num_steps, threads=torch.get_num_threads())
     code = ("from tokenstudy.brat import bench; print('grown', bench.measured_growth("
             f"{which!r}, {pipeline!r}, {str(folder)!r}, **{how!r}))")
@@ -254,8 +264,9 @@ def _raced(name, folder, runs, compiled):
     del script, ours
     pair = [memory(which, name, folder) for which in ("ours", "script")]
     if all(pair):
-        yield core.bench_row(f"memory_vs_diffusers{suffix}", *pair, baseline, "MiB", goal=1.,
-                             runs=1)
+        where = " on the card" if core.device().type == "cuda" else ""
+        yield core.bench_row(f"memory_vs_diffusers{suffix}", *pair, baseline, f"MiB{where}",
+                             goal=1., runs=1)
 
 def _shortened(folder, runs):
     "The row of short prompts, where padding is masked; both sides are our trainer."
