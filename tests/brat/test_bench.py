@@ -1,5 +1,6 @@
 "The bench beside diffusers' script."
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +27,21 @@ def test_bench_rows_have_their_fields(monkeypatch):
 def test_bench_memory_is_what_a_step_needs(tmp_path):
     assert 1 < memory("ours", "unet", tmp_path, num_steps=1) < 2000
 
+
+def test_bench_memory_on_a_card_is_what_torch_allocates_there(monkeypatch, tmp_path):
+    "Waited for and reset before the steps, waited for after them; the row says so."
+    calls, card = [], torch.device("cuda")
+    trainer = SimpleNamespace(step=lambda: calls.append("step"))
+    monkeypatch.setattr(bench, "contestant", lambda *a, **kw: trainer)
+    monkeypatch.setattr(bench.core, "device", lambda device=None: card)
+    for name, value in dict(synchronize=None, reset_peak_memory_stats=None, memory_allocated=2**20, max_memory_allocated=5*2**20).items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name, value=value: (calls.append(name), value)[1])
+    assert bench.measured_growth("ours", "unet", tmp_path, num_steps=2, threads=torch.get_num_threads()) == 4
+    assert calls == ["synchronize", "reset_peak_memory_stats", "memory_allocated", "step", "step", "synchronize", "max_memory_allocated"]
+    monkeypatch.setattr(bench, "memory", lambda which, *args, **kw: 1. if which == "ours" else 2.)
+    monkeypatch.setattr(bench.core, "race", lambda *a, **kw: (1., 1.))
+    monkeypatch.setattr(bench, "contestant", lambda *a, **kw: SimpleNamespace(step=None, __exit__=lambda *e: None))
+    assert [r["unit"] for r in bench._raced("unet", tmp_path, 1, False)] == ["steps/s", "MiB on the card"]
 
 def test_bench_row_of_short_prompts():
     "Ours beside ours with all of the padding; no script and no memory in that row."

@@ -18,8 +18,8 @@ from tokenstudy.brat.instruments import load_contrast, load_reader
 from tokenstudy.brat.backbones import backbone_class
 from tokenstudy.brat.concepts import Concept
 from tokenstudy.brat.strategies import Options, token_names
-from tokenstudy.brat.inversion import invert
-from tokenstudy.brat.fidelity import STRATEGIES, SUBJECT, drawn, evaluation_prompts, paired, run_unit, scores
+from tokenstudy.brat.inversion import DivergedError, invert
+from tokenstudy.brat.fidelity import STRATEGIES, SUBJECT, drawn, evaluation_prompts, paired, run_unit, run_units, scores
 
 
 WORDS = dict(plain=1, single=False, joint=1, edits=1)
@@ -107,6 +107,41 @@ def test_every_strategy_runs_on_the_embedded_transformer(strategy):
     both = load_reader("cpu"), load_contrast("cpu")
     unit = run_unit(load_base("transformer", "cpu"), CONCEPTS[0], strategy, instruments=both, num_steps=1, batch_size=1, num_inference_steps=1, **WORDS)
     assert 0 <= unit["fidelity"] <= 1 and 0 <= unit["adherence"] <= 1 and math.isfinite(unit["loss"])
+
+
+def close(one, other):
+    "Equal results, up to rounding in what is a number and what is read of a pixel."
+    assert one.keys() == other.keys()
+    for k in ("clip_i", "clip_t", "consistency", "loss", "norm", "cos"):
+        if one.get(k) is not None: assert abs(one[k] - other[k]) < 2e-3, k
+    if "rows" in one: assert np.allclose(one["rows"], other["rows"], atol=1e-3)
+    assert abs(one["fidelity"] - other["fidelity"]) < .1
+
+@pytest.mark.parametrize("base, strategy", [("unet", "bonus, λ=.1"), ("transformer", "negative"), ("unet", "multi 10"), ("transformer", "default, fixed norm"), ("unet", "untouched"), ("transformer", "words")])
+def test_units_together_are_the_units_alone(base, strategy):
+    pipeline, units = load_base(base, "cpu"), [(CONCEPTS[0], 0), (CONCEPTS[1], 0), (CONCEPTS[0], 1)]
+    how = dict(instruments=(load_reader("cpu"), load_contrast("cpu")), num_steps=2, batch_size=2, num_inference_steps=2, **WORDS)
+    before = {k: v.clone() for k, v in pipeline.text_encoder.state_dict().items()}
+    found = run_units(pipeline, units, strategy, at_once=5, **how)
+    alone = [run_unit(pipeline, identity, strategy, seed=seed, **how) for identity, seed in units]
+    for one, other in zip(found, alone, strict=True): close(one, other)
+    with pytest.raises(AssertionError): close(found[0], alone[1])
+    assert json.loads(json.dumps(core.plain(found))) == found
+    assert all(torch.equal(v, before[k]) for k, v in pipeline.text_encoder.state_dict().items())
+
+def test_a_unit_that_diverges_takes_no_other_along(monkeypatch):
+    from tokenstudy.brat.many import Joint
+    pipeline, measured = load_base("unet", "cpu"), Joint._measured
+    def broken(self, *args):
+        found = measured(self, *args)
+        found[0][1] = math.nan
+        return found
+    monkeypatch.setattr(Joint, "_measured", broken)
+    how = dict(instruments=(load_reader("cpu"), load_contrast("cpu")), num_steps=2, batch_size=2, num_inference_steps=1, **WORDS)
+    bad, good = run_units(pipeline, [(CONCEPTS[0], 0), (CONCEPTS[1], 0)], "default", **how)
+    assert isinstance(bad, DivergedError)
+    monkeypatch.undo()
+    close(good, run_unit(pipeline, CONCEPTS[1], "default", **how))
 
 
 def stored():

@@ -256,7 +256,7 @@ def brat_claims(
     """
     out = []
     def claim(text, gain): out.append(
-        Claim("brat", text, "–", signed(gain), verdict(gain), "brat/15_fidelity"))
+        Claim("brat", text, "–", signed(gain), verdict(gain), "brat/16_fidelity"))
     for base in ("unet", "transformer"):
         for text, first, second in (
                 ("a bonus token makes pictures more faithful", "bonus, λ=.01", "default"),
@@ -432,7 +432,7 @@ def _brat_headline(root):
     ours = (f"On the UNet, the second token with its penalty: {signed(bonus, 2)}. "
             f"The penalty alone: {signed(apart, 2)}.")
     return Claim("brat", "A second, orthogonal token makes a learned concept more faithful.", "–",
-                 ours, verdict(bonus, apart), "brat/15_fidelity")
+                 ours, verdict(bonus, apart), "brat/16_fidelity")
 
 # %% ../../nbs/app/06_claims.ipynb #5ae7e48d
 def _cdpo_headline(root):

@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["world", "captions", "bases", "instruments", "recipe", "pipelines", "tokens",
                 "backbones", "drawing", "pictures", "concepts", "start", "strategies", "inversion",
-                "fidelity", "bench"],
+                "many", "fidelity", "bench"],
     submod_attrs={
         "world": ["CONCEPTS", "grid", "labelled_grid", "random_creature", "render"],
         "captions": ["CAPTION_TEMPLATES", "caption", "concept_pictures"],
@@ -26,4 +26,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "concepts": ["Concept", "load", "load_concept", "read_embedding",
                      "with_textual_inversion"],
         "strategies": ["Options", "cos_penalty"],
-        "inversion": ["DivergedError", "Trainer", "invert"]})
+        "inversion": ["DivergedError", "Trainer", "invert"],
+        "many": ["draw_many", "invert_many"]})

@@ -34,3 +34,5 @@ from .strategies import cos_penalty as cos_penalty
 from .inversion import DivergedError as DivergedError
 from .inversion import Trainer as Trainer
 from .inversion import invert as invert
+from .many import draw_many as draw_many
+from .many import invert_many as invert_many

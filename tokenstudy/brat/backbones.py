@@ -13,7 +13,7 @@ import functools
 import inspect
 import re
 import warnings
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import torch
 from torch import nn
@@ -525,7 +525,9 @@ def _places(encoder):
 def borrowed(
     backbone: Backbone,
     names: list[str],               # of the n learned tokens
-    rows: dict[str, torch.Tensor]   # slot -> [n, d]
+    rows: dict[str, torch.Tensor],  # slot -> [n, d]
+    *,
+    embedding: Callable = LearnedEmbedding # (table, ids, rows) -> what reads the new tokens
 ) -> Iterator[dict]:                # slot -> ids of the tokens
     """Within the block the `backbone` reads its new tokens from `rows`; everything is frozen and in
     evaluation mode. Afterwards every module, flag and mode is as it was. ValueError if an encoder
@@ -550,7 +552,7 @@ def borrowed(
             own = copy.deepcopy(tokenizer)
             ids[slot] = add_tokens(own, names)
             for parent, name, table in places[slot]:
-                parent._modules[name] = LearnedEmbedding(table, ids[slot], rows[slot])
+                parent._modules[name] = embedding(table, ids[slot], rows[slot])
             setattr(pipe, slot.replace("text_encoder", "tokenizer"), own)
         yield ids
     finally:

@@ -92,7 +92,8 @@ class Trainer:
         device: Any = None,    # to learn on; the pipeline's own if None
         compile: bool = False, # `torch.compile` the denoiser
         output_dir: str | Path | None = None, # a folder for a checkpoint; None for none
-        resume: bool = True    # continue from that checkpoint, if there is one
+        resume: bool = True,   # continue from that checkpoint, if there is one
+        model: str | None = None # `pipeline_fingerprint` of the pipeline, where it is known already
     ):
         self.options, self.given, self.compile, self.resume = options, pipeline, compile, resume
         self.device_wanted = None if device is None else core.device(device)
@@ -110,8 +111,8 @@ class Trainer:
         self.settings = core.plain(dataclasses.asdict(options) | dict(
             placeholder=placeholder, init_word=init_word, pictures=len(self.pictures),
             pictures_sha256=hashlib.sha256(self.pictures.numpy().tobytes()).hexdigest(),
-            pipeline=type(pipeline).__name__, model=pipeline_fingerprint(pipeline),
-            size=self.bb.size) | (begun or {}))
+            pipeline=type(pipeline).__name__,
+            model=model or pipeline_fingerprint(pipeline), size=self.bb.size) | (begun or {}))
         self.history: list = []
         self.validation: list = []
         self.training: Any = None
@@ -192,14 +193,19 @@ def __enter__(self: Trainer) -> Trainer:
             stack.callback(denoiser.disable_gradient_checkpointing)
             denoiser.enable_gradient_checkpointing()
         self.bb.denoise = torch.compile(denoiser, dynamic=False) if self.compile else denoiser
-        cached, count = self.options.cache_latents, len(self.pictures)*(1 + self.options.flip)
-        parts = [self.bb.encode(self._pixels([i])) for i in range(count if cached else 1)]
-        self.mean = torch.cat([m for m, _ in parts])
-        self.std = None if parts[0][1] is None else torch.cat([s for _, s in parts])
-        if cached: self.pictures = self.pictures[:0].clone() # they are not needed any more
+        self._encode_pictures()
         self._start_training(rates)
         self._stack = stack.pop_all()
     return self
+
+@patch
+def _encode_pictures(self: Trainer):
+    "Set `mean` and `std`: of all pictures, if they are cached, else of one."
+    cached, count = self.options.cache_latents, len(self.pictures)*(1 + self.options.flip)
+    parts = [self.bb.encode(self._pixels([i])) for i in range(count if cached else 1)]
+    self.mean = torch.cat([m for m, _ in parts])
+    self.std = None if parts[0][1] is None else torch.cat([s for _, s in parts])
+    if cached: self.pictures = self.pictures[:0].clone() # they are not needed any more
 
 @patch
 def _pixels(self: Trainer, which):
@@ -228,9 +234,8 @@ def draw(self: Trainer) -> Batch:
 @patch
 def _latents(self: Trainer, batch):
     "Scaled latents `[B, C, h, w]` of a batch, freshly sampled where the VAE's have a spread."
-    mean, std = self.mean, self.std
     if self.options.cache_latents:
-        mean, std = (None if t is None else t[batch.pictures] for t in (mean, std))
+        mean, std = (None if t is None else t[batch.pictures] for t in (self.mean, self.std))
     else: mean, std = self.bb.encode(self._pixels(batch.pictures.tolist()))
     return self.bb.scale(mean if std is None else mean + std*batch.latent_noise.to(mean))
 
@@ -315,9 +320,15 @@ def _follow(self: Trainer, step: int, loss: float):
 
 # %% ../../nbs/brat/14_inversion.ipynb #5558ca56
 @patch
-def _norm(self: Trainer) -> float:
-    "The mean norm of all rows."
-    return float(torch.cat([rows.detach().norm(dim=1) for rows in self.rows.values()]).mean())
+def _diverged(self: Trainer, step: int, loss: float):
+    "The error that says what happened and what to do."
+    norms = torch.cat([rows.detach().norm(dim=1) for rows in self.rows.values()])
+    kept = self.folder is not None and self.folder.exists()
+    last = f". The last good checkpoint is {self.folder}" if kept else ""
+    return DivergedError(
+        f"step {step + 1} of {self.options.num_steps}: loss {loss}, mean norm of the rows "
+        f"{float(norms.mean())} at learning rate {self._rates()(step)}; lower lr, set clip=1, or "
+        f"use another mixed_precision{last}")
 
 # %% ../../nbs/brat/14_inversion.ipynb #2a3f2578
 @patch
@@ -352,16 +363,6 @@ def save(self: Trainer) -> None:
     "Write a checkpoint."
     self.training.save()
 
-@patch
-def _diverged(self: Trainer, step: int, loss: float):
-    "The error that says what happened and what to do."
-    rate = self.optimiser.param_groups[0]["lr"]
-    kept = self.folder is not None and self.folder.exists()
-    last = f". The last good checkpoint is {self.folder}" if kept else ""
-    return DivergedError(
-        f"step {step + 1} of {self.options.num_steps}: loss {loss}, mean norm of the rows "
-        f"{self._norm()} at learning rate {rate}; lower lr, set clip=1, or use another "
-        f"mixed_precision{last}")
 
 # %% ../../nbs/brat/14_inversion.ipynb #2a3f2579
 @patch

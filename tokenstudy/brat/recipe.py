@@ -9,6 +9,7 @@ __all__ = ['PHASES', 'TEACHER', 'BUDGET', 'noisy_steps', 'draw_world', 'creature
 
 # %% ../../nbs/brat/05_recipe.ipynb #f84f445e
 import math
+import multiprocessing
 import numbers
 import random
 from concurrent.futures import ProcessPoolExecutor
@@ -90,7 +91,8 @@ def draw_world(
     """Random creatures on random scenes, none of a held-out kind, and their values.
 
     The numbers say which value each attribute has. `seed` chooses the creatures, `processes` share
-    the work. ValueError for numbers below 1.
+    the work; they are started anew, so that a script must call this behind its `if __name__ ==
+    "__main__"`. ValueError for numbers below 1.
 
     >>> pictures, values = draw_world(3, processes=1)
     >>> pictures.shape, values.shape
@@ -99,7 +101,9 @@ def draw_world(
     _whole(1, count=count, size=size, processes=processes, part=part)
     jobs = [(f"{seed}-{i}", min(part, count - i), size) for i in range(0, count, part)]
     if processes > 1 and len(jobs) > 1:
-        with ProcessPoolExecutor(processes) as pool: done = list(pool.map(_some, jobs))
+        from tokenstudy.brat import recipe # of which a new process finds functions
+        anew = multiprocessing.get_context("spawn") # a fork would copy a card's state
+        with ProcessPoolExecutor(processes, anew) as pool: done = [*pool.map(recipe._some, jobs)]
     else: done = [_some(job) for job in jobs]
     pictures, values = (np.concatenate(x) for x in zip(*done))
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(values)
@@ -160,8 +164,9 @@ def train_reader(
     noise: float = .12,   # the greatest deviation that is added
     blur: float = 0.,     # share of the pictures that are blurred
     seed: int = 0,
+    device: Any = None,   # where to train; `core.device()` if None
     **size: int           # for `Reader`
-) -> Reader:
+) -> Reader:              # on the CPU
     """Train an attribute reader: the judge, or, smaller and on worse pictures, a teacher.
 
     `num_steps` of `batch_size` pictures each, drawn by `seed`. ValueError for numbers out of range.
@@ -176,7 +181,7 @@ def train_reader(
     _within(0, 1e3, noise=noise)
     _within(0, 1, blur=blur)
     torch.manual_seed(seed)
-    reader = Reader(**size)
+    device, reader = core.device(device), Reader(**size).to(core.device(device))
     optimizer = torch.optim.AdamW(reader.parameters(), lr, weight_decay=.01)
     def loss(step):
         i = torch.randint(0, len(pictures), (batch_size,))
@@ -185,11 +190,11 @@ def train_reader(
         if blur:
             blurred = torch.rand(batch_size, 1, 1, 1) < blur
             x = torch.where(blurred, F.avg_pool2d(x, 3, 1, 1), x)
-        return sum(F.cross_entropy(z, values[i, k], label_smoothing=.02)
-                   for k, z in enumerate(reader(x)))
+        return sum(F.cross_entropy(z, values[i, k].to(device), label_smoothing=.02)
+                   for k, z in enumerate(reader(x.to(device))))
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, num_steps)
     core.train(reader, loss, num_steps, lr=cycle, optimizer=optimizer, desc="reader")
-    return reader.eval().requires_grad_(False)
+    return reader.cpu().eval().requires_grad_(False)
 
 # %% ../../nbs/brat/05_recipe.ipynb #9ce4ddd5
 @torch.no_grad()
@@ -442,7 +447,7 @@ def train_at(
     count: int = 60_000,     # pictures
     *,
     reader_steps: int = 700, # of the teacher's training
-    processes: int = 2,      # that draw the pictures
+    processes: int = 2,      # that draw the pictures, see `draw_world`
     output_dir: str | Path | None = None, # the cache's if None
     **options: Any           # for `train_base`
 ) -> Path:                   # weights, for `load_base(name, size=size, file=…)`
@@ -464,10 +469,10 @@ def train_at(
     pictures, values = draw_world(count, size=size, processes=processes)
     small = torch.cat([F.interpolate(x.float(), (32, 32), mode="area").round().byte()
                        for x in pictures.split(2000)])
-    teacher = train_reader(small, values, num_steps=reader_steps, **TEACHER)
-    checkpoint = file.with_suffix(".checkpoint")
+    teacher = train_reader(small, values, num_steps=reader_steps,
+                           device=options.get("device"), **TEACHER)
     base = train_base(name, pictures, values, contrast=load_contrast("cpu"), teacher=teacher,
-                      output_dir=checkpoint, **options)
+                      output_dir=(checkpoint := file.with_suffix(".checkpoint")), **options)
     core.atomic_write(file, save(_half(parts(base))))
     core.delete_checkpoint(checkpoint)
     return file
@@ -498,11 +503,10 @@ def embed(
 
     >>> embed("x.safetensors", [], "nobody")
     Traceback (most recent call last):
-    ValueError: modules is a list; give a module or a dict of modules
+    ValueError: modules is a list; give a module or a dict of them
     """
     if not isinstance(modules, (nn.Module, dict)):
-        kind = type(modules).__name__
-        raise ValueError(f"modules is a {kind}; give a module or a dict of modules")
+        raise ValueError(f"modules is a {type(modules).__name__}; give a module or a dict of them")
     if not isinstance(file, str) or not file or Path(file).name != file:
         raise ValueError(f"file is {file!r}; it must be a name without a folder")
     if isinstance(modules, dict) and not modules: raise ValueError("modules is empty")
@@ -549,9 +553,7 @@ def gate(
             and set(p[1]) <= set(ATTRIBUTES) for p in prompts):
         raise ValueError("prompts must be pairs of a sentence and what it asks for, as "
                          "gate_prompts makes them")
-    _whole(0, seed=seed)
-    seeds = range(seed, seed + len(prompts))
-    images = draw(pipeline, [text for text, _ in prompts], seeds, **options)
+    images = draw(pipeline, [t for t, _ in prompts], range(seed, seed + len(prompts)), **options)
     out: dict = {k: [] for k in ATTRIBUTES}
     for (_, asked), found in zip(prompts, reader.read(images)):
         for k, v in asked.items(): out[k].append(int(found[k] == v))
@@ -563,13 +565,12 @@ def _phase(value):
     return None if value and set(value) <= set(PHASES[0]) else f"a dict with {', '.join(PHASES[0])}"
 
 check_module(globals(), {
-    "train_reader": dict(pictures=None, values=None),
-    "accuracy": dict(pictures=None, values=None),
-    "train_contrast": dict(pictures=None, values=None),
+    **{name: dict(pictures=None, values=None)
+       for name in ("train_reader", "accuracy", "train_contrast")},
     "encode_texts": dict(pipeline=has("tokenizer", "text_encoder")),
     "predict": dict(noisy=dims(4), t=dims(1), states=dims(3), mask=dims(2)),
     "base_loss": dict(pipeline=has("scheduler", "vae"), latents=dims(4), phase=_phase,
                       teacher=has("parameters"), values=dims(2), weight=None),
     "train_base": dict(contrast=has("texts"), teacher=has("parameters"), save_every=at_least(0)),
     "embed": dict(file=None, made_by=filled, seed=at_least(0)),
-    "gate": dict(prompts=None)})
+    "gate": dict(prompts=None, seed=at_least(0))})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PlaceholderError', 'check_placeholder', 'extended_name', 'add_tokens', 'word_id', 'LearnedEmbedding', 'token_table',
-           'installed', 'install', 'uninstall', 'careful']
+           'installed', 'install', 'uninstall', 'careful', 'Owners', 'OwnRows', 'reading_once']
 
 # %% ../../nbs/brat/07_tokens.ipynb #8851b810
 import copy
@@ -155,10 +155,14 @@ class LearnedEmbedding(nn.Module):
         "The frozen table's."
         return self.table.weight
 
+    def row_of(self, slot: torch.Tensor) -> torch.Tensor:
+        "The rows `[B, T]` to read, from the numbers of the tokens; any row where `slot` < 0."
+        return slot.clamp(min=0)
+
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         slot = self.slot[ids]
         known = self.table(ids.clamp(max=self.table.num_embeddings - 1))
-        learned = F.embedding(slot.clamp(min=0), self._rows[0].to(known.dtype))
+        learned = F.embedding(self.row_of(slot), self._rows[0].to(known.dtype))
         learned = learned*getattr(self.table, "embed_scale", 1)
         return torch.where((slot >= 0)[..., None], learned.to(known.dtype), known)
 
@@ -391,6 +395,89 @@ def careful(
     twin._slot = slot
     return twin
 
+# %% ../../nbs/brat/07_tokens.ipynb #5d1a70d1
+class Owners:
+    """Whose rows each sample reads: `of`, long `[B]`, numbers of concepts, set before an encoder is
+    called; `places`, long `[J, N]`, the row of each concept's token, or −1.
+
+    >>> Owners([["<x>"], ["<x>", "<x-bonus>"]], "cpu").places
+    tensor([[ 0, -1],
+            [ 1,  2]])
+    """
+    of: torch.Tensor
+
+    def __init__(self,
+        names: list[list[str]], # the tokens of each concept
+        device: Any             # of the encoders
+    ):
+        self.names = list(dict.fromkeys(name for each in names for name in each))
+        self.places = torch.full((len(names), len(self.names)), -1)
+        first = 0
+        for j, each in enumerate(names):
+            at = torch.tensor([self.names.index(name) for name in each])
+            self.places[j, at] = torch.arange(first, first := first + len(each))
+        self.places = self.places.to(device)
+
+class OwnRows(LearnedEmbedding):
+    """As its parent, but each sample of a batch reads the rows of its own concept. ValueError for a
+    batch whose samples have no owners.
+
+    >>> owners = Owners([["<x>"], ["<x>"]], "cpu")
+    >>> both = OwnRows(nn.Embedding(5, 1), [5], torch.eye(2)[:, :1], owners)
+    >>> owners.of = torch.tensor([1, 0])
+    >>> both(torch.tensor([[5], [5]])).flatten()
+    tensor([0., 1.], grad_fn=<ViewBackward0>)
+    """
+    def __init__(self,
+        table: nn.Embedding, # of the encoder
+        ids: list[int],      # of the N tokens in `owners.names`
+        rows: torch.Tensor,  # [R, d], of all concepts
+        owners: Owners
+    ):
+        super().__init__(table, ids, rows.new_zeros(len(ids), rows.shape[1]))
+        self._rows, self.owners = [rows], owners
+
+    def row_of(self, slot: torch.Tensor) -> torch.Tensor:
+        "The numbers `[B, T]` of the rows to read, from those of the tokens in `slot`."
+        of, places = self.owners.of, self.owners.places
+        if len(of) != len(slot):
+            raise ValueError(f"the batch holds {len(slot)} prompts, and {len(of)} have owners")
+        return places[of[:, None], slot.clamp(min=0)].clamp(min=0)
+
+# %% ../../nbs/brat/07_tokens.ipynb #5d1a70d3
+class _Once:
+    "Mixed into a tokenizer's class: equal texts of a batch are read once."
+    _pieces: dict
+
+    def __call__(self, text=None, *args, **kw):
+        if not isinstance(text, (list, tuple)) or len(set(text)) == len(text):
+            return super().__call__(text, *args, **kw)
+        different = list(dict.fromkeys(text))
+        found = super().__call__(different, *args, **kw)
+        number = {text: i for i, text in enumerate(different)}
+        rows = [number[t] for t in text]
+        return type(found)({k: v[rows] if torch.is_tensor(v) else [v[i] for i in rows]
+                            for k, v in found.items()})
+
+    def tokenize(self, text, *args, **kw):
+        if args or kw: return super().tokenize(text, *args, **kw)
+        if text not in self._pieces: self._pieces[text] = super().tokenize(text)
+        return list(self._pieces[text])
+
+def reading_once(
+    tokenizer: Any # of a text encoder; it is not changed
+) -> Any:          # its twin
+    """A twin of a tokenizer that reads each different text of a batch once.
+
+    >>> from tokenstudy.brat.pipelines import random_pipeline
+    >>> reading_once(random_pipeline("sd").tokenizer)(["a cat", "cat", "a cat"])["input_ids"][2]
+    [231, 158, 203, 232]
+    """
+    twin, cls = copy.copy(tokenizer), type(tokenizer)
+    twin.__class__ = type(cls.__name__, (_Once, cls), dict(__module__=cls.__module__))
+    twin._pieces = {}
+    return twin
+
 # %% ../../nbs/brat/07_tokens.ipynb #a76914000001
 _tokenizer = has("get_vocab", "tokenize", "convert_tokens_to_ids")
 _encoder = has("get_input_embeddings")
@@ -405,6 +492,9 @@ check_module(globals(), {
     "LearnedEmbedding.__init__": dict(table=has("num_embeddings"), ids=both(filled, ids),
                                       rows=_rows),
     "LearnedEmbedding.forward": dict(late=True),
+    "Owners.__init__": dict(names=both(filled, like(list[list[str]]))),
+    "OwnRows.__init__": dict(table=has("num_embeddings"), ids=both(filled, ids), rows=_rows),
+    "reading_once": dict(tokenizer=_tokenizer),
     "token_table": dict(encoder=_encoder),
     "installed": dict(tokenizer=_tokenizer, encoder=_encoder, names=_names, rows=_rows),
     "install": dict(tokenizer=_tokenizer, encoder=_encoder, names=_names, rows=_rows),

@@ -62,7 +62,7 @@ SEEN = {
     "brat.drawing.Concept.remove": ("brat.concepts", CONCEPT + "x.remove(x.apply(pipe))"),
     **{f"brat.drawing.ConceptLoaderMixin.{call.partition('(')[0]}": ("brat.concepts", ABLE + f"able.{call}") for call in (
         "unload_textual_inversion('<toy>')", "encode_prompt('a cat')", "load_textual_inversion(place, '<other>')")},
-    "brat.fidelity.hub_pipeline": ("brat.fidelity", "hub_pipeline('unet', 'cpu')"),
+    "brat.pipelines.hub_pipeline": ("brat.pipelines", "hub_pipeline('unet', 'cpu')"),
     "brat.fidelity.concept_folders": ("brat.fidelity", FOLDER + "concept_folders(place)"),
     "brat.fidelity.run_unit": ("brat.fidelity", LEARN + """
 both = Reader().eval(), Contrast().eval()
@@ -102,7 +102,7 @@ SAME = {
     "brat.strategies.check_whole": {"value": ["num_steps"]},
     **{f"brat.{name}": {"images": PICTURE} for name in ("inversion.Trainer", "inversion.invert", "pictures.read_squares", "pictures.read_pictures")},
 }
-ANY: set = {"brat.drawing.Concept.expand", "brat.drawing.write_out", "brat.drawing.expand_prompt", "brat.tokens.careful", "brat.fidelity.hub_pipeline",
+ANY: set = {"brat.drawing.Concept.expand", "brat.drawing.write_out", "brat.drawing.expand_prompt", "brat.tokens.careful", "brat.pipelines.hub_pipeline",
             "brat.instruments.HubSimilarity"}
 LONG: set = {"brat.bench.memory", "brat.bench.sd_shaped"}
 NEVER: dict = {}
@@ -162,7 +162,7 @@ LEGAL = {
     "brat.fidelity.drawn": {"seed": "-1|0"},
     "brat.fidelity.run_unit": {"seed": "0", "guidance_scale": "0"},
     "brat.fidelity.by_concept": {"records": "[]|generator", "base": "text", "strategy": "text", "score": "text"},
-    "brat.fidelity.hub_pipeline": {"device": ""},
+    "brat.pipelines.hub_pipeline": {"device": ""},
     "brat.fidelity.run_hub_unit": {"seed": "0", "guidance_scale": "0"},
     "brat.instruments.Reader.forward": {"pixels": "nan|short"},
     "brat.instruments.Reader.read": {"pictures": "short"},
