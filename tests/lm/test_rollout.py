@@ -313,6 +313,14 @@ def test_reported_shards_of_ray_are_the_same_where_ray_does_not_start(monkeypatc
         for a, b in zip(local, far, strict=True): assert a.positions == b.positions and (a.tokens == b.tokens).all() and (a.lengths == b.lengths).all()
 
 
+def test_ray_asks_only_for_cards_that_are_there():
+    def cluster(**there): return SimpleNamespace(cluster_resources=lambda: there)
+    def on(kind): return SimpleNamespace(name="m", model=SimpleNamespace(device=torch.device(kind)))
+    assert rollout_._workers(cluster(CPU=8.), on("cpu")) == (False, 8) and rollout_._workers(cluster(CPU=8., GPU=2.), on("cuda")) == (True, 2)
+    with pytest.warns(UserWarning, match="the ray cluster has no GPUs"): assert rollout_._workers(cluster(CPU=8.), on("cuda")) == (False, 8)
+    with pytest.raises(core.TokenStudyError, match="has no CPUs"): rollout_._workers(cluster(GPU=1.), on("cuda"))
+
+
 @pytest.mark.parametrize("fault", (Exception("The current node timed out during startup.\nMore."), ConnectionError()))
 def test_reported_ray_that_does_not_start_is_said(monkeypatch, fault):
     monkeypatch.setitem(sys.modules, "ray", HereRay(fault))

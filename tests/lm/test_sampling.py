@@ -1,4 +1,8 @@
 "Probabilities against transformers' chain, sampling and log-probabilities against a naive loop, and mutants of each."
+import functools
+import shutil
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from tokenstudy import lm
+from tokenstudy.lm import sampling as sampling_
 
 FAMILIES = ("llama", "qwen", "gpt2", "opt")
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10], [11, 12]]
@@ -176,3 +181,54 @@ def test_warp_is_a_second_name(): assert lm.warp is lm.next_token_probs
                                   lambda t: lm.warp(torch.zeros(3), 1., 2)])
 def test_options_are_named(call):
     with pytest.raises(TypeError, match="positional"): call(lm.tiny_lm())
+
+
+def test_a_prefill_makes_logits_of_the_last_place_only(monkeypatch):
+    tiny, shapes = lm.tiny_lm(), []
+    lm.sample(tiny, PROMPTS, max_new_tokens=2)                       # the probe is over
+    forward = type(tiny.model).forward
+    def seen(self, *args, **options):
+        out = forward(self, *args, **options)
+        shapes.append((options["input_ids"].shape, out.logits.shape))
+        return out
+    monkeypatch.setattr(type(tiny.model), "forward", functools.wraps(forward)(seen))
+    lm.sample(tiny, PROMPTS, max_new_tokens=3, num_samples=5)
+    assert shapes[0][0] == (4, 6) and all(logits[1] == 1 for _, logits in shapes)     # an equal prompt is read once
+
+
+def test_a_stream_gives_each_row_once_with_its_own_key():
+    tiny, keys = lm.tiny_lm(), [[5, i] for i in range(8)]
+    want = lm.sample(tiny, PROMPTS, max_new_tokens=10, seed=5, num_samples=2)
+    got = list(lm.sample_stream(tiny, PROMPTS, max_new_tokens=10, num_samples=2, keys=keys[::-1], batch_size=3))
+    assert sorted(i for i, _ in got) == list(range(8))
+    turned = dict(lm.sample_stream(tiny, [p for p in PROMPTS[::-1] for _ in range(2)], max_new_tokens=10, keys=keys[::-1], batch_size=3))
+    assert [turned[7 - i].response_ids for i in range(8)] == [s.response_ids for s in want]
+    with pytest.raises(ValueError, match="keys: 1 for 4 rows"): lm.sample_stream(tiny, PROMPTS, keys=[[0]])
+
+
+def test_models_without_slots_are_sampled_batch_by_batch(monkeypatch):
+    tiny = lm.tiny_lm("gpt2", vocab=16)
+    want = lm.sample(tiny, PROMPTS, max_new_tokens=8, seed=2)
+    monkeypatch.setattr(sampling_, "_in_slots", lambda *_: False)
+    assert [s.response_ids for s in lm.sample(tiny, PROMPTS, max_new_tokens=8, seed=2, batch_size=3)] == [s.response_ids for s in want]
+    with pytest.warns(UserWarning, match="sampled batch by batch"): lm.sample(tiny, PROMPTS, max_new_tokens=2, compiled=True)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_compiled_step_draws_the_same_tokens(family):
+    tiny, options = lm.tiny_lm(family, vocab=16), dict(max_new_tokens=6, seed=5, num_samples=2, temperature=1.2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*cannot be prepared")
+        made = lm.sample(tiny, PROMPTS, compiled=True, **options)
+    for a, b in zip(lm.sample(tiny, PROMPTS, **options), made, strict=True):
+        assert a.response_ids == b.response_ids and np.allclose(a.logprobs, b.logprobs, atol=1e-5)
+
+
+def test_a_step_that_cannot_be_compiled_is_said(monkeypatch):
+    def broken(*_): raise RuntimeError("no compiler")
+    tiny = lm.tiny_lm(vocab=16)
+    want = lm.sample(tiny, PROMPTS, max_new_tokens=6)
+    monkeypatch.setattr(torch, "compile", lambda f, **options: broken if f.__name__ == "_reading" else f)
+    with pytest.warns(UserWarning, match="cannot be prepared .*no compiler"): got = lm.sample(tiny, PROMPTS, max_new_tokens=6, compiled=True)
+    assert [s.response_ids for s in got] == [s.response_ids for s in want]

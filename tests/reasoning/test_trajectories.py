@@ -169,7 +169,7 @@ def test_restart_sets_aside_and_samples_anew(tmp_path):
 
 def test_reported_what_cannot_be_kept_is_said_before_any_work(tmp_path, monkeypatch):
     from tokenstudy import lm as lms
-    monkeypatch.setattr(lms, "sample", lambda *a, **k: pytest.fail("sampled in vain"))
+    monkeypatch.setattr(lms, "sample_stream", lambda *a, **k: pytest.fail("sampled in vain"))
     (tmp_path/"file").write_text("in the way")
     with pytest.raises(core.TokenStudyError, match="cannot write"): r.sample_trajectories(tiny(), PROBLEMS, path=tmp_path/"file"/"t.sqlite", **SAMPLING)
     numbered = PROBLEMS.remove_columns("id").add_column("id", list(range(4)))

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                    "lm_status", "require_memory", "resting", "quiet", "encode", "check_length",
                    "pad", "eos_ids", "takes", "placed", "forward"],
         "sampling": ["next_token_probs", "warp", "check_warp", "Sampled", "pick", "sample",
+                     "sample_stream", "rows_in_memory", "last_logits",
                      "token_logprobs", "sequence_logits", "prompts"],
         "caches": ["PackedLinear", "packed", "check_attention", "CachedModel"],
         "branches": ["Trunk"],

@@ -23,6 +23,9 @@ from .sampling import check_warp as check_warp
 from .sampling import Sampled as Sampled
 from .sampling import pick as pick
 from .sampling import sample as sample
+from .sampling import sample_stream as sample_stream
+from .sampling import rows_in_memory as rows_in_memory
+from .sampling import last_logits as last_logits
 from .sampling import token_logprobs as token_logprobs
 from .sampling import sequence_logits as sequence_logits
 from .sampling import prompts as prompts

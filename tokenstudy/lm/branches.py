@@ -6,14 +6,13 @@
 __all__ = ['Trunk', 'branching', 'Branches']
 
 # %% ../../nbs/lm/04_branches.ipynb #fea22735
-import copy
-
 import torch
 from fastcore.basics import patch
 
 from ..core.arguments import check_module
 from ..core.kinds import dims, filled, ids
 from .models import LM, check_length, encode, eos_ids, forward
+from .sampling import attending
 from .caches import SlotStore, check_attention, slot_cache
 
 # %% ../../nbs/lm/04_branches.ipynb #8a292f1c
@@ -86,16 +85,8 @@ def branching(
     >>> from tokenstudy.lm import tiny_lm
     >>> branching(tiny_lm()).model.config._attn_implementation
     'tokenstudy_branches'"""
-    from transformers import AttentionInterface
-    AttentionInterface.register("tokenstudy_branches", _branch_attention)
-    # modules without a configuration inside are shared, the others are copied around them
-    plain = [m for m in lm.model.modules() if not any(hasattr(x, "config") for x in m.modules())]
-    kept = [*lm.model.parameters(), *lm.model.buffers(), *plain]
-    model = copy.deepcopy(lm.model, {id(x): x for x in kept})
-    model.set_attn_implementation("tokenstudy_branches")
-    if model.config._attn_implementation != "tokenstudy_branches":
-        raise ValueError(_no_interface(lm))
-    return lm._replace(model=model)
+    try: return attending(lm, "tokenstudy_branches", _branch_attention)
+    except ValueError as e: raise ValueError(_no_interface(lm)) from e
 
 def _no_interface(lm):
     return (f"{lm.name}: {type(lm.model).__name__} does not use transformers' interface for "

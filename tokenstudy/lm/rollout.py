@@ -6,6 +6,7 @@
 __all__ = ['rollout_numbers', 'draw_tokens', 'Rollouts', 'wave_rows', 'rollouts_many', 'rollouts']
 
 # %% ../../nbs/lm/05_rollout.ipynb #ce93619b
+import copy
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ from ..core.arguments import check_module
 from ..core.kinds import at_least, both, dims, ids, like
 from .. import core
 from .models import LM, check_length, eos_ids
-from .sampling import check_warp, next_token_probs, pick
+from .sampling import (
+    cache_bytes, check_warp, next_token_probs, numbers_at_once, pick)
 from .branches import Branches, Trunk, branching
 
 # %% ../../nbs/lm/05_rollout.ipynb #ca117687
@@ -46,7 +48,7 @@ def draw_tokens(
     >>> draw_tokens(half, torch.tensor([0, 0]), torch.tensor([.4, .6]).double())[0].tolist()
     [0, 1]"""
     if len(which) != len(u): raise ValueError(f"which and u: {len(which)} rows, {len(u)} numbers")
-    rows = max(1, 2**22 // log_probs.shape[-1])
+    rows = max(1, numbers_at_once(log_probs.device) // log_probs.shape[-1])
     parts = zip(which.split(rows), u.split(rows))
     tokens = torch.cat([pick(log_probs[w].exp(), v) for w, v in parts])
     return tokens, log_probs[which, tokens].float()
@@ -151,17 +153,16 @@ def wave_rows(
     lm: LM,
     tokens: int  # that a row writes at most
 ) -> int:
-    """Rows of a wave: few enough for their keys, values and logits to fit into memory.
+    """Rows of a wave: few enough for their keys, values and logits to fit into a quarter of a
+    card's total memory. In half precision a wave of other rows rounds otherwise, and now and then
+    another token is drawn; the total memory makes equal cards choose equal rows.
 
     >>> from tokenstudy.lm import tiny_lm
     >>> wave_rows(tiny_lm(), 40)
     4096"""
     config, device = lm.model.config.get_text_config(), lm.model.device
-    budget = torch.cuda.mem_get_info(device)[0] / 4 if device.type == "cuda" else 2**31
-    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    row = (2 * config.num_hidden_layers * groups * width * tokens * lm.model.dtype.itemsize
-           + 8 * config.vocab_size)
+    budget = torch.cuda.mem_get_info(device)[1] / 4 if device.type == "cuda" else 2**31
+    row = cache_bytes(lm) * tokens + 8 * config.vocab_size
     return int(min(max(budget // row, 1), 8192 if device.type == "cuda" else 4096))
 
 # %% ../../nbs/lm/05_rollout.ipynb #61864527
@@ -396,17 +397,18 @@ def _ray_rollouts(lm, asked, max_new_tokens, max_total, warping, seed, batch_siz
     _start(ray)
     options = dict(max_new_tokens=max_new_tokens, max_total=max_total, seed=seed,
                    batch_size=batch_size, logprobs=logprobs, **warping)
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    pieces, shards = -(-cores // len(asked)), []
+    cards, workers = _workers(ray, lm)
+    pieces, shards = -(-workers // len(asked)), []
     for i, (one, response, where, many, stream, banned) in enumerate(asked):
         prompt = one.prompt_ids if isinstance(one, Trunk) else list(one[0])
         for some in np.array_split(where, min(pieces, len(where))):
             shards.append((i, dict(
                 trajectories=[(prompt, response)], num_samples=[many], positions=[some.tolist()],
                 streams=[stream], banned=[{t: banned[t] for t in some.tolist() if t in banned}])))
-    work = ray.remote(num_cpus=1, num_gpus=int(lm.model.device.type == "cuda"))(_ray_shard)
-    model, results = ray.put(lm), {}
-    futures = [work.remote(model, {**shard, **options}) for _, shard in shards]
+    work = ray.remote(num_cpus=1, num_gpus=int(cards))(_ray_shard)
+    model, results = ray.put(_on_cpu(lm)), {}
+    place = "cuda" if cards else "cpu"
+    futures = [work.remote(model, place, {**shard, **options}) for _, shard in shards]
     for (i, _), future in zip(shards, core.progress(futures, desc="rollouts on ray", unit="shard")):
         results.setdefault(i, []).append(ray.get(future))
     return [_joined(parts) for _, parts in sorted(results.items())]
@@ -420,8 +422,36 @@ def _start(ray):
         raise core.TokenStudyError(f"engine='ray': ray does not start here ({why}); start it by "
                                    "hand (`ray start --head`), or use engine='local'") from e
 
-def _ray_shard(lm, settings):
+def _workers(ray, lm):
+    """Whether shards compute on cards, and how many run at once. Only what the cluster has is asked
+    for: a task that waits for a card that is not there waits for ever."""
+    there = ray.cluster_resources()
+    cores, cards = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+    if cores < 1:
+        raise core.TokenStudyError("engine='ray': the cluster has no CPUs to run on; start it with "
+                                   "some (`ray start --num-cpus 4`), or use engine='local'")
+    if lm.model.device.type != "cuda": return False, cores
+    if cards < 1:
+        core.warn(f"engine='ray': {lm.name} is on {lm.model.device}, but the ray cluster has no "
+                  f"GPUs; its rollouts run on the cluster's {cores} CPUs (start it with "
+                  "`ray start --num-gpus 1`, or use engine='local')")
+    return cards > 0, min(cards, cores) or cores
+
+def _on_cpu(lm):
+    "The model with its weights on the CPU: a worker without this card could not unpack others."
+    return lm if lm.model.device.type == "cpu" else lm._replace(
+        model=copy.deepcopy(lm.model).to("cpu"))
+
+_HERE: dict = {}   # of a worker: the model that it has moved to its card
+
+def _ray_shard(lm, place, settings):
     torch.set_num_threads(1)
+    if place != "cpu":
+        name = core.fingerprint(lm.model)
+        if name not in _HERE:
+            _HERE.clear()
+            _HERE[name] = lm._replace(model=copy.deepcopy(lm.model).to(place))
+        lm = _HERE[name]
     return rollouts_many(lm, **settings)[0]
 
 # %% ../../nbs/lm/05_rollout.ipynb #73c19748

@@ -260,18 +260,18 @@ def sample_trajectories(
     temperature: float = 1.,   # of sampling
     top_k: int = 0,        # sample among so many tokens; 0: all
     top_p: float = 1.,     # sample among those that hold this much probability
-    batch_size: int = 256, # responses sampled at a time; it changes no result
-    group: int = 8,        # problems that are sampled and written together
+    batch_size: int | None = None, # rows in one forward pass; it changes no result
+    group: int = 8,        # problems that are written together
     chat: bool = False     # wrap prompts in the model's chat template
 ) -> list[Trajectory] | TrajectoryFile: # in the order of the problems
-    """Sample and grade `num_samples` responses to every problem. ValueError if two problems share
-    an id, or if something else made the file; TokenStudyError if it cannot be written.
+    """Sample and grade `num_samples` responses to every problem, all in one queue; a group is
+    written when it and those before it have ended. ValueError if two problems share an id, or if something else made the file; TokenStudyError if it
+    cannot be written.
 
     >>> from tokenstudy.reasoning import arithmetic, load_generator
     >>> found = sample_trajectories(load_generator("cpu"), arithmetic(1, "chain", 2), num_samples=3)
     >>> len(found), found[0].finished
     (3, True)"""
-    from tokenstudy import lm as lms
     columns = _columns(problems)
     if grader is None:
         grader = grade_arithmetic if "teacher_accuracy" in problems.column_names else grade
@@ -281,19 +281,34 @@ def sample_trajectories(
     if path is not None:
         made = _made_by(lm, columns, grader, how | dict(seed=seed, group=group))
         file = _file_of(path, made, restart)
-    for start in core.progress(range(0, len(ids), group), desc="trajectories", unit="group"):
-        part = slice(start, start + group)
-        if file is not None and all(i in file for i in ids[part]): continue
-        if file is not None: file.begin()
-        key = zlib.crc32(ids[start].encode()) + (seed << 32)
-        drawn = lms.sample(lm, columns["prompt"][part], seed=key, batch_size=batch_size, **how)
-        names, golds = ([x for x in columns[k][part] for _ in range(num_samples)]
+    groups = [range(i, min(i + group, len(ids))) for i in range(0, len(ids), group)]
+    if file is not None:
+        groups = [g for g in groups if not all(ids[i] in file for i in g)]
+        if groups: file.begin()
+    for part, drawn in _in_groups(lm, columns, groups, seed, batch_size, how):
+        names, golds = ([columns[k][i] for i in part for _ in range(num_samples)]
                         for k in ("id", "answer"))
         rows = _graded(lm, drawn, names, golds, grader)
-        groups = [rows[i:i + num_samples] for i in range(0, len(rows), num_samples)]
         if file is None: kept += rows
-        else: _add(file, groups)
+        else: _add(file, [rows[i:i + num_samples] for i in range(0, len(rows), num_samples)])
     return kept if file is None else file
+
+# %% ../../nbs/reasoning/06_trajectories.ipynb #a15b0101
+def _in_groups(lm, columns, groups, seed, batch_size, how):
+    "Samples of each group of problems, in their order: (places of the problems, samples) pairs."
+    from tokenstudy import lm as lms
+    n, places = how["num_samples"], [i for g in groups for i in g]
+    if not places: return
+    keys = [[zlib.crc32(columns["id"][g[0]].encode()) + (seed << 32), k]
+            for g in groups for k in range(n * len(g))]
+    stream, found, begin = lms.sample_stream(
+        lm, [columns["prompt"][i] for i in places], keys=keys, batch_size=batch_size, **how), {}, 0
+    for g in groups:
+        here = range(begin, begin + n * len(g))
+        while not all(k in found for k in here): found.update([next(stream)])
+        yield g, [found.pop(k) for k in here]
+        begin = here.stop
+
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #892bb3a2
 def _file_of(path, settings, restart):
