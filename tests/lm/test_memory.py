@@ -1,0 +1,101 @@
+"""What models need, computed from configurations, beside the bytes that torch keeps, allocates and saves."""
+import copy
+import json
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers as tf
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tokenstudy import core, lm as lms
+from tokenstudy.lm import finetuning, memory
+
+ROWS, LENGTH, RANK = 2, 96, 8
+SIZES = dict(vocab_size=64, bos_token_id=0, eos_token_id=1, pad_token_id=0, max_position_embeddings=256)
+#: families at about a quarter of a public model's width, with its shape of heads
+FAMILIES = dict(
+    llama=lambda L: tf.LlamaConfig(hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=L, tie_word_embeddings=True, **SIZES),
+    mistral=lambda L: tf.MistralConfig(hidden_size=1024, intermediate_size=3584, num_attention_heads=8, num_key_value_heads=2, num_hidden_layers=L, **SIZES),
+    qwen2=lambda L: tf.Qwen2Config(hidden_size=448, intermediate_size=2432, num_attention_heads=7, num_key_value_heads=1, num_hidden_layers=L, **SIZES),
+    gpt2=lambda L: tf.GPT2Config(n_embd=384, n_layer=L, n_head=6, n_positions=256, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **{k: v for k, v in SIZES.items() if "position" not in k}),
+    opt=lambda L: tf.OPTConfig(hidden_size=320, word_embed_proj_dim=320, ffn_dim=1280, num_attention_heads=5, num_hidden_layers=L, dropout=0, **SIZES))
+
+
+class Alive(TorchDispatchMode):
+    "Counts the bytes of all storages that operations make, now and at most. `known` models' storages are not counted."
+    def __init__(self, *known):
+        super().__init__()
+        self.now, self.most = 0, 0
+        self.seen = {x.untyped_storage()._cdata for m in known for x in [*m.parameters(), *m.buffers()]}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor): self.note(x.untyped_storage())
+        return out
+
+    def note(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.seen: return
+        self.seen.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self.gone, key, size)
+
+    def gone(self, key, size):
+        self.seen.discard(key)
+        self.now -= size
+
+
+def made(family, layers, half, lora, checkpointing=False):
+    "A model that learns as `fine_tune` makes it learn."
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = tf.AutoModelForCausalLM.from_config(FAMILIES[family](layers))
+    if half: model = model.bfloat16()
+    model = finetuning.learner(model, finetuning._lora(lora))
+    if checkpointing: model.gradient_checkpointing_enable(dict(use_reentrant=False))
+    return model
+
+
+def batch(padded):
+    ids = torch.randint(2, 60, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(ROWS, LENGTH, dtype=torch.long)
+    if padded: mask[0, -9:] = 0
+    return dict(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+
+
+def saved(model, half, padded):
+    "Bytes that a forward pass saves: each storage once, no weights, and not their copies in half precision, which stand in `Parameters`."
+    own = {x.untyped_storage().data_ptr() for x in [*model.parameters(), *model.buffers()]}
+    weights = {frozenset(p.shape) for p in model.parameters() if p.dim() == 2}
+    kept, copies = {}, {}
+    def keep(x):
+        where = x.untyped_storage()
+        if where.data_ptr() not in own: (copies if frozenset(x.shape) in weights and x.dim() == 2 else kept)[where.data_ptr()] = (where.nbytes(), x)
+        return x
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), core.autocast("cpu", "bf16" if half else "fp32"): out = model(**batch(padded))
+    assert torch.isfinite(out.logits).all()
+    return sum(n for n, _ in kept.values()), sum(n for n, _ in copies.values())
+
+
+def of_a_layer(family, half, lora, padded):
+    "Bytes that one more layer saves for each token, and bytes of its copies of weights."
+    one, two = (saved(made(family, layers, half, lora), half, padded) for layers in (1, 2))
+    return (two[0] - one[0])/(ROWS*LENGTH), two[1] - one[1]
+
+
+SETTINGS = [(half, lora, padded) for half in (False, True) for lora in (0, RANK) for padded in (False, True)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("half, lora, padded", SETTINGS)
+def test_what_a_layer_keeps(family, half, lora, padded):
+    measured, _ = of_a_layer(family, half, lora, padded)
+    terms = memory.layer_terms(FAMILIES[family](2), dtype="bf16" if half else "fp32", lora=lora, padded=LENGTH*padded)
+    computed = sum(terms.values())
+    print(family, half, lora, padded, computed/measured)
+    assert computed == pytest.approx(measured, rel=.03), (terms, measured)
