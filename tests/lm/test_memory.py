@@ -1,6 +1,5 @@
 """What models need, computed from configurations, beside the bytes that torch keeps, allocates and saves."""
-import copy
-import json
+import functools
 import weakref
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from tokenstudy import core, lm as lms
 from tokenstudy.lm import finetuning, memory
 
-ROWS, LENGTH, RANK = 2, 96, 8
+ROWS, LENGTH, RANK = 2, 101, 8
 SIZES = dict(vocab_size=64, bos_token_id=0, eos_token_id=1, pad_token_id=0, max_position_embeddings=256)
 #: families at about a quarter of a public model's width, with its shape of heads
 FAMILIES = dict(
@@ -82,13 +81,14 @@ def saved(model, half, padded):
     return sum(n for n, _ in kept.values()), sum(n for n, _ in copies.values())
 
 
+@functools.lru_cache
 def of_a_layer(family, half, lora, padded):
     "Bytes that one more layer saves for each token, and bytes of its copies of weights."
     one, two = (saved(made(family, layers, half, lora), half, padded) for layers in (1, 2))
     return (two[0] - one[0])/(ROWS*LENGTH), two[1] - one[1]
 
 
-SETTINGS = [(half, lora, padded) for half in (False, True) for lora in (0, RANK) for padded in (False, True)]
+SETTINGS = [(False, 0, True), (False, RANK, False), (True, 0, False), (True, RANK, True), (True, 0, True)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -97,5 +97,61 @@ def test_what_a_layer_keeps(family, half, lora, padded):
     measured, _ = of_a_layer(family, half, lora, padded)
     terms = memory.layer_terms(FAMILIES[family](2), dtype="bf16" if half else "fp32", lora=lora, padded=LENGTH*padded)
     computed = sum(terms.values())
-    print(family, half, lora, padded, computed/measured)
-    assert computed == pytest.approx(measured, rel=.03), (terms, measured)
+    assert computed == pytest.approx(measured, rel=.01), (terms, measured)
+
+
+@pytest.mark.parametrize("half", (False, True))
+@pytest.mark.parametrize("name", ("norms", "inputs of linear layers", "attention", "feed-forward"))
+def test_a_term_that_is_left_out_is_found(name, half, monkeypatch):
+    real = memory.layer_terms
+    monkeypatch.setattr(memory, "layer_terms", lambda *args, **kw: {k: v for k, v in real(*args, **kw).items() if k != name})
+    with pytest.raises(AssertionError): test_what_a_layer_keeps("llama", half, 0, False)
+
+
+@pytest.mark.parametrize("lora", (0, RANK))
+def test_copies_of_weights_under_autocast(lora):
+    _, measured = of_a_layer("mistral", True, lora, False)
+    one, two = (memory.training_needs(FAMILIES["mistral"](layers), 1, dtype="bf16", lora=lora).parts["copies in half precision"] for layers in (1, 2))
+    if lora: assert two - one == 2*RANK*(2*(1024 + 1024) + 2*(1024 + 256) + 3*(1024 + 3584))
+    else: assert measured == pytest.approx(two - one, rel=.01)
+
+
+def step_peak(model, loss, half):
+    "Most bytes above the model's own while a second step of AdamW is made, from the beginning of the forward pass."
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, 1e-4, foreach=True)
+    def step():
+        with core.autocast("cpu", "bf16" if half else "fp32"): value = loss(model)
+        value.backward(); del value
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    step()                                     # gradients and moments are there now
+    with Alive(model) as seen:
+        for p in learning: seen.seen.add(p.grad.untyped_storage()._cdata)
+        for state in optimizer.state.values(): seen.seen |= {x.untyped_storage()._cdata for x in state.values()}
+        step()
+    return seen.most
+
+
+def pairs():
+    rng = torch.Generator().manual_seed(2)
+    ids = [torch.randint(2, 60, (LENGTH,), generator=rng).tolist() for _ in range(ROWS)]
+    return [(row[:41], row[41:]) for row in ids]
+
+
+WIDE = 8000                                    # a vocabulary whose logits matter
+
+
+@pytest.mark.parametrize("family, half, lora, checkpointing, vocab", [
+    ("llama", False, 0, False, 64), ("llama", True, 0, False, WIDE), ("llama", True, RANK, True, WIDE), ("llama", True, 0, True, 64), ("mistral", True, RANK, True, 64), ("mistral", True, RANK, False, 64),
+    ("gpt2", False, 0, False, WIDE), ("gpt2", True, RANK, False, WIDE), ("opt", True, 0, False, WIDE), ("qwen2", True, RANK, False, WIDE)])
+def test_the_peak_of_a_step(family, half, lora, checkpointing, vocab, monkeypatch):
+    "Activations, logits and what else comes and goes, against every storage that a step makes."
+    monkeypatch.setitem(SIZES, "vocab_size", vocab)
+    model = made(family, 3, half, lora, checkpointing)
+    measured = step_peak(model, lambda m: finetuning.response_loss(m, pairs()), half)
+    needs = memory.training_needs(FAMILIES[family](3), ROWS*LENGTH, response_tokens=ROWS*60, dtype="bf16" if half else "fp32", lora=lora, checkpointing=checkpointing)
+    there = ("weights", "weights that learn", "a copy of the weights", "adapters", "gradients", "Adam's moments")
+    computed = {name: n for name, n in needs.parts.items() if name not in there}
+    print(family, half, lora, checkpointing, vocab, round(sum(computed.values())/measured, 3))
+    assert sum(computed.values()) == pytest.approx(measured, rel=.12), computed

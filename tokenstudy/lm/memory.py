@@ -198,7 +198,8 @@ def layer_terms(
     elif halved: inputs = b*((s.readers + 1 + s.gated)*h + (not shared)*s.inner)
     else: inputs = b*(2*h + (not shared)*s.inner)
     mask = b*padded if padded else 0
-    keys = s.queries if padded else s.keys
+    repeated = padded and s.keys*s.heads > s.queries # one key head alone is not copied
+    keys = s.queries if repeated else s.keys
     parts = {"norms": 2*_norm(s, t), "inputs of linear layers": inputs,
              "attention": b*(2*s.queries + 2*keys) + 4*s.heads + mask,
              "feed-forward": b*s.inner*(_ACTIVATIONS[s.activation] + 2*s.gated),
@@ -305,8 +306,9 @@ def _training(what, model, tokens, logits, *, dtype, computes, lora, checkpointi
     kept = s.layers*(read if checkpointing else layer) + around
     # gradients that go through a layer: of its feed-forward part, and of the stream
     flow = tokens*t.products*(2 + s.gated)*s.inner + 2*read
-    once = {"logits": logits, "gradients inside a layer": flow + checkpointing*layer,
-            "AdamW's step": 4*learning - kept}
+    once = {"logits": logits, "a gradient of the head": (not lora)*t.stream*s.vocab*s.hidden,
+            "gradients inside a layer": flow + checkpointing*layer,
+            "AdamW's step": 4*learning - kept - parts.get("copies in half precision", 0.)}
     if checkpointing: once["a layer again"] = once.pop("gradients inside a layer")
     name = max(once, key=lambda name: once[name])
     ways = f"adapters of rank {lora}" if lora else "all weights"
