@@ -296,8 +296,8 @@ def _learned(model, t, lora):
     return parts | {"gradients": t.stream*learning if not lora else 4*learning,
                     "Adam's moments": 8*learning}, learning
 
-def _training(what, model, tokens, logits, *, dtype, computes, lora, checkpointing, padded):
-    "Needs of a training whose logits take so many bytes."
+def _training(what, model, tokens, logits, *, scored, dtype, computes, lora, checkpointing, padded):
+    "Needs of a training with so many bytes of logits, at so many tokens."
     s, t = _shape(model), _types(dtype, computes, lora)
     terms = layer_terms(model, dtype=dtype, computes=computes, lora=lora, padded=padded)
     parts, learning = _learned(model, t, lora)
@@ -306,7 +306,8 @@ def _training(what, model, tokens, logits, *, dtype, computes, lora, checkpointi
     kept = s.layers*(read if checkpointing else layer) + around
     # gradients that go through a layer: of its feed-forward part, and of the stream
     flow = tokens*t.products*(2 + s.gated)*s.inner + 2*read
-    once = {"logits": logits, "a gradient of the head": (not lora)*t.stream*s.vocab*s.hidden,
+    head = (not lora)*s.vocab*(t.stream*s.hidden + t.products*scored)
+    once = {"logits": logits, "a gradient of the head": head,
             "gradients inside a layer": flow + checkpointing*layer,
             "AdamW's step": 4*learning - kept - parts.get("copies in half precision", 0.)}
     if checkpointing: once["a layer again"] = once.pop("gradients inside a layer")
@@ -335,9 +336,10 @@ def training_needs(
     'activations'"""
     s, t = _shape(model), _types(dtype, computes, lora)
     learned = tokens if response_tokens is None else min(response_tokens, tokens)
-    # in float32: logits, those of the response, their log-probabilities, and one gradient more
-    logits = s.vocab*(4*(tokens + 2*learned) + max(4*learned, t.products*tokens))
-    return _training("fine-tuning", model, tokens, logits, dtype=dtype, computes=computes,
+    # forward, in float32: logits, those of the response, and their log-probabilities;
+    # backward: two gradients of all logits, and one in the products' type
+    logits = s.vocab*max(4*(tokens + 2*learned), (8 + (t.products < 4)*t.products)*tokens)
+    return _training("fine-tuning", model, tokens, logits, scored=tokens, dtype=dtype, computes=computes,
                      lora=lora, checkpointing=checkpointing, padded=padded)
 
 def verifier_needs(
@@ -358,8 +360,8 @@ def verifier_needs(
     learned = tokens if response_tokens is None else min(response_tokens, tokens)
     # logits, the selected ones and their float32 copy, and float32 log-probabilities
     logits = s.vocab*learned*(2*t.products + 4*(t.products < 4) + 4)
-    return _training("a verifier", model, tokens, logits, dtype=dtype, computes=computes, lora=lora,
-                     checkpointing=checkpointing, padded=0)
+    return _training("a verifier", model, tokens, logits, scored=learned, dtype=dtype,
+                     computes=computes, lora=lora, checkpointing=checkpointing, padded=0)
 
 # %% ../../nbs/lm/09_memory.ipynb #09a00019
 def preference_needs(
@@ -385,8 +387,9 @@ def preference_needs(
     # of both: logits in products' type; float32 logits and log-probabilities; of the divergence:
     # reference's probabilities, the difference, and one gradient
     logits = s.vocab*(2*t.products*tokens + (4*4 + 3*4)*learned) if distributions else 0
-    found = _training("preferences", model, tokens, logits, dtype=dtype, computes=computes,
-                      lora=lora, checkpointing=checkpointing, padded=padded)
+    found = _training("preferences", model, tokens, logits, scored=distributions*tokens,
+                      dtype=dtype, computes=computes, lora=lora, checkpointing=checkpointing,
+                      padded=padded)
     if distributions and not lora: found.parts["reference"] = 4*count_parameters(model).total
     return found
 
