@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                    "project_root", "cache_dir", "SCALES", "current_scale", "scale", "runs_dir",
                    "results_dir", "seeds", "seed_everything", "device", "dtype", "DTYPES",
                    "autocast", "fast_matmuls",
-                   "available_memory", "versions", "PACKAGES", "git_state", "device_name",
+                   "available_memory", "total_memory", "versions", "PACKAGES", "git_state", "device_name",
                    "provenance", "Banner", "banner", "progress"],
         "files": ["atomic_write", "atomic_folder", "sweep_leftovers", "sync_folder",
                   "check_writable", "writing", "scratch_folder", "sha256", "assets_dir", "manifest",

@@ -25,6 +25,7 @@ from .scales import DTYPES as DTYPES
 from .scales import autocast as autocast
 from .scales import fast_matmuls as fast_matmuls
 from .scales import available_memory as available_memory
+from .scales import total_memory as total_memory
 from .scales import versions as versions
 from .scales import PACKAGES as PACKAGES
 from .scales import git_state as git_state

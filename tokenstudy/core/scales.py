@@ -6,7 +6,8 @@
 __all__ = ['SCALES', 'DTYPES', 'PACKAGES', 'TokenStudyError', 'MissingModelError', 'MissingPackageError', 'CorruptFileError',
            'CheckpointError', 'TrainingError', 'missing_package', 'project_root', 'cache_dir', 'current_scale', 'scale',
            'runs_dir', 'results_dir', 'seeds', 'seed_everything', 'device', 'dtype', 'autocast', 'fast_matmuls',
-           'available_memory', 'versions', 'git_state', 'device_name', 'provenance', 'Banner', 'banner', 'progress']
+           'available_memory', 'total_memory', 'versions', 'git_state', 'device_name', 'provenance', 'Banner', 'banner',
+           'progress']
 
 # %% ../../nbs/core/03_scales.ipynb #4703edde
 import contextlib
@@ -282,15 +283,31 @@ def fast_matmuls() -> Iterator[None]:
 def available_memory(
     override: "str | torch.device | None" = None # as for `device`
 ) -> int: # bytes
-    """Memory that can be had on a device.
+    """Memory that can be had on a device now; what torch holds of a card without using it counts.
 
     >>> available_memory("cpu") > 1e6
     True
     """
     place = device(override)
-    if place.type == "cuda": return sys.modules["torch"].cuda.mem_get_info(place)[0]
     import psutil
-    return psutil.virtual_memory().available
+    if place.type == "cpu": return psutil.virtual_memory().available
+    cuda = sys.modules["torch"].cuda
+    free, _ = cuda.mem_get_info(place)
+    return free + cuda.memory_reserved(place) - cuda.memory_allocated(place)
+
+def total_memory(
+    override: "str | torch.device | None" = None # as for `device`
+) -> int: # bytes
+    """Memory that a device has in all, whatever stands there: what does not depend on what ran
+    before.
+
+    >>> total_memory("cpu") >= available_memory("cpu")
+    True
+    """
+    place = device(override)
+    import psutil
+    if place.type == "cpu": return psutil.virtual_memory().total
+    return sys.modules["torch"].cuda.get_device_properties(place).total_memory
 
 # %% ../../nbs/core/03_scales.ipynb #39d59afe
 #: what computes our numbers

@@ -11,7 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["models", "sampling", "caches", "branches", "rollout", "finetuning", "rows",
-                "resuming"],
+                "resuming", "memory"],
     submod_attrs={
         "models": ["LM", "as_lm", "load_lm", "tiny_lm", "tiny_tokenizer", "prepare_lm", "verify_lm",
                    "lm_status", "require_memory", "resting", "quiet", "encode", "check_length",
@@ -23,4 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "branches": ["Trunk"],
         "rollout": ["Rollouts", "rollouts", "rollouts_many", "draw_tokens", "wave_rows"],
         "finetuning": ["few_shot", "ending_at_empty_line", "lessons", "fine_tune"],
+        "memory": ["CONFIGS", "config_of", "count_parameters", "layer_terms", "Needs",
+                   "sampling_needs", "training_needs", "verifier_needs", "preference_needs",
+                   "fits", "fitting_batch", "needs_checkpointing", "release"],
     })

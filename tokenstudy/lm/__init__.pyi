@@ -43,3 +43,16 @@ from .finetuning import few_shot as few_shot
 from .finetuning import ending_at_empty_line as ending_at_empty_line
 from .finetuning import lessons as lessons
 from .finetuning import fine_tune as fine_tune
+from .memory import CONFIGS as CONFIGS
+from .memory import config_of as config_of
+from .memory import count_parameters as count_parameters
+from .memory import layer_terms as layer_terms
+from .memory import Needs as Needs
+from .memory import sampling_needs as sampling_needs
+from .memory import training_needs as training_needs
+from .memory import verifier_needs as verifier_needs
+from .memory import preference_needs as preference_needs
+from .memory import fits as fits
+from .memory import fitting_batch as fitting_batch
+from .memory import needs_checkpointing as needs_checkpointing
+from .memory import release as release

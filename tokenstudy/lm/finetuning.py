@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['few_shot', 'ending_at_empty_line', 'lessons', 'ids_of', 'with_adapters', 'response_loss', 'is_half', 'computing',
-           'frozen_copy', 'learner', 'has_adapters', 'merged', 'learned', 'fine_tune', 'described']
+           'frozen_copy', 'learner', 'has_adapters', 'merged', 'learned', 'checkpointed', 'fine_tune', 'described']
 
 # %% ../../nbs/lm/06_finetuning.ipynb #d3fe3d6c
+import contextlib
 import copy
 import operator
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ import torch
 from ..core.arguments import check_module
 from ..core.kinds import at_least, columns
 from .. import core
+from .memory import needs_checkpointing, training_needs
 from .models import LM, encode, eos_ids, forward, pad
 
 if TYPE_CHECKING: from datasets import Dataset
@@ -136,7 +139,8 @@ def response_loss(
     ids, real = pad([p + r for p, r in pairs], "right", device=model.device)
     told = real & (torch.arange(ids.shape[1], device=ids.device)
                    >= torch.tensor([[len(p)] for p, _ in pairs], device=ids.device))
-    logits = forward(model, ids, real).logits[:, :-1].float()
+    options = dict(use_cache=False) if getattr(model, "is_activation_checkpointing", False) else {}
+    logits = forward(model, ids, real, **options).logits[:, :-1].float()
     return torch.nn.functional.cross_entropy(logits[told[:, 1:]], ids[:, 1:][told[:, 1:]])
 
 # %% ../../nbs/lm/06_finetuning.ipynb #7e02b9d4
@@ -233,6 +237,37 @@ def learned(
     if hasattr(model, "merge_and_unload") and not is_half(model): model = model.merge_and_unload()
     return model.eval().requires_grad_(False)
 
+# %% ../../nbs/lm/06_finetuning.ipynb #09a00101
+@contextlib.contextmanager
+def checkpointed(
+    model: torch.nn.Module, # of transformers, with or without adapters
+    on: bool = True         # False: the model is left as it is
+) -> Iterator[None]:
+    """Inside, a model in training mode keeps for the backward pass only what each layer read, and
+    computes the rest again. The gradients are the same.
+
+    >>> from tokenstudy.lm import tiny_lm
+    >>> with checkpointed(tiny_lm().model) as nothing: pass"""
+    if not on:
+        yield
+        return
+    model.activation_checkpointing_enable(dict(use_reentrant=False))
+    try: yield
+    finally: model.activation_checkpointing_disable()
+
+def _has_no_room(model, lora, batches):
+    "Whether a fine-tuning on these batches of pairs fits on the model's card only with checkpointing."
+    if model.device.type == "cpu": return False
+    most = max(batches, key=lambda some: len(some) * max(len(p) + len(r) for p, r in some),
+               default=None)
+    if most is None: return False
+    width = max(len(p) + len(r) for p, r in most)
+    def needs(on):
+        return training_needs(model, len(most) * width, checkpointing=on, lora=lora, padded=width,
+                              response_tokens=sum(len(r) for _, r in most), dtype=model.dtype,
+                              computes=computing(model))
+    return needs_checkpointing(needs, model.device)
+
 # %% ../../nbs/lm/06_finetuning.ipynb #09f7b015
 def _lora(rank):
     "A config for an adapter of this rank on all linear layers, None for 0."
@@ -250,7 +285,9 @@ def fine_tune(
     seed: int = 0,          # of the order, and of the adapter's first weights
     output_dir: str | Path | None = None,  # a folder for the checkpoint, to continue from
     resume: bool = True,    # continue from the checkpoint, if there is one
-    save_every: float = 60. # seconds between checkpoints
+    save_every: float = 60., # seconds between checkpoints
+    # keep what each layer read, and compute the rest again; None: where a card has no room
+    gradient_checkpointing: bool | None = None
 ) -> LM:
     """A copy of a model fine-tuned on samples.
 
@@ -274,13 +311,17 @@ def fine_tune(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = learner(lm.model, _lora(lora))
-        def loss(step):
+        def batch(step):
             epoch, i = divmod(step, len(starts))
-            some = [pairs[j] for j in orders[epoch][starts[i]:][:batch_size]]
-            with core.autocast(place, kind): return response_loss(model, some)
-        core.train(model, loss, epochs * len(starts), lr=lr, clip=1., checkpoint=output_dir,
-                   scaler=torch.amp.GradScaler(place.type, enabled=kind is torch.float16),
-                   identity=identity, resume=resume, save_every=save_every, desc="fine-tuning")
+            return [pairs[j] for j in orders[epoch][starts[i]:][:batch_size]]
+        def loss(step):
+            with core.autocast(place, kind): return response_loss(model, batch(step))
+        if gradient_checkpointing is None: gradient_checkpointing = _has_no_room(
+            lm.model, lora, map(batch, range(epochs * len(starts))))
+        with checkpointed(model, gradient_checkpointing):
+            core.train(model, loss, epochs * len(starts), lr=lr, clip=1., checkpoint=output_dir,
+                       scaler=torch.amp.GradScaler(place.type, enabled=kind is torch.float16),
+                       identity=identity, resume=resume, save_every=save_every, desc="fine-tuning")
     return LM(learned(model), lm.tokenizer, f"{lm.name} on {len(pairs)} samples")
 
 # %% ../../nbs/lm/06_finetuning.ipynb #8ecd4dc4

@@ -352,16 +352,16 @@ def load_lm(
 
 # %% ../../nbs/lm/01_models.ipynb #31bf7f61
 def require_memory(
-    gigabytes: float,  # 10^9 bytes each
-    what: str,         # names what needs them, for the message
+    gigabytes: Any,    # 10^9 bytes each; or a `Needs` of lm.memory
+    what: str = "",    # names what needs them, for the message; as the `Needs` says if empty
     device: str | torch.device | None = None  # see `core.device`
 ) -> None:
     """Raise MissingModelError unless the device has that much free memory.
 
     >>> require_memory(.001, "A small model", "cpu")"""
     place = core.device(device)
-    if place.type == "cuda": free = torch.cuda.mem_get_info(place)[0]
-    else: free = psutil.virtual_memory().available
+    if hasattr(gigabytes, "parts"): gigabytes, what = gigabytes.total/1e9, what or gigabytes.what
+    free = core.available_memory(place)
     if free < gigabytes * 1e9:
         raise core.MissingModelError(
             f"{what} needs about {gigabytes:.0f} GB on {place.type}, "
@@ -528,6 +528,11 @@ def takes(
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return name in inspect.signature(base.forward).parameters
 
+def _gigabytes(x):
+    if hasattr(x, "parts"): return None
+    if isinstance(x, bool) or not isinstance(x, (int, float)) or not 0 <= x < float("inf"):
+        return "a finite number of at least 0, or a Needs"
+
 def _is_cache(past):
     if hasattr(past, "get_seq_length") or isinstance(past, tuple): return None
     return "a cache, as past_key_values of an earlier output"
@@ -550,12 +555,12 @@ def forward(
                          f"{tuple(ids.shape)}")
     positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
     extra = dict(position_ids=positions) if takes(model, "position_ids") else {}
-    return model(input_ids=ids, attention_mask=mask.long(), past_key_values=past, use_cache=True,
-                 **extra, **options)
+    return model(input_ids=ids, attention_mask=mask.long(), past_key_values=past,
+                 **dict(use_cache=True) | extra | options)
 
 # %% ../../nbs/lm/01_models.ipynb #a76994a6c978
 check_module(globals(), {
-    "require_memory": dict(gigabytes=both(at_least(0), finite)),
+    "require_memory": dict(gigabytes=_gigabytes),
     "tiny_lm": dict(vocab=at_least(2), seed=between(0, 2**63)),
     "check_length": dict(tokens=at_least(0)),
     "pad": dict(sequences=both(filled, like(list[list])), pad_id=between(0, 2**63 - 1)),

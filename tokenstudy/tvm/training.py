@@ -27,7 +27,7 @@ from ..core.kinds import above, at_least, both, dims, filled, finite, like, refu
 from .. import core, lm as lms, reasoning
 from ..core.processes import accelerate_here
 from ..lm.finetuning import (
-    computing, described, frozen_copy, is_half, with_adapters)
+    checkpointed, computing, described, frozen_copy, is_half, with_adapters)
 from .labels import ENDS, Ends, ValueData, ValueDataError, value_data
 from .verifier import (
     TokenValueModel, check_vocabulary, save_verifier, value_loss, value_quality)
@@ -321,6 +321,19 @@ def _precision(model, peft_config):
     return "no"
 
 # %% ../../nbs/tvm/03_training.ipynb #a1501020
+def _has_no_room(source, data, settings, peft_config):
+    "Whether a training fits on the card where it runs only with checkpointing."
+    if core.device().type == "cpu": return False
+    base = source.lm if isinstance(source, TokenValueModel) else source
+    lengths = [len(x) for x in data.ids]
+    tokens = max(max(lengths), min(settings["micro_tokens"], sum(lengths)))
+    answers = 1 - sum(data.lead)/sum(lengths) if settings["lm_weight"] else 0
+    def needs(on):
+        return lms.verifier_needs(base, tokens, response_tokens=math.ceil(tokens*answers),
+                                  dtype=base.dtype, computes=PRECISIONS[settings["precision"]],
+                                  lora=getattr(peft_config, "r", 0), checkpointing=on)
+    return lms.needs_checkpointing(needs)
+
 def _start(source, data, loss, seed, peft_config):
     "The verifier before its first step, a copy of the base that fits the data."
     held = source.model if isinstance(source, lms.LM) else source
@@ -371,7 +384,9 @@ def train_verifier(
     eval_data: Iterable[reasoning.Trajectory] | None = None,
     output_dir: str | Path | None = None, # where to keep checkpoints and the model
     resume: bool = False, # go on from `output_dir`, or return the verifier that is finished there
-    save_every: float = 60.  # seconds between checkpoints
+    save_every: float = 60., # seconds between checkpoints
+    # keep what each layer read, and compute the rest again; None: where a card has no room
+    gradient_checkpointing: bool | None = None
 ) -> VerifierRun:
     """Train a verifier with accelerate. All its weights learn in float32, with products in the
     base's half precision; an adapter stays beside such a base, whose weights are shared. The same
@@ -409,8 +424,11 @@ def train_verifier(
         elif (done := _finished(folder, settings, data.kind)) is not None: return done
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        model, steps, first = _trained(model, data, settings, judge, peft_config, folder, resume,
-                                       save_every)
+        if gradient_checkpointing is None:
+            gradient_checkpointing = _has_no_room(source, data, settings, peft_config)
+        with checkpointed(model.lm, gradient_checkpointing):
+            model, steps, first = _trained(model, data, settings, judge, peft_config, folder,
+                                           resume, save_every)
     run = VerifierRun(model, data.kind, steps.log, data.counts, settings, steps.totals["tokens"],
                       steps.totals["seconds"])
     if folder is not None and first: _keep(folder, run, getattr(base, "tokenizer", None))
