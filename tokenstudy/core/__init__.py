@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["kinds", "arguments", "scales", "processes", "files", "identity",
                 "record_files", "records", "checkpoints", "training", "statistics", "show",
-                "bench", "results"],
+                "bench", "results", "hub"],
     submod_attrs={
         "kinds": ["ArgumentError"],
         "arguments": ["checked", "check_module", "warn"],
@@ -42,5 +42,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                   "peak_memory"],
         "processes": ["launched", "num_processes", "rank", "share", "gather", "from_first",
                       "accelerate_here"],
+        "hub": ["HUB", "HubEntry", "SAFELY", "hub_trouble", "hub_table"],
         "results": ["fitting_records", "committed", "Committed", "committed_bench"],
     })
