@@ -13,7 +13,6 @@ from torch import nn
 
 from ..core.arguments import check_module
 from .. import core
-from .instruments import SAFELY, way_out
 
 # %% ../../nbs/brat/06_pipelines.ipynb #2f03f6c1
 class UnsupportedPipelineError(core.TokenStudyError):
@@ -217,12 +216,12 @@ def hub_pipeline(
         raise ValueError(f"there is no base {base!r} of the hub; there are: {', '.join(HUB_BASES)}")
     name, device = HUB_BASES[base], core.device(device)
     lm.require_memory(GIGABYTES[base], name)
-    how = dict(torch_dtype=torch.bfloat16, **SAFELY)
+    how = dict(torch_dtype=torch.bfloat16, **core.SAFELY)
     try: pipeline = DiffusionPipeline.from_pretrained(name, **how)
     except (OSError, ValueError, ImportError) as e:
         raise core.MissingModelError(
-            f"{name} could not be loaded ({(str(e).splitlines() or [type(e).__name__])[0]}). What "
-            f"to do: {way_out(name, e)}; the laptop and gpu scales need no hub") from e
+            f"{name} could not be loaded: {core.hub_trouble(name, e)}; the laptop and gpu scales "
+            "need no hub") from e
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

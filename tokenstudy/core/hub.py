@@ -73,7 +73,7 @@ _CASES = [
     (("gated", "401 client", "403 client", "authenticated", "awaiting a review"),
      "it asks for a licence: accept it on its page, {page}, and run `hf auth login`"),
     (("does not appear to have a file named", "no file named", "safetensors weights were not",
-      "could not find any safetensors", "use_safetensors"),
+      "necessary `safetensors` weights", "use_safetensors"),
      "there are no safetensors in this revision, and pickles are not loaded; name a revision that "
      "has them, or a folder that `save_pretrained` wrote elsewhere"),
     (("repositorynotfound", "revisionnotfound", "404 client", "doesn't exist", "unable to find",
@@ -103,7 +103,7 @@ def hub_trouble(
     page = f"https://huggingface.co/{'datasets/' if kind == 'data' else ''}{name}"
     for signs, text in _CASES:
         if any(sign in said.lower() for sign in signs): return text.format(name=name, page=page)
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
 
 # %% ../../nbs/core/15_hub.ipynb #a1502013
 def hub_table() -> Table:

@@ -383,32 +383,15 @@ def _hub_texts(name):
                                      "or use 'ours'") from e
     place, revision, files, text = _HUB[name]
     given: dict[str, Any] = dict(data_files={"rows": files}, split="rows", revision=revision)
-    try: return [text(row) for row in load_dataset(place, **given)]
+    try: rows = load_dataset(place, **given)
     except Exception as e:
         raise core.MissingModelError(f"could not load {place} at {revision} from the hub: "
-                                     f"{_hub_trouble(place, e)}; or use 'ours' or a .jsonl file"
+                                     f"{core.hub_trouble(place, e)}; or use 'ours' or a .jsonl file"
                                      ) from e
-
-def _hub_trouble(place, error):
-    "What is wrong and what to do, from an error and those behind it."
-    told, one = "", error
-    while one is not None:
-        told += f"{type(one).__name__}: {one}\n"
-        one = one.__cause__ or one.__context__
-    has = lambda *words: any(word in told.lower() for word in words)
-    if has("scripts are no longer supported", "trust_remote_code"):
-        return "this revision is made by a script, which is never run here; name a parquet revision"
-    if has("gated", "401 client", "403 client", "authenticated", "awaiting a review"):
-        return (f"it asks for a licence; accept it on https://huggingface.co/datasets/{place} and "
-                "run `hf auth login`")
-    if has("offline"): return "the hub is switched off here (HF_HUB_OFFLINE); unset that"
-    if has("connection", "connecterror", "couldn't reach", "timeout", "timed out", "resolve host",
-           "name resolution", "proxy"):
-        return "no answer from the hub; check the network"
-    if has("keyerror"): return f"its rows have no field {error}; the data set has changed"
-    if has("revisionnotfound", "doesn't exist", "unable to find", "404 client"):
-        return "there is no such data set, revision or file"
-    return told.splitlines()[0]
+    try: return [text(row) for row in rows]
+    except KeyError as e:
+        raise core.MissingModelError(f"the rows of {place} at {revision} have no field {e}; the "
+                                     "data set has changed: use 'ours' or a .jsonl file") from e
 
 # %% ../../nbs/multidraft/11_rates.ipynb #a769221fbb44
 check_module(globals(), {
