@@ -46,6 +46,14 @@ def identified():
     return [[i.index, i.correct.tolist(), i.counts.tolist(), i.tokens] for i in found]
 
 
+def solved(folder):
+    generator, problems = reasoning.load_generator("cpu"), reasoning.arithmetic(5, "chain", 2)
+    how = dict(num_samples=3, max_new_tokens=20)
+    kept = reasoning.sample_trajectories(generator, problems, **how)
+    on_disk = list(reasoning.sample_trajectories(generator, problems, path=folder/"solved.sqlite", group=2, **how))
+    return [[[t.problem, t.response_ids, t.correct] for t in some] for some in (kept, on_disk)]
+
+
 def written(folder):
     runs, done = core.Runs("tvm/units", folder), []
     def work():
@@ -71,7 +79,7 @@ def main():
     processes, folder = core.launched(), Path(os.environ["SHARED_FOLDER"])
     if sys.argv[1:] == ["apart"]: core.gather([1], processes, f"place {os.environ['RANK']}")
     if sys.argv[1:] == ["different"]: score_responses(TokenValueModel.from_causal_lm(TOY), [([1], [2 + core.rank()])]*2)
-    found = dict(sampled=sampled(), rolled=rolled(), searched=searched(folder), scored=scored(), identified=identified(), written=written(folder),
+    found = dict(sampled=sampled(), rolled=rolled(), searched=searched(folder), scored=scored(), identified=identified(), solved=solved(folder), written=written(folder),
                  verified=verified(), preferred=preferred(processes))
     if not core.rank(): (folder/"found.json").write_text(json.dumps(found))
 

@@ -13,7 +13,7 @@ from conftest import ROOT
 from tokenstudy import core
 
 PROGRAM = Path(__file__).with_name("shared_work.py")
-PARTS = ("sampled", "rolled", "searched", "scored", "identified", "written", "verified", "preferred")
+PARTS = ("sampled", "rolled", "searched", "scored", "identified", "solved", "written", "verified", "preferred")
 
 
 def launch(processes, folder, *program, share="1"):

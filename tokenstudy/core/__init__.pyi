@@ -106,6 +106,11 @@ from .processes import share as share
 from .processes import gather as gather
 from .processes import from_first as from_first
 from .processes import accelerate_here as accelerate_here
+from .hub import HUB as HUB
+from .hub import HubEntry as HubEntry
+from .hub import SAFELY as SAFELY
+from .hub import hub_trouble as hub_trouble
+from .hub import hub_table as hub_table
 from .results import fitting_records as fitting_records
 from .results import committed as committed
 from .results import Committed as Committed

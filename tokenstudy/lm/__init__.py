@@ -10,15 +10,15 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["models", "sampling", "caches", "branches", "rollout", "finetuning", "rows",
-                "resuming", "memory"],
+    submodules=["models", "sampling", "queue", "caches", "branches", "rollout", "finetuning",
+                "rows", "resuming", "memory"],
     submod_attrs={
         "models": ["LM", "as_lm", "load_lm", "tiny_lm", "tiny_tokenizer", "prepare_lm", "verify_lm",
                    "lm_status", "require_memory", "resting", "quiet", "encode", "check_length",
                    "pad", "eos_ids", "takes", "placed", "forward"],
-        "sampling": ["next_token_probs", "warp", "check_warp", "Sampled", "pick", "sample",
-                     "sample_stream", "rows_in_memory", "last_logits",
-                     "token_logprobs", "sequence_logits", "prompts"],
+        "sampling": ["next_token_probs", "warp", "check_warp", "Sampled", "pick", "token_logprobs",
+                     "sequence_logits", "prompts"],
+        "queue": ["sample", "sample_stream", "rows_in_memory", "last_logits"],
         "caches": ["PackedLinear", "packed", "check_attention", "CachedModel"],
         "branches": ["Trunk"],
         "rollout": ["Rollouts", "rollouts", "rollouts_many", "draw_tokens", "wave_rows"],

@@ -22,13 +22,13 @@ from .sampling import warp as warp
 from .sampling import check_warp as check_warp
 from .sampling import Sampled as Sampled
 from .sampling import pick as pick
-from .sampling import sample as sample
-from .sampling import sample_stream as sample_stream
-from .sampling import rows_in_memory as rows_in_memory
-from .sampling import last_logits as last_logits
 from .sampling import token_logprobs as token_logprobs
 from .sampling import sequence_logits as sequence_logits
 from .sampling import prompts as prompts
+from .queue import sample as sample
+from .queue import sample_stream as sample_stream
+from .queue import rows_in_memory as rows_in_memory
+from .queue import last_logits as last_logits
 from .caches import PackedLinear as PackedLinear
 from .caches import packed as packed
 from .caches import check_attention as check_attention

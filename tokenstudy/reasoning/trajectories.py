@@ -265,8 +265,8 @@ def sample_trajectories(
     chat: bool = False     # wrap prompts in the model's chat template
 ) -> list[Trajectory] | TrajectoryFile: # in the order of the problems
     """Sample and grade `num_samples` responses to every problem, all in one queue; a group is
-    written when it and those before it have ended. ValueError if two problems share an id, or if something else made the file; TokenStudyError if it
-    cannot be written.
+    written when it and those before it have ended. ValueError if two problems share an id, or if
+    something else made the file; TokenStudyError if it cannot be written.
 
     >>> from tokenstudy.reasoning import arithmetic, load_generator
     >>> found = sample_trajectories(load_generator("cpu"), arithmetic(1, "chain", 2), num_samples=3)
@@ -288,9 +288,11 @@ def sample_trajectories(
     for part, drawn in _in_groups(lm, columns, groups, seed, batch_size, how):
         names, golds = ([columns[k][i] for i in part for _ in range(num_samples)]
                         for k in ("id", "answer"))
+        if file is not None and core.rank(): continue # the first process writes
         rows = _graded(lm, drawn, names, golds, grader)
         if file is None: kept += rows
         else: _add(file, [rows[i:i + num_samples] for i in range(0, len(rows), num_samples)])
+    if file is not None: core.from_first(len(file), f"trajectories in {file.path.name}")
     return kept if file is None else file
 
 # %% ../../nbs/reasoning/06_trajectories.ipynb #a15b0101
