@@ -14,6 +14,7 @@ from .scales import project_root as project_root
 from .scales import cache_dir as cache_dir
 from .scales import SCALES as SCALES
 from .scales import current_scale as current_scale
+from .scales import changed_settings as changed_settings
 from .scales import scale as scale
 from .scales import runs_dir as runs_dir
 from .scales import results_dir as results_dir
