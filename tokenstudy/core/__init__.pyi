@@ -14,7 +14,6 @@ from .scales import project_root as project_root
 from .scales import cache_dir as cache_dir
 from .scales import SCALES as SCALES
 from .scales import current_scale as current_scale
-from .scales import changed_settings as changed_settings
 from .scales import scale as scale
 from .scales import runs_dir as runs_dir
 from .scales import results_dir as results_dir
@@ -23,6 +22,9 @@ from .scales import seed_everything as seed_everything
 from .scales import device as device
 from .scales import dtype as dtype
 from .scales import DTYPES as DTYPES
+from .scales import autocast as autocast
+from .scales import fast_matmuls as fast_matmuls
+from .scales import changed_settings as changed_settings
 from .scales import available_memory as available_memory
 from .scales import versions as versions
 from .scales import PACKAGES as PACKAGES

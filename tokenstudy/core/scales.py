@@ -6,7 +6,8 @@
 __all__ = ['SCALES', 'DTYPES', 'PACKAGES', 'TokenStudyError', 'MissingModelError', 'MissingPackageError', 'CorruptFileError',
            'CheckpointError', 'TrainingError', 'missing_package', 'project_root', 'cache_dir', 'current_scale',
            'changed_settings', 'scale', 'runs_dir', 'results_dir', 'seeds', 'seed_everything', 'device', 'dtype',
-           'available_memory', 'versions', 'git_state', 'device_name', 'provenance', 'Banner', 'banner', 'progress']
+           'autocast', 'fast_matmuls', 'available_memory', 'versions', 'git_state', 'device_name', 'provenance',
+           'Banner', 'banner', 'progress']
 
 # %% ../../nbs/core/03_scales.ipynb #4703edde
 import contextlib
@@ -23,7 +24,7 @@ import re
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -243,20 +244,28 @@ def device(
     override: "str | torch.device | None" = None # such as "cuda:1"
 ) -> "torch.device": # one that is there
     """The device to compute on: `override`, else `TOKENSTUDY_DEVICE`, else cuda if there is one,
-    else cpu. ValueError for one that is not there.
+    else cpu. `cuda` without a number is the card `LOCAL_RANK` where that is set, as launchers of
+    several processes do. ValueError for one that is not there.
 
     >>> device("cpu")
     device(type='cpu')
     """
     import torch
     wanted = override if override is not None else os.environ.get("TOKENSTUDY_DEVICE")
-    if not wanted: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    known = "use cpu, cuda, cuda:0 … or mps"
+    if not wanted: wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    known = "use cpu, cuda or cuda:0 …"
     try: d = torch.device(wanted)
     except (RuntimeError, TypeError) as e:
         raise ValueError(f"device {wanted!r} is not a device; {known}") from e
-    there = dict(cpu=1, cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()))
+    there = dict(cpu=1, cuda=torch.cuda.device_count())
+    if d.type == "mps":
+        raise ValueError(f"device {wanted!r} is not supported: it has no float64, which sampling "
+                         f"needs; {known}")
     if d.type not in there: raise ValueError(f"device {wanted!r} is not supported; {known}")
+    if d.type == "cuda" and d.index is None and (rank := os.environ.get("LOCAL_RANK")):
+        if not (rank.isascii() and rank.isdigit()):
+            raise ValueError(f"LOCAL_RANK is {rank!r}; it must be a whole number of at least 0")
+        d = torch.device("cuda", int(rank))
     if (d.index or 0) >= there[d.type]:
         raise ValueError(f"device {wanted!r} was asked for, but torch sees {there[d.type]} of that "
                          "kind here")
@@ -282,6 +291,37 @@ def dtype(
     name = str(wanted).removeprefix("torch.")
     if name not in DTYPES: raise ValueError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
     return getattr(torch, DTYPES[name])
+
+# %% ../../nbs/core/03_scales.ipynb #a1500002
+def autocast(
+    place: "str | torch.device | None" = None, # as for `device`
+    kind: "str | torch.dtype | None" = None # as for `dtype`
+) -> contextlib.AbstractContextManager:
+    """Matrix products in half precision while it lasts, with weights of any type. Nothing changes
+    for `kind` float32 or float64.
+
+    >>> import torch
+    >>> with autocast("cpu", "bf16"): print(torch.nn.Linear(2, 1)(torch.ones(2)).dtype)
+    torch.bfloat16
+    """
+    import torch
+    wanted = dtype(kind)
+    if wanted not in (torch.bfloat16, torch.float16): return contextlib.nullcontext()
+    return torch.autocast(device(place).type, wanted)
+
+@contextlib.contextmanager
+def fast_matmuls() -> Iterator[None]:
+    """Float32 products of a card on its tensor cores while it lasts (TF32, ten binary digits of
+    each factor). Nothing changes on a CPU.
+
+    >>> with fast_matmuls(): pass
+    """
+    import torch
+    before = torch.get_float32_matmul_precision()
+    if device().type == "cuda" and before == "highest": torch.set_float32_matmul_precision("high")
+    try: yield
+    finally: torch.set_float32_matmul_precision(before)
+
 
 # %% ../../nbs/core/03_scales.ipynb #fbdf70de
 def available_memory(

@@ -23,7 +23,8 @@ from .arguments import check_module
 from .kinds import above, at_least, between, both, finite, like
 from .checkpoints import check_identity, load_checkpoint, save_checkpoint
 from .files import check_writable
-from .scales import CheckpointError, TrainingError, progress as progress_bar
+from .scales import (
+    CheckpointError, TrainingError, fast_matmuls, progress as progress_bar)
 
 # %% ../../nbs/core/09_training.ipynb #22ecc58e
 def trapezoid(
@@ -181,6 +182,7 @@ class Training:
         self.parameters = [p for p in parameters if p.requires_grad]
         if not self.parameters:
             raise ValueError("parameters: none of them takes a gradient; call requires_grad_(True)")
+        _check_masters(self.parameters)
         if num_steps < 0: raise ValueError(f"num_steps = {num_steps}: it must be at least 0")
         if isinstance(lr, (int, float)): _check_rate(lr, 0)
         if optimizer is None:
@@ -205,6 +207,14 @@ class Training:
 
 # %% ../../nbs/core/09_training.ipynb #cbf29996
 def _scaled(scaler): return lambda loss: scaler.scale(loss).backward()
+
+def _check_masters(parameters):
+    half = [p for p in parameters if p.dtype in (torch.bfloat16, torch.float16)]
+    if half:
+        raise ValueError(
+            f"parameters: {len(half)} of {len(parameters)} tensors are {half[0].dtype}; a small "
+            "step changes few of such numbers. Train float32 weights (model.float()) under "
+            "`core.autocast`, or an adapter")
 
 def _check_rate(rate, step):
     if not (math.isfinite(rate) and rate >= 0):
@@ -327,7 +337,7 @@ def run(self: Training) -> Training:
     try:
         if bar is not None: bar.update(self.done)
         while self.done < self.num_steps:
-            self.step()
+            with fast_matmuls(): self.step()
             if bar is not None:
                 bar.update()
                 if self.done % 20 == 1: bar.set_postfix(loss=f"{self.loss:.4g}", refresh=False)

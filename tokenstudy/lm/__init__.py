@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "models": ["LM", "as_lm", "load_lm", "tiny_lm", "tiny_tokenizer", "prepare_lm", "verify_lm",
                    "lm_status", "require_memory", "resting", "quiet", "encode", "check_length",
-                   "pad", "eos_ids", "forward"],
+                   "pad", "eos_ids", "takes", "forward"],
         "sampling": ["next_token_probs", "warp", "check_warp", "Sampled", "pick", "sample",
                      "token_logprobs", "sequence_logits", "prompts"],
         "caches": ["PackedLinear", "packed", "check_attention", "CachedModel"],

@@ -14,6 +14,7 @@ from .models import encode as encode
 from .models import check_length as check_length
 from .models import pad as pad
 from .models import eos_ids as eos_ids
+from .models import takes as takes
 from .models import forward as forward
 from .sampling import next_token_probs as next_token_probs
 from .sampling import warp as warp

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GGUF_NAME', 'GGUF_SIZE', 'GGUF_SHA256', 'CONVERTED', 'LM', 'as_lm', 'resting', 'quiet', 'check_gguf', 'prepare_lm',
            'verify_lm', 'lm_status', 'load_lm', 'require_memory', 'tiny_lm', 'tiny_tokenizer', 'encode', 'check_length',
-           'pad', 'eos_ids', 'forward']
+           'pad', 'eos_ids', 'takes', 'forward']
 
 # %% ../../nbs/lm/01_models.ipynb #1891738e
 import importlib.util
@@ -503,6 +503,17 @@ def eos_ids(
     return {int(i) for f in found if f is not None
             for i in (f if isinstance(f, (list, tuple)) else [f])}
 
+def takes(
+    model: torch.nn.Module, # of transformers, or of peft around one
+    name: str               # of an argument, such as position_ids
+) -> bool:
+    """Whether a model's forward pass has an argument.
+
+    >>> takes(tiny_lm("opt").model, "position_ids"), takes(tiny_lm("opt").model, "pixel_values")
+    (True, False)"""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return name in inspect.signature(base.forward).parameters
+
 def _is_cache(past):
     if hasattr(past, "get_seq_length") or isinstance(past, tuple): return None
     return "a cache, as past_key_values of an earlier output"
@@ -524,8 +535,7 @@ def forward(
         raise ValueError(f"mask of shape {tuple(mask.shape)} does not fit to ids of shape "
                          f"{tuple(ids.shape)}")
     positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
-    takes = inspect.signature(model.forward).parameters
-    extra = dict(position_ids=positions) if "position_ids" in takes else {}
+    extra = dict(position_ids=positions) if takes(model, "position_ids") else {}
     return model(input_ids=ids, attention_mask=mask.long(), past_key_values=past, use_cache=True,
                  **extra, **options)
 
