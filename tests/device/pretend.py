@@ -31,16 +31,14 @@ ANSWERS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_s
            aten.unique_consecutive.default, aten.equal.default}
 #: 0-dim numbers of the CPU are allowed here, as in all pointwise operations
 SCALARS = {aten.fill_.Tensor, aten.fill.Tensor, aten.where.self, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
+WIDER = {getattr(aten.addmm, "dtype_out", None), getattr(aten.mm, "dtype_out", None)} - {None}
 real_generator, SET_DATA = torch.Generator, torch.Tensor.data.__set__       # the latter is a new object each time it is asked for
 
 
 class Seen:
     "What happened on the card: lines of the library -> how often."
-    def __init__(self): self.waits, self.sends = collections.Counter(), collections.Counter()
-
-    def clear(self):
-        self.waits.clear()
-        self.sends.clear()
+    def __init__(self): self.clear()
+    def clear(self): self.waits, self.sends, self.operations = collections.Counter(), collections.Counter(), 0
 
 
 SEEN = Seen()
@@ -172,6 +170,7 @@ def compute(op, args, kwargs):
         if card != isinstance(args[1], CardTensor): (SEEN.sends if card else SEEN.waits)[line()] += 1
     elif op is aten._to_copy.default and card != bool(cards): (SEEN.sends if card else SEEN.waits)[line()] += 1
     out = on_cpu(op, *tree_map(inner, (args, kwargs)))
+    SEEN.operations += bool(cards)
     if not card: return out
     if not op._schema.is_mutable: return tree_map(outer, out)
     for t in cards:
@@ -185,6 +184,7 @@ def on_cpu(op, args, kwargs):
     if op is getattr(aten.mm, "dtype", None): return args[0].to(args[2]) @ args[1].to(args[2])
     if op is getattr(aten.bmm, "dtype", None): return args[0].to(args[2]) @ args[1].to(args[2])
     if op is getattr(aten.addmm, "dtype", None): return torch.addmm(*(x.to(args[3]) for x in args[:3]))
+    if op in WIDER: return kwargs["out"].copy_((torch.addmm if len(args) == 4 else torch.mm)(*(x.to(args[-1]) for x in args[:-1])))
     return op(*args, **kwargs)
 
 
@@ -342,7 +342,7 @@ def applied(apply):
                 if p is None: continue
                 if ("parameter", id(p)) not in memo:
                     with torch.no_grad(): new = function(p)
-                    if isinstance(new, CardTensor) == isinstance(p, CardTensor) and new.shape == p.shape:
+                    if new.device == p.device:
                         with torch.no_grad(): p.data = new
                         new = p
                     else:
@@ -371,9 +371,10 @@ def card():
             for name, value in names.items(): stack.enter_context(mock.patch.object(place, name, value, create=not hasattr(place, name)))
         put(torch.cuda, **CARD)
         put(torch.cuda, default_generators=(CardsOwn("cuda"),))
-        put(torch, Generator=Generator, inference_mode=torch.no_grad, compile=lambda f=None, **options: f if f is not None else (lambda g: g),
+        put(torch, Generator=Generator, compile=lambda f=None, **options: f if f is not None else (lambda g: g),
             get_float32_matmul_precision=lambda: said[0], set_float32_matmul_precision=lambda kind: said.__setitem__(0, kind))
         put(torch.Tensor, pin_memory=lambda self, *args: self, is_pinned=lambda self, *args: False)
+        put(torch._C, _InferenceMode=lambda wanted: torch.no_grad() if wanted else contextlib.nullcontext())      # tensors of inference mode cannot be wrapped
         put(torch.nn.Module, _apply=applied(torch.nn.Module._apply))
         put(torch.amp.autocast_mode.autocast, __init__=told_cpu(torch.amp.autocast_mode.autocast.__init__))
         put(torch, **{name: told_cpu(getattr(torch, name)) for name in ("is_autocast_enabled", "get_autocast_dtype", "set_autocast_enabled", "set_autocast_dtype")})
