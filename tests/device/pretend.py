@@ -206,6 +206,7 @@ class Functions(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, before = dict(kwargs or {}), (Call.card, Call.told)
+        if function is torch.Tensor.__deepcopy__: return function(*args, **kwargs)      # whose memo holds other tensors
         card = any(isinstance(t, CardTensor) for t in tree_leaves((args, kwargs)))
         told = kwargs.get("device")
         Call.card, Call.told = before[0] or card, before[1] if told is None else torch.device(told)
