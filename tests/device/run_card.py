@@ -1,5 +1,6 @@
 """Runs what is to be checked under a pretend card, each area in a fork of one process that has imported the heavy libraries; a line of JSON for each
-check. `python tests/device/run_card.py AREA…`; areas are those of `paths.py`, and `examples:PACKAGE`."""
+check. `python tests/device/run_card.py AREA…`; areas are those of
+`paths.py`, `loops`, `faults`, and `examples:PACKAGE`, which runs the examples of a package's docstrings (minutes; some make tensors on the CPU)."""
 import contextlib
 import doctest
 import importlib
@@ -78,9 +79,29 @@ def checks(area: str):
         except Exception as error: yield name, short(error), {}
 
 
+def loops():
+    "The hot loops: (name, what failed, waits of a step)."
+    import loops as made
+    for name, (loop, short_run, long_run) in made.LOOPS.items():
+        try: yield name, "", made.per_step(loop, short_run, long_run)
+        except Exception as error: yield name, short(error), {}
+
+
+def faults():
+    "What has to be refused: (name, what was said, {})."
+    import loops as made
+    for fault in made.FAULTS:
+        try: fault()
+        except (RuntimeError, TypeError) as error: yield fault.__name__, short(error), {}
+        else: yield fault.__name__, "", {}
+    yield "one_item_more", "", dict(waits=made.one_item_more())
+    yield "restored", "", dict(restored=made.restored())
+
+
 def run(area: str, answers) -> None:
     kind, _, package = area.partition(":")
-    for name, failed, seen in examples(package) if kind == "examples" else checks(area):
+    found = examples(package) if kind == "examples" else loops() if kind == "loops" else faults() if kind == "faults" else checks(area)
+    for name, failed, seen in found:
         answers.write(json.dumps(dict(area=area, name=name, failed=failed, seen=seen, cpu=round(time.process_time(), 2))) + "\n")
         answers.flush()
 
