@@ -13,7 +13,7 @@ os.environ.update(TOKENSTUDY_SCALE="smoke", TOKENSTUDY_PROGRESS="off", MPLBACKEN
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     if "PYTEST_XDIST_WORKER" in os.environ: os.environ[name] = "1"      # one of several processes on the same cores
     else: os.environ.setdefault(name, "2")
-for name in ("TOKENSTUDY_HOME", "TOKENSTUDY_SEEDS", "IN_TEST"): os.environ.pop(name, None)
+for name in ("TOKENSTUDY_HOME", "TOKENSTUDY_SEEDS", "TOKENSTUDY_SETTINGS", "IN_TEST"): os.environ.pop(name, None)
 
 import nbformat
 from filelock import FileLock

@@ -58,7 +58,7 @@ def test_what_changes_the_outputs_changes_the_key(checkout, monkeypatch):
     assert notebooks.study_key(nb) == keys[0]
     nb.cells[0].source += " More prose."
     keys.append(notebooks.study_key(nb))
-    for name, value in (("TOKENSTUDY_SCALE", "laptop"), ("TOKENSTUDY_SEEDS", "3")):
+    for name, value in (("TOKENSTUDY_SCALE", "laptop"), ("TOKENSTUDY_SEEDS", "3"), ("TOKENSTUDY_SETTINGS", '{"K": 2}')):
         monkeypatch.setenv(name, value)
         keys.append(notebooks.study_key(nb))
     monkeypatch.setattr(notebooks, "library_hash", lambda: "edited")
@@ -333,6 +333,12 @@ def test_saved_outputs_are_clean(checkout, monkeypatch):
     assert path.read_text() == text, "as nbdev-clean would leave it"
     assert main(["study", "--save"]) == 0
     assert path.read_text() == text
+
+
+def test_what_was_run_with_other_settings_is_not_saved(checkout, monkeypatch):
+    monkeypatch.setenv("TOKENSTUDY_SETTINGS", '{"K": 2}')
+    with pytest.raises(core.TokenStudyError, match="TOKENSTUDY_SETTINGS.*not scale"): study.run_study(["multidraft"], save=True)
+    assert (checkout/"count").read_text() == ""
 
 
 def test_saved_records_are_published_and_never_shrink(checkout):

@@ -36,6 +36,40 @@ def test_scale_is_a_copy_of_the_chosen_settings(monkeypatch):
     assert core.current_scale() == "laptop"
 
 
+def test_settings_are_merged_into_those_of_the_scale(monkeypatch):
+    settings = dict(problems=300, task=dict(epochs=3, lr=2e-5, deep=dict(a=1, b=2)), grid=[1, 2])
+    monkeypatch.setenv("TOKENSTUDY_SCALE", "gpu")
+    monkeypatch.setenv("TOKENSTUDY_SETTINGS", '{"problems": 8, "task": {"deep": {"b": null}}, "grid": [3]}')
+    assert core.scale(gpu=settings) == dict(problems=8, task=dict(epochs=3, lr=2e-5, deep=dict(a=1, b=None)), grid=[3])
+    assert settings["problems"] == 300 and settings["task"]["deep"]["b"] == 2
+    assert "gpu with other settings (problems, task.deep.b, grid)" in repr(core.banner())
+    with pytest.raises(ValueError, match="'grid'.*'gpu'.*there is: problems, task"): core.scale(gpu=dict(problems=1, task=settings["task"]))
+    monkeypatch.setenv("TOKENSTUDY_SETTINGS", "")
+    assert core.scale(gpu=settings) == settings and "settings" not in repr(core.banner())
+
+
+@pytest.mark.parametrize("text, said", [
+    ("problems=3", "cannot be read.*must be a JSON object"), ("[1]", r"is \[1\]"), ("3", "JSON object"), ('{"K": Infinity}', "Infinity is not a number"), ('{"K": 1, "K": 2}', "twice"),
+    ("[" * 100_000, "cannot be read"), ('{"k": 1}', "'k', which scale 'gpu'.*there is: K, task"), ('{"task": {"epoch": 1}}', "'task.epoch'.*there is: task.epochs"),
+    ('{"task": 1}', "a part with settings"), ('{"K": {"a": 1}}', "one value")])
+def test_settings_that_cannot_be_are_refused(monkeypatch, text, said):
+    monkeypatch.setenv("TOKENSTUDY_SCALE", "gpu")
+    monkeypatch.setenv("TOKENSTUDY_SETTINGS", text)
+    with pytest.raises(ValueError, match=said): core.scale(gpu=dict(K=1, task=dict(epochs=2)))
+
+
+def test_records_see_the_changed_settings_and_are_not_published(monkeypatch, tmp_path):
+    runs = core.Runs("demo/toy")
+    for text, n in (('{"n": 2}', 2), ("", 5)):
+        monkeypatch.setenv("TOKENSTUDY_SETTINGS", text)
+        runs(settings := core.scale(smoke=dict(n=5)), lambda: settings["n"] + 1)
+        assert settings["n"] == n and runs.get(dict(n=n)) == n + 1
+    assert len(runs) == 2
+    monkeypatch.setenv("TOKENSTUDY_SETTINGS", '{"n": 2}')
+    with pytest.raises(ValueError, match="TOKENSTUDY_SETTINGS.*not scale smoke"): runs.publish()
+    assert not (tmp_path/"results").exists()
+
+
 @pytest.mark.parametrize("bad", ["0", "-1", "1.5", "two", "²", " "])
 def test_bad_number_of_seeds_is_refused(monkeypatch, bad):
     monkeypatch.setenv("TOKENSTUDY_SEEDS", bad)

@@ -88,7 +88,8 @@ def study_key(
     False
     """
     cells = [(c.cell_type, c.source) for c in nb.cells]
-    return _sha(cells, library_hash(), core.current_scale(), os.environ.get("TOKENSTUDY_SEEDS"))
+    how = core.current_scale(), os.environ.get("TOKENSTUDY_SEEDS"), core.changed_settings()
+    return _sha(cells, library_hash(), *how)
 
 # %% ../../nbs/app/01_notebooks.ipynb #ff18988c
 def read_notebook(

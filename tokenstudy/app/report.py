@@ -332,7 +332,8 @@ def _facts(parts, total):
     broken = sum(part.failed for some in parts.values() for part in some)
     if broken: done += f", {broken} failed"
     packages = {"python": platform.python_version(), **core.versions()}
-    return (" · ".join([f"scale {core.current_scale()}", seeds, done, timestamp()]),
+    how = f"scale {core.current_scale()}" + " with other settings"*bool(core.changed_settings())
+    return (" · ".join([how, seeds, done, timestamp()]),
             " · ".join(f"{k} {v}" for k, v in packages.items()))
 
 def _navigation(parts):

@@ -93,6 +93,9 @@ def _set_aside(papers):
 def _check_places(todo, save):
     """`TokenStudyError` if what a run keeps could not be written, a megabyte for each notebook.
     What killed runs left half written is deleted."""
+    if save and core.changed_settings():
+        raise core.TokenStudyError("TOKENSTUDY_SETTINGS is set: what would be kept is not scale "
+                                   f"{core.current_scale()}; unset it, or run without --save")
     places = {core.runs_dir()} | ({core.results_dir()} if save else set())
     if save and core.current_scale() == "laptop": places |= {f.parent for f, _ in todo}
     for place in sorted(places):

@@ -24,6 +24,7 @@ from .scales import dtype as dtype
 from .scales import DTYPES as DTYPES
 from .scales import autocast as autocast
 from .scales import fast_matmuls as fast_matmuls
+from .scales import changed_settings as changed_settings
 from .scales import available_memory as available_memory
 from .scales import total_memory as total_memory
 from .scales import versions as versions

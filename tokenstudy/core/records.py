@@ -26,7 +26,8 @@ from fastcore.basics import patch
 
 from .arguments import check_module, warn
 from .kinds import at_least, both, finite
-from .scales import CorruptFileError, current_scale, project_root, provenance
+from .scales import (
+    CorruptFileError, changed_settings, current_scale, project_root, provenance)
 from .processes import from_first, rank
 from .files import atomic_write
 from .identity import code_fingerprint, modules_behind
@@ -257,7 +258,11 @@ def publish(
     self: Runs,
     name: str | None = None # a folder below `results`; the study's name if None
 ) -> Path:                  # the published file
-    "Copy the records to `results/<study>/<scale>.jsonl`."
+    """Copy the records to `results/<study>/<scale>.jsonl`. ValueError if there are none, or while
+    `TOKENSTUDY_SETTINGS` changes what the scale is."""
+    if changed_settings():
+        raise ValueError(f"TOKENSTUDY_SETTINGS is set: what is run now is not scale {self.scale}; "
+                         "unset it to publish records")
     if not (records := self.records()):
         raise ValueError(f"there are no records of {self.study} at scale {self.scale} to publish")
     lines, folder = "".join(_line(r) + "\n" for r in records), check_study(name or self.study)

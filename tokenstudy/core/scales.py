@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'DTYPES', 'PACKAGES', 'TokenStudyError', 'MissingModelError', 'MissingPackageError', 'CorruptFileError',
-           'CheckpointError', 'TrainingError', 'missing_package', 'project_root', 'cache_dir', 'current_scale', 'scale',
-           'runs_dir', 'results_dir', 'seeds', 'seed_everything', 'device', 'dtype', 'autocast', 'fast_matmuls',
-           'available_memory', 'total_memory', 'versions', 'git_state', 'device_name', 'provenance', 'Banner', 'banner',
-           'progress']
+           'CheckpointError', 'TrainingError', 'missing_package', 'project_root', 'cache_dir', 'current_scale',
+           'changed_settings', 'scale', 'runs_dir', 'results_dir', 'seeds', 'seed_everything', 'device', 'dtype',
+           'autocast', 'fast_matmuls', 'available_memory', 'total_memory', 'versions', 'git_state', 'device_name',
+           'provenance', 'Banner', 'banner', 'progress']
 
 # %% ../../nbs/core/03_scales.ipynb #4703edde
 import contextlib
@@ -16,6 +16,7 @@ import datetime
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import random
@@ -124,6 +125,46 @@ def current_scale() -> str: # one of `SCALES`
         raise ValueError(f"TOKENSTUDY_SCALE is {name!r}; it must be one of {', '.join(SCALES)}")
     return name
 
+# %% ../../nbs/core/03_scales.ipynb #4c0a51f07d12
+def changed_settings() -> dict: # name -> value, parts as dictionaries; empty if nothing is changed
+    """What `TOKENSTUDY_SETTINGS` changes in the settings of a scale. ValueError if it is not a JSON
+    object.
+
+    >>> changed_settings() if "TOKENSTUDY_SETTINGS" not in os.environ else {}
+    {}
+    """
+    text = os.environ.get("TOKENSTUDY_SETTINGS") or "{}"
+    example = 'it must be a JSON object such as {"problems": 8, "task": {"epochs": 1}}'
+    def refuse(name): raise ValueError(f"{name} is not a number")
+    def once(pairs):
+        if len(dict(pairs)) < len(pairs): raise ValueError("a name is there twice")
+        return dict(pairs)
+    try: found = json.loads(text, parse_constant=refuse, object_pairs_hook=once)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"TOKENSTUDY_SETTINGS cannot be read ({e}); {example}") from e
+    if not isinstance(found, dict): raise ValueError(f"TOKENSTUDY_SETTINGS is {text}; {example}")
+    return found
+
+def _change(settings, changes, where=""):
+    "Merge changes into settings, in place."
+    for name, value in changes.items():
+        here = f"{where}{name}"
+        if name not in settings:
+            raise ValueError(f"TOKENSTUDY_SETTINGS changes {here!r}, which scale "
+                             f"{current_scale()!r} of this study does not have; there is: "
+                             f"{', '.join(where + str(k) for k in settings) or 'nothing'}")
+        part = isinstance(settings[name], dict)
+        if part != isinstance(value, dict):
+            kind = "a part with settings of its own" if part else "one value"
+            raise ValueError(f"TOKENSTUDY_SETTINGS gives {value!r} for {here!r}, which is {kind}")
+        if part: _change(settings[name], value, f"{here}.")
+        else: settings[name] = value
+
+def _names(changes, where=""):
+    "The settings that are changed, such as `task.epochs`."
+    return [name for k, v in changes.items()
+            for name in (_names(v, f"{where}{k}.") if isinstance(v, dict) else [f"{where}{k}"])]
+
 # %% ../../nbs/core/03_scales.ipynb #49309fad
 def scale(
     *,
@@ -132,7 +173,8 @@ def scale(
     gpu: dict | None = None,     # ten minutes on one large card
     paper: dict | None = None,   # the paper's own models and settings
 ) -> dict: # a copy of the chosen settings
-    """The settings for the scale in force; ValueError if this study has none for it.
+    """The settings for the scale in force, with what `TOKENSTUDY_SETTINGS` changes. ValueError if
+    this study has none for the scale, or not what is to be changed.
 
     >>> scale(**{name: dict(positions=8) for name in SCALES})
     {'positions': 8}
@@ -143,7 +185,9 @@ def scale(
     if name not in given:
         raise ValueError(f"this study has no settings for scale {name!r}; "
                          f"it has: {', '.join(given) or 'none'}")
-    return copy.deepcopy(given[name])
+    settings = copy.deepcopy(given[name])
+    _change(settings, changed_settings())
+    return settings
 
 # %% ../../nbs/core/03_scales.ipynb #d99e4021
 def runs_dir() -> Path: # not made here
@@ -386,7 +430,7 @@ class Banner:
 def banner(
     default_seeds: int = 1 # how many seeds the notebook runs when `TOKENSTUDY_SEEDS` is not set
 ) -> Banner: # shows itself
-    """Scale, device, dtype, seeds and versions, for the top of a notebook.
+    """Scale, changed settings, device, dtype, seeds and versions, for the top of a notebook.
 
     >>> banner()
     scale ... · seed... · tokenstudy ...
@@ -396,7 +440,9 @@ def banner(
     vs = " · ".join(f"{k} {v.split('+')[0]}" for k, v in versions().items())
     which = f"seeds 0–{ss[-1]}" if ss[1:] else "seed 0"
     place = device_name() if d.type == "cuda" else d
-    return Banner(f"scale {current_scale()} · {place} {kind} · {which} · {vs}")
+    changed = ", ".join(_names(changed_settings()))
+    how = f"scale {current_scale()}" + (f" with other settings ({changed})" if changed else "")
+    return Banner(f"{how} · {place} {kind} · {which} · {vs}")
 
 # %% ../../nbs/core/03_scales.ipynb #18d88a4a
 #: those of this process; on a terminal each has a line below that of `tokenstudy study`
