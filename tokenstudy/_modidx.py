@@ -1888,6 +1888,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'tokenstudy.lm.queue._reading': ('lm/queue.html#_reading', 'tokenstudy/lm/queue.py'),
                                      'tokenstudy.lm.queue._row_attention': ('lm/queue.html#_row_attention', 'tokenstudy/lm/queue.py'),
                                      'tokenstudy.lm.queue._shared': ('lm/queue.html#_shared', 'tokenstudy/lm/queue.py'),
+                                     'tokenstudy.lm.queue._started': ('lm/queue.html#_started', 'tokenstudy/lm/queue.py'),
                                      'tokenstudy.lm.queue._step': ('lm/queue.html#_step', 'tokenstudy/lm/queue.py'),
                                      'tokenstudy.lm.queue._stream': ('lm/queue.html#_stream', 'tokenstudy/lm/queue.py'),
                                      'tokenstudy.lm.queue._taken': ('lm/queue.html#_taken', 'tokenstudy/lm/queue.py'),

@@ -256,7 +256,7 @@ def checkpointed(
     finally: model.activation_checkpointing_disable()
 
 def _has_no_room(model, lora, batches):
-    "Whether a fine-tuning on these batches of pairs fits on the model's card only with checkpointing."
+    "Whether a training on these batches of pairs fits on the model's card only with checkpointing."
     if model.device.type == "cpu": return False
     most = max(batches, key=lambda some: len(some) * max(len(p) + len(r) for p, r in some),
                default=None)
@@ -274,6 +274,7 @@ def _lora(rank):
     from peft import LoraConfig
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear") if rank else None
 
+# %% ../../nbs/lm/07_finetuning.ipynb #a1503017
 def fine_tune(
     lm: LM,
     samples: list,          # pairs of ids, or things with prompt_ids and response_ids

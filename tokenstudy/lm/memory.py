@@ -323,11 +323,11 @@ def training_needs(
     tokens: int,   # of a step, padding included
     *,
     response_tokens: int | None = None, # tokens that are learned; all if None
+    lora: int = 0,               # rank of adapters on all linear layers; 0: all weights learn
     dtype: str | torch.dtype | None = None, # of the base's weights, see `core.dtype`
     computes: str | torch.dtype | None = None, # of the products; as the weights if None
-    lora: int = 0,               # rank of adapters on all linear layers; 0: all weights learn
-    checkpointing: bool = False, # keep what each layer read, and compute the rest again
-    padded: int = 0              # length of the rows, if some are padded; 0: none is
+    padded: int = 0,             # length of the rows, if some are padded; 0: none is
+    checkpointing: bool = False  # keep what each layer read, and compute the rest again
 ) -> Needs:
     """Memory for a step of `fine_tune`: the base, what learns, activations, and logits of all
     tokens. ValueError for a family that has no formulas.
@@ -339,8 +339,8 @@ def training_needs(
     # forward, in float32: logits, those of the response, and their log-probabilities;
     # backward: two gradients of all logits, and one in the products' type
     logits = s.vocab*max(4*(tokens + 2*learned), (8 + (t.products < 4)*t.products)*tokens)
-    return _training("fine-tuning", model, tokens, logits, scored=tokens, dtype=dtype, computes=computes,
-                     lora=lora, checkpointing=checkpointing, padded=padded)
+    return _training("fine-tuning", model, tokens, logits, scored=tokens, dtype=dtype,
+                     computes=computes, lora=lora, checkpointing=checkpointing, padded=padded)
 
 def verifier_needs(
     model: Any,    # as for `config_of`
@@ -398,7 +398,7 @@ def preference_needs(
 SHARE = .9
 
 def fits(
-    needs: Needs,
+    needs: Needs, # of sampling or training
     memory: float | None = None # bytes of a device in all; those of `core.total_memory` if None
 ) -> bool:
     """Whether so much can be planned for on a device.

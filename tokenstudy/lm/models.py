@@ -528,6 +528,7 @@ def takes(
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return name in inspect.signature(base.forward).parameters
 
+# %% ../../nbs/lm/01_models.ipynb #a1503016
 def _gigabytes(x):
     if hasattr(x, "parts"): return None
     if isinstance(x, bool) or not isinstance(x, (int, float)) or not 0 <= x < float("inf"):

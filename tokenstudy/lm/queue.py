@@ -137,8 +137,9 @@ _TENSORS = "ids", "start", "slot", "written", "done", "u", "tokens", "logprobs"
 
 # %% ../../nbs/lm/03_queue.ipynb #a1503014
 class _Rows:
-    """Rows that decode, each into slots of its own. `choose` takes logits and numbers [B], and gives
-    tokens and log-probabilities; a row is `done` when nothing more is written. All on the device."""
+    """Rows that decode, each into slots of its own. `choose` takes logits and numbers [B], and
+    gives tokens and log-probabilities; a row is `done` when nothing more is written. All on the
+    device."""
     def __init__(self, lm, count, slots, longest, choose):
         self.lm, self.slots, self.longest, self.choose = lm, slots, longest, choose
         self.reading = _reading
@@ -190,7 +191,8 @@ def _admit(rows, free, prompts, numbers):
         if rows.cache is None: rows.cache = Cache(layers=[
             _Layer((x.keys, x.values), len(rows.row), rows.slots) for x in past.layers])
         at = torch.tensor([at for _, places in some for at, _ in places], device=device)
-        text = torch.tensor([i for i, (_, places) in enumerate(some) for _ in places], device=device)
+        text = torch.tensor([i for i, (_, places) in enumerate(some) for _ in places],
+                            device=device)
         for layer, new in zip(rows.cache.layers, past.layers):
             layer.keys[at, :, :ids.shape[1]] = new.keys[text]
             layer.values[at, :, :ids.shape[1]] = new.values[text]
@@ -312,7 +314,8 @@ def _plainly(lm, texts, keys, longest, size, warping):
         batch, past = texts[begin:begin + size], None
         u = np.stack([np.random.default_rng(k).random(longest) for k in keys[begin:begin + size]])
         ids, mask = pad(batch, "left", device=lm.model.device)
-        out, choose = [Sampled(p, [], [], False) for p in batch], _chooser(warping, ids.device, False)
+        out = [Sampled(p, [], [], False) for p in batch]
+        choose = _chooser(warping, ids.device, False)
         for step in range(longest):
             logits, past = last_logits(lm.model, ids, mask, past=past)
             token, logprob = choose(logits, torch.as_tensor(u[:, step], device=ids.device))
@@ -394,22 +397,18 @@ def sample_stream(
     lm: LM,
     prompts: list,           # strings or id lists
     *,
-    max_new_tokens: int = 64,
-    temperature: float = 1.0,  # 0: greedy
-    top_k: int = 0,          # 0: all tokens
-    top_p: float = 1.0,      # 1: all tokens
-    seed: int = 0,           # of the random numbers, with the row's place
-    num_samples: int = 1,    # continuations of each prompt
-    batch_size: int | None = None, # rows in one forward pass; None: as memory allows
-    chat: bool = False,      # wrap each string as a user's turn with the model's template
-    compiled: bool | None = None, # compile the decoding step; None: on a card, for long work
-    keys: list[list[int]] | None = None # of each row's random numbers; None: seed and place
+    keys: list[list[int]] | None = None, # of each row's random numbers; None: seed and place
+    **options: Any           # of `sample`
 ) -> Iterator[tuple[int, Sampled]]:  # place in `sample`'s result, and the continuation
     """Sample as `sample` does, and give each continuation when it has ended.
 
     >>> from tokenstudy.lm import tiny_lm
     >>> sorted(i for i, one in sample_stream(tiny_lm(), [[3, 1], [4]], max_new_tokens=3))
     [0, 1]"""
+    return _started(lm, prompts, keys, **options)
+
+def _started(lm, prompts, keys, max_new_tokens=64, temperature=1., top_k=0, top_p=1., seed=0,
+             num_samples=1, batch_size=None, chat=False, compiled=None):
     check_warp(temperature, top_k, top_p)
     texts = _prepared_rows(lm, prompts, max_new_tokens, num_samples, chat)
     if batch_size is not None and batch_size < 1:
@@ -424,6 +423,7 @@ def sample_stream(
                        warping, compiled)
     return run(range(len(texts))) if core.num_processes() == 1 else _shared(texts, keys, size, run)
 
+# %% ../../nbs/lm/03_queue.ipynb #a1503015
 def _shared(texts, keys, size, run):
     "The continuations of all processes, some batches at a time."
     together = 4 * size * core.num_processes()

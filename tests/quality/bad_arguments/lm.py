@@ -113,7 +113,7 @@ LEGAL = {
         "prompt_ids": "[]|[[]]|[None]|[object]|{}|[nan]", "response_ids": "[]|[[]]|[None]|[object]|{}|[nan]",
         "logprobs": "[]|[[]]|[None]|[object]|{}|[nan]", "finished": "[]"},
     "lm.sampling.pick": {"probs": "nan", "u": "nan"},
-    "lm.sampling.sample": {"temperature": "0", "top_k": "0", "seed": "0"},
+    "lm.queue.sample": {"temperature": "0", "top_k": "0", "seed": "0"},
     "lm.sampling.token_logprobs": {"temperature": "0", "top_k": "0"},
 }
 FAULTS: dict = {}
