@@ -24,6 +24,8 @@ NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
+    "core.hub.hub_trouble": {"name": "text"},
+    "core.scales.total_memory": {"override": ""},
     "core.processes.share": {"things": "[]|[[]]|[None]|[object]|[nan]"},
     "core.processes.gather": {"what": "|text"},
     "core.processes.from_first": {"value": "1|text|[]|[[]]|[None]|[object]|{}|object|generator|[nan]", "what": "|text"},

@@ -64,6 +64,7 @@ NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
+    "lm.queue.attending": {"name": "|text"},
     "lm.models.placed": {"device": ""},
     "lm.models.takes": {"name": "|text"},
     "lm.branches.Trunk": {"response_ids": "[]"},
