@@ -2002,6 +2002,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'tokenstudy/lm/sampling.py'),
                                         'tokenstudy.lm.sampling.token_logprobs': ( 'lm/sampling.html#token_logprobs',
                                                                                    'tokenstudy/lm/sampling.py'),
+                                        'tokenstudy.lm.sampling.warp_unchecked': ( 'lm/sampling.html#warp_unchecked',
+                                                                                   'tokenstudy/lm/sampling.py'),
                                         'tokenstudy.lm.sampling.warp_unseen': ( 'lm/sampling.html#warp_unseen',
                                                                                 'tokenstudy/lm/sampling.py')},
             'tokenstudy.multidraft.acceptance': { 'tokenstudy.multidraft.acceptance.compare_schemes': ( 'multidraft/acceptance.html#compare_schemes',

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from tokenstudy import lm
-from tokenstudy.lm import sampling as sampling_
+from tokenstudy.lm import queue as queue_, sampling as sampling_
 
 FAMILIES = ("llama", "qwen", "gpt2", "opt")
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10], [11, 12]]
@@ -209,7 +209,7 @@ def test_a_stream_gives_each_row_once_with_its_own_key():
 def test_models_without_slots_are_sampled_batch_by_batch(monkeypatch):
     tiny = lm.tiny_lm("gpt2", vocab=16)
     want = lm.sample(tiny, PROMPTS, max_new_tokens=8, seed=2)
-    monkeypatch.setattr(sampling_, "_in_slots", lambda *_: False)
+    monkeypatch.setattr(queue_, "_in_slots", lambda *_: False)
     assert [s.response_ids for s in lm.sample(tiny, PROMPTS, max_new_tokens=8, seed=2, batch_size=3)] == [s.response_ids for s in want]
     with pytest.warns(UserWarning, match="sampled batch by batch"): lm.sample(tiny, PROMPTS, max_new_tokens=2, compiled=True)
 

@@ -19,7 +19,7 @@ from ..core.arguments import check_module
 from ..core.kinds import at_least, dims, like
 from .. import core
 from .models import LM, check_length, encode, eos_ids, forward, pad, resting, takes
-from .sampling import Sampled, check_warp, next_token_probs, pick, warp_unseen
+from .sampling import Sampled, check_warp, next_token_probs, pick, warp_unchecked
 
 # %% ../../nbs/lm/03_queue.ipynb #a15b0001
 def cache_bytes(
@@ -263,7 +263,7 @@ def _chooser(warping, device, compiled):
         token = pick(log_probs.exp(), u)
         return token, log_probs.gather(-1, token[:, None])[:, 0]
     def still(logits, u):
-        log_probs = warp_unseen(logits, **warping, log=True)
+        log_probs = warp_unchecked(logits, **warping, log=True)
         token = pick(log_probs.exp(), u)
         return token, log_probs.gather(-1, token[:, None])[:, 0]
     draw = asked if device.type != "cuda" and not compiled else still
