@@ -313,7 +313,7 @@ CARD = dict(
     get_rng_state=lambda d=None: torch.random.get_rng_state(), set_rng_state=lambda state, d=None: torch.random.set_rng_state(state),
     get_rng_state_all=lambda: [torch.random.get_rng_state()], set_rng_state_all=restore_all,
     memory_allocated=zero, memory_reserved=zero, max_memory_allocated=zero, max_memory_reserved=zero, reset_peak_memory_stats=nothing, memory_stats=lambda d=None: {},
-    Event=Event, is_current_stream_capturing=lambda: False)
+    Event=Event, current_stream=nothing, is_current_stream_capturing=lambda: False)
 
 
 def as_cpu(kind): return "cpu" if isinstance(kind, str) and kind.startswith("cuda") else kind
