@@ -996,6 +996,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'tokenstudy/cdpo/methods.py'),
                                          'tokenstudy.cdpo.methods.Task.correct': ( 'cdpo/methods.html#task.correct',
                                                                                    'tokenstudy/cdpo/methods.py'),
+                                         'tokenstudy.cdpo.methods.Task.graded': ( 'cdpo/methods.html#task.graded',
+                                                                                  'tokenstudy/cdpo/methods.py'),
                                          'tokenstudy.cdpo.methods.Trained': ('cdpo/methods.html#trained', 'tokenstudy/cdpo/methods.py'),
                                          'tokenstudy.cdpo.methods._asked': ('cdpo/methods.html#_asked', 'tokenstudy/cdpo/methods.py'),
                                          'tokenstudy.cdpo.methods._config': ('cdpo/methods.html#_config', 'tokenstudy/cdpo/methods.py'),
