@@ -227,8 +227,9 @@ class _Answers:
         "Of rollouts by number of the trajectory: whether each is correct, a list of [m, n]."
         keys = [(i, *place) for i, r in rolled.items() for place in _ended(r)]
         new = list(dict.fromkeys((i, key) for i, _, _, key in keys if (i, key) not in self.known))
-        responses = [np.frombuffer(key, np.int32).tolist() for _, key in new]
-        self.known |= zip(new, _judge(self.graders, [i for i, _ in new], responses))
+        for part in (new[k:k + 2**16] for k in range(0, len(new), 2**16)):
+            responses = [np.frombuffer(key, np.int32).tolist() for _, key in part]
+            self.known |= zip(part, _judge(self.graders, [i for i, _ in part], responses))
         found = {i: np.zeros(np.shape(r.finished), bool) for i, r in rolled.items()}
         for i, a, j, key in keys: found[i][a, j] = self.known[i, key]
         return list(found.values())
