@@ -1736,6 +1736,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'tokenstudy.lm.models.encode': ('lm/models.html#encode', 'tokenstudy/lm/models.py'),
                                       'tokenstudy.lm.models.eos_ids': ('lm/models.html#eos_ids', 'tokenstudy/lm/models.py'),
                                       'tokenstudy.lm.models.forward': ('lm/models.html#forward', 'tokenstudy/lm/models.py'),
+                                      'tokenstudy.lm.models.hub_trouble': ('lm/models.html#hub_trouble', 'tokenstudy/lm/models.py'),
                                       'tokenstudy.lm.models.lm_status': ('lm/models.html#lm_status', 'tokenstudy/lm/models.py'),
                                       'tokenstudy.lm.models.load_lm': ('lm/models.html#load_lm', 'tokenstudy/lm/models.py'),
                                       'tokenstudy.lm.models.pad': ('lm/models.html#pad', 'tokenstudy/lm/models.py'),
