@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.arguments import check_module
+from ..core.files import HUB_TROUBLES, hub_trouble
 from .. import core
 from .answers import extract_answer
 
@@ -61,7 +62,6 @@ def _rows_of_hub(name, split):
     place, *parts = _HUB[name]
     try: rows = [row for part in parts for row in load_dataset(place, part, split=split)]
     except Exception as e:
-        from tokenstudy.lm.models import HUB_TROUBLES, hub_trouble
         why = (str(e).strip() or type(e).__name__).splitlines()[0][:200]
         way_out = HUB_TROUBLES.get(hub_trouble(e), "check the network")
         way_out = way_out.format(place=f"datasets/{place}")
