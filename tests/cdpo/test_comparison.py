@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings, strategies as st
 
 from tokenstudy import core, lm as lms, reasoning
-from tokenstudy.cdpo import comparison as C
+from tokenstudy.cdpo import comparison as C, methods
 from tokenstudy.cdpo.methods import stories
 from cdpo.toys import pairs, toy
 
@@ -58,6 +59,20 @@ def test_comparison_of_preference_evaluate_counts_right_answers():
     found = C.evaluate(base, problems, lambda p, ids: ids[0] % 2 == p["answer"], num_samples=3, max_new_tokens=5)
     assert found["greedy"] == by_hand and all(s*3 == pytest.approx(round(s*3)) for s in found["sampled"])
     assert found == C.evaluate(base, problems, lambda p, ids: ids[0] % 2 == p["answer"], num_samples=3, max_new_tokens=5, batch_size=4)
+
+
+def test_comparison_a_task_grades_all_answers_in_one_call():
+    calls = []
+    def grade(texts, golds):
+        calls.append(len(texts))
+        return [str(len(t)) == g for t, g in zip(texts, golds)]
+    base = toy()
+    task = methods.Task(base, *[Dataset.from_list([dict(prompt="7 - 9", answer=str(n)) for n in (3, 7)])]*3, grade=grade, max_new_tokens=5)
+    some = task.asked(task.test)
+    found = C.evaluate(base, some, task, num_samples=3, max_new_tokens=5)
+    assert len(calls) == 2 and found == C.evaluate(base, some, task.correct, num_samples=3, max_new_tokens=5) and len(calls) == 2 + 2*4
+    assert task.graded([], []) == []
+
 
 
 def record(method, step, lr, beta, seed, value, data="d", **more):
@@ -109,7 +124,7 @@ import os, signal, sys
 import torch; torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from tokenstudy import core
-from tokenstudy.cdpo import comparison as C
+from tokenstudy.cdpo import comparison as C, methods
 from cdpo.test_comparison import kill_study
 made = []
 def attempt(*a, **k):

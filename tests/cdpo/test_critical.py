@@ -327,6 +327,44 @@ def test_critical_many_ask_for_all_at_once(monkeypatch):
     assert one.counts.tolist() == [8]*4 and asked[-1][0] == MODEL and critical.identify(MODEL, ([1], [3]), grade).counts.tolist() == [64]*2
 
 
+def test_critical_many_with_one_grader_is_each_alone(toy, wrong):
+    "Solutions together, graded in one call a round, are what each is by itself; a response is asked about once, and only where it ended."
+    calls = []
+    def all_at_once(numbers, responses):
+        assert all(type(r) is list and r for r in responses) and len(numbers) == len(responses)
+        calls.append([(i, *r) for i, r in zip(numbers, responses)])
+        return [clean(r) for r in responses]
+    for search in critical.SEARCHES:
+        calls.clear()
+        together = critical.identify_many(toy, wrong, all_at_once, num_samples=16, search=search, streams=[3, 1, 4, 2], **FREE)
+        asked = [x for call in calls[1:] for x in call]
+        assert len(set(asked)) == len(asked) and all(x[-1] in lms.eos_ids(toy) for x in asked)          # after the solutions themselves
+        assert len(calls) == 2 or search == "sequential"
+        for stream, t, a in zip([3, 1, 4, 2], wrong, together, strict=True):
+            b = critical.identify_many(toy, [t], [clean], num_samples=16, search=search, streams=[stream], **FREE)[0]
+            assert (a.critical, a.tokens, a.correct.tolist(), a.counts.tolist()) == (b.critical, b.tokens, b.correct.tolist(), b.counts.tolist())
+    both = [critical.intervene(toy, wrong, g, indices=[w.response_ids.index(3) for w in wrong], num_samples=8, **FREE) for g in (all_at_once, [clean]*4)]
+    assert both[0] == both[1] and any(row["without"] for row in both[0])
+
+
+def test_critical_text_grader_reads_and_grades_each_once():
+    from tokenstudy import reasoning
+    generator, seen = reasoning.load_generator("cpu"), []
+    def grade(texts, golds):
+        seen.append(list(zip(texts, golds)))
+        return reasoning.grade_arithmetic(texts, golds)
+    right, wrong_one = (generator.tokenizer(f"7 - 9 = {x} ; # {x}")["input_ids"] for x in (8, 3))
+    judge = critical.text_grader(generator, grade, ["8", "3", "8"])
+    assert judge([0, 1, 2, 0, 0], [right, right, right, wrong_one, right]) == [True, False, True, False, True]
+    assert seen == [[("7 - 9 = 8 ; # 8", "8"), ("7 - 9 = 8 ; # 8", "3"), ("7 - 9 = 3 ; # 3", "8")]]      # the third problem has the first one's answer
+    assert judge([], []) == [] and len(seen) == 1
+    ids = [right, wrong_one, right + [2]]
+    assert [t for t, _ in seen[0][::2]] == [reasoning.text_of(generator.tokenizer, r) for r in ids[:2]] and judge([0], [ids[2]]) == [True]
+    with pytest.raises(ValueError): critical.text_grader(generator, lambda texts, golds: [True], ["8", "3"])([0, 1], [right, right])
+    with pytest.raises(ValueError, match="^graders: 1 truth values for 2 responses"):
+        critical.identify_many(generator, [([1], right), ([1], right)], lambda numbers, responses: [False])
+
+
 def test_critical_rules_reach_the_search(monkeypatch):
     asked = []
     monkeypatch.setattr(lms, "rollouts_many", known_rollouts(asked))

@@ -330,3 +330,54 @@ def test_tiny_tokenizers():
     assert words("two plus\ntwo\n\nthree").input_ids == [1, 2, 1, 3, 0] and words.eos_token_id == len(words) - 1 == 4
     tiny = lm.tiny_lm(vocab=len(words))._replace(tokenizer=words)
     assert lm.encode(tiny, ["two plus"]) == [[1, 2]] and lm.eos_ids(tiny) == {4}
+
+
+def hub_error(kind, *args):
+    "An error as huggingface_hub raises it."
+    import httpx
+    from huggingface_hub import errors
+    made = getattr(errors, kind)
+    if not issubclass(made, errors.HfHubHTTPError): return made(*args or ["said"])
+    return made("said", response=httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co/x")))
+
+
+HUB_ERRORS = [
+    (lambda: hub_error("GatedRepoError"), "", "gated", "accept the licence.*hf auth login"),
+    (lambda: hub_error("RepositoryNotFoundError"), "", "unknown", "no such repository"),
+    (lambda: hub_error("RemoteEntryNotFoundError"), "", "missing", "not in this revision"),
+    (lambda: hub_error("EntryNotFoundError"), "", "missing", "not in this revision"),
+    (lambda: hub_error("OfflineModeIsEnabled"), "", "offline", "HF_HUB_OFFLINE"),
+    (lambda: hub_error("LocalEntryNotFoundError"), "", "network", "does not answer"),
+    (None, "nobody/model does not appear to have a file named model.safetensors or model.safetensors.index.json and thus cannot be loaded with `safetensors`. Please do not set `use_safetensors=True`.",
+     "pickle", "no safetensors in this revision"),
+    (None, "You are trying to access a gated repo.\nMake sure to have access to it at https://huggingface.co/x.", "gated", "accept the licence"),
+    (None, "nobody/model is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'", "unknown", "no such repository"),
+    (None, "We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in the cached files.", "network", "does not answer"),
+    (None, "Dataset scripts are no longer supported, but found math.py", "script", "data set script"),
+    (None, "out of luck", "", "check the name and the network")]
+
+
+@pytest.mark.parametrize("cause, text, name, words", HUB_ERRORS)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_models_hub_errors_say_which_it_is(monkeypatch, cause, text, name, words, wrapped):
+    "As the hub raises it, and as transformers hands it on."
+    import transformers
+    from tokenstudy.lm import models
+    def fail(*args, **kwargs):
+        if cause is None: raise OSError(text)
+        if not wrapped: raise cause()
+        raise OSError("transformers' own words") from cause()
+    monkeypatch.setattr(models, "_hub_answers", lambda name: True)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(core.MissingModelError, match=f"'nobody/model'(?s:.*)hub did not give it: .*{words}") as e: lm.load_lm("nobody/model")
+    assert models.hub_trouble(e.value.__cause__) == name
+    assert ("check the name and the network" in str(e.value)) == (not name)
+
+
+def test_models_what_is_not_the_hubs_trouble_is_raised(monkeypatch):
+    import transformers
+    from tokenstudy.lm import models
+    def fail(*args, **kwargs): raise KeyError("a bug")
+    monkeypatch.setattr(models, "_hub_answers", lambda name: True)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(KeyError, match="a bug"): lm.load_lm("nobody/model")

@@ -55,3 +55,17 @@ def test_without_data_and_hub_says_what_to_do(monkeypatch, tmp_path):
     assert r.load_gsm8k()[0]["answer"] == "2"
     rows = [dict(question="1+1?", answer="two")]
     with pytest.raises(core.CorruptFileError, match="openai/gsm8k, row 0"): r.load_gsm8k()
+
+
+@pytest.mark.parametrize("error, words", [
+    ("DatasetNotFoundError: Dataset 'openai/gsm8k' is a gated dataset on the Hub.", "accept the licence on its page, https://huggingface.co/datasets/openai/gsm8k,.*hf auth login"),
+    ("Dataset 'openai/gsm8k' doesn't exist on the Hub or cannot be accessed.", "no such repository"),
+    ("Dataset scripts are no longer supported, but found gsm8k.py", "it is a data set script"),
+    ("Couldn't reach 'openai/gsm8k' on the Hub (LocalEntryNotFoundError)", "does not answer"),
+    ("", "RuntimeError.*check the network")])
+def test_data_errors_of_the_hub_say_which_it_is(monkeypatch, error, words):
+    monkeypatch.delenv("TOKENSTUDY_DATA", raising=False)
+    import datasets
+    def fail(*args, **kwargs): raise RuntimeError(error)
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(core.MissingModelError, match=f"{words}.*gsm8k/test.jsonl.*TOKENSTUDY_DATA"): r.load_gsm8k()

@@ -1,4 +1,5 @@
 "Setups: what was sampled, lessons, where steps end."
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -142,3 +143,18 @@ def test_reported_solutions_without_an_inner_step_are_told():
     with pytest.warns(UserWarning, match="no step that ends"): label_samples([sample(one)], "prm_hard", ends)
     with pytest.raises(ValueError, match="no step ends at the delimiter '.n.n' in any of 1"): value_data([sample(one)], "prm_soft", ends)
     assert "one_step" not in value_data([sample(one)], "tvm").counts and "one_step" not in value_data([sample(one)], "prm_soft", block=9).counts
+
+
+@pytest.mark.parametrize("shots", [0, 1])
+def test_tvm_text_setup_with_and_without_shown_problems(tmp_path, monkeypatch, shots):
+    "Nothing is shown at gpu scale: the empty selection at the end of the training set is no selection."
+    from tokenstudy.tvm import setups
+    for split in ("train", "test"):
+        core.atomic_write(tmp_path/"gsm8k"/f"{split}.jsonl", "\n".join(json.dumps(dict(question=f"{n} + 1 =", answer=f"#### {n + 1}")) for n in range(3)))
+    words = ["Question:", "Answer:", *"0123456789", "+", "=", "####", "\n\n"]
+    small = lm.tiny_lm("llama", vocab=len(words) + 2)._replace(tokenizer=lm.tiny_tokenizer(words))
+    monkeypatch.setattr(lm, "load_lm", lambda model: small)
+    monkeypatch.setattr(setups, "StepEnds", lambda generator: {1})
+    made = text_setup("tiny", source=tmp_path, teach=0, shots=shots, num_train=2, num_samples=1, num_test=2, num_test_samples=1, max_new_tokens=2)
+    assert len(made.train) == len(made.samples) == 2 and made.name == "GSM8K, tiny"
+    assert [p.count("Question:") for p in made.problems["prompt"]] == [1 + shots]*2

@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                 "comparison", "bench"],
     submod_attrs={
         "critical": ["critical_token", "identify", "identify_sequential", "identify_many",
-                     "intervene"],
+                     "intervene", "text_grader"],
         "contrast": ["contrast_sets", "contrast_model", "contrastive_scores", "token_signals",
                      "pointing",
                      "token_views"],

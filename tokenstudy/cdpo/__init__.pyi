@@ -4,6 +4,7 @@ from .critical import identify as identify
 from .critical import identify_sequential as identify_sequential
 from .critical import identify_many as identify_many
 from .critical import intervene as intervene
+from .critical import text_grader as text_grader
 from .contrast import contrast_sets as contrast_sets
 from .contrast import contrast_model as contrast_model
 from .contrast import contrastive_scores as contrastive_scores

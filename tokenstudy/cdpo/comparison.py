@@ -22,7 +22,7 @@ from ..core.arguments import check_module
 from ..core.kinds import above, at_least, both, columns, filled, like
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import described
-from .critical import identify_many
+from .critical import identify_many, text_grader
 from .contrast import contrast_model, contrast_sets
 from .pairs import pairs_from_samples
 from .weights import (
@@ -32,15 +32,15 @@ from .methods import DivergedError, Task, train, with_reference
 # %% ../../nbs/cdpo/09_comparison.ipynb #526105c5
 def evaluate(
     lm: lms.LM,               # the model that is asked
-    problems: Dataset | list,
-    # N rows with prompt_ids (or prompt, a text) and what the grader looks at
-    grader: Callable,         # (problem, response ids) -> whether the answer is correct
+    problems: Dataset | list, # N rows with prompt_ids (or prompt) and what the grader looks at
+    # (problem, response ids) -> whether the answer is correct; or a task, which grades all at once
+    grader: Callable | Task,
     *,
     num_samples: int = 4,     # sampled answers to a problem, beside the greedy one; 0 for none
     max_new_tokens: int = 64, # of an answer
     temperature: float = 1.,  # of the sampled answers
     seed: int = 0,            # of sampling
-    batch_size: int = 256     # answers made together; it changes nothing
+    batch_size: int | None = None # answers made together, as `lm.sample` has it if None
 ) -> dict:                    # greedy: N times 0 or 1; sampled: N shares
     """Which problems a model solves, greedily and by sampling.
 
@@ -51,10 +51,14 @@ def evaluate(
     """
     rows = [dict(row) for row in problems]
     prompts = [row["prompt_ids"] if "prompt_ids" in row else row["prompt"] for row in rows]
+    size = {} if batch_size is None else dict(batch_size=batch_size)
     def solved(number, temperature):
         answers = lms.sample(lm, prompts, max_new_tokens=max_new_tokens, temperature=temperature,
-                             num_samples=number, seed=seed, batch_size=batch_size)
-        marks = [bool(grader(rows[i//number], a.response_ids)) for i, a in enumerate(answers)]
+                             num_samples=number, seed=seed, **size)
+        asked = [rows[i//number] for i in range(len(answers))]
+        given = [answer.response_ids for answer in answers]
+        marks = grader.graded(asked, given) if isinstance(grader, Task) else [
+            bool(grader(row, ids)) for row, ids in zip(asked, given)]
         return np.reshape(marks, (len(rows), number)).mean(1).tolist()
     found = dict(greedy=solved(1, 0.))
     return found | dict(sampled=solved(num_samples, temperature)) if num_samples else found
@@ -287,10 +291,10 @@ def _contrast_columns(base, drawn, pairs, ce_betas, seed, contrast):
 def _rollout_weights(task, pairs, rollouts, seed):
     "Weights of the pairs from rollouts at every token."
     problems = {row["id"]: row for row in task.train}
-    graders = [lambda ids, row=problems[row["problem"]]: task.correct(row, ids) for row in pairs]
+    golds = [problems[row["problem"]]["answer"] for row in pairs]
     answers = [(row["prompt_ids"], row["rejected_ids"]) for row in pairs]
-    found = identify_many(task.base, answers, graders, num_samples=rollouts,
-                          screen=min(16, rollouts),
+    found = identify_many(task.base, answers, text_grader(task.base, task.grade, golds),
+                          num_samples=rollouts, screen=min(16, rollouts),
                           max_total=task.max_new_tokens, seed=seed)
     return [weights_from_rollouts(one.correct/one.counts) for one in found]
 

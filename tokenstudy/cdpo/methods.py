@@ -27,6 +27,7 @@ from .. import core, lm as lms, reasoning
 from ..lm.finetuning import (
     computing, ending_at_empty_line, few_shot, fine_tune, frozen_copy, is_half, lessons)
 from ..reasoning.arithmetic_world import distractor_problems
+from .critical import text_grader
 from .pairs import (
     IDS, PreferenceDataError, REFERENCE, TokenWeightedCollator, no_bars)
 from .trainer import (
@@ -307,9 +308,16 @@ class Task:
         problem: dict,  # with answer
         ids: list[int]  # of a response
     ) -> bool:
-        "The grader for `evaluate`."
-        return bool(self.grade([reasoning.text_of(self.base.tokenizer, ids)],
-                               [problem["answer"]])[0])
+        "Whether a response is correct."
+        return self.graded([problem], [ids])[0]
+
+    def graded(self,
+        problems: list[dict], # M, with answer
+        responses: list[list[int]] # M, token ids, each to its problem
+    ) -> list[bool]:          # M
+        "Which responses are correct, by one call of the grader."
+        golds = [problem["answer"] for problem in problems]
+        return text_grader(self.base, self.grade, golds)(range(len(golds)), responses)
 
     def asked(self,
         problems: Dataset # N rows with prompt and answer

@@ -24,6 +24,7 @@ import psutil
 import torch
 
 from ..core.arguments import check_module
+from ..core.files import HUB_TROUBLES, hub_trouble
 from ..core.kinds import at_least, between, both, dims, filled, finite, ids, like
 from .. import core
 
@@ -342,11 +343,14 @@ def load_lm(
                 source, dtype=core.dtype(dtype), use_safetensors=True, trust_remote_code=False,
                 local_files_only=offline)
     except Exception as e:
-        if name == "smollm2" or not isinstance(e, (OSError, ValueError, RuntimeError)): raise
+        trouble = hub_trouble(e)
+        if name == "smollm2" or not (trouble or isinstance(e, (OSError, ValueError, RuntimeError))):
+            raise
+        why = HUB_TROUBLES.get(trouble, "check the name and the network").format(place=name)
         raise core.MissingModelError(
-            f"Could not load {name!r}: {str(e).strip().splitlines()[0]}\n"
+            f"Could not load {name!r}: {(str(e).strip() or type(e).__name__).splitlines()[0]}\n"
             "It is neither the embedded model ('smollm2') nor a readable folder of safetensors, "
-            "and the hub did not give it: check the name and the network, "
+            f"and the hub did not give it: {why}; "
             "or fetch it elsewhere with `hf download` and pass the folder.") from e
     return LM(model.to(core.device(device)).eval(), tokenizer, str(name))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.arguments import check_module
+from ..core.files import HUB_TROUBLES, hub_trouble
 from .. import core
 from .answers import extract_answer
 
@@ -61,10 +62,12 @@ def _rows_of_hub(name, split):
     place, *parts = _HUB[name]
     try: rows = [row for part in parts for row in load_dataset(place, part, split=split)]
     except Exception as e:
-        why = str(e).strip().splitlines()[0][:200]
-        raise core.MissingModelError(f"could not load {name} from the hub ({why}); check the "
-                                     f"network, or name a folder with {name}/{split}.jsonl as "
-                                     "`source` or in TOKENSTUDY_DATA") from e
+        why = (str(e).strip() or type(e).__name__).splitlines()[0][:200]
+        way_out = HUB_TROUBLES.get(hub_trouble(e), "check the network")
+        way_out = way_out.format(place=f"datasets/{place}")
+        raise core.MissingModelError(f"could not load {name} from the hub ({why}); {way_out}; or "
+                                     f"name a folder with {name}/{split}.jsonl as `source` or in "
+                                     "TOKENSTUDY_DATA") from e
     return [(f"{place}, row {i}", row) for i, row in enumerate(rows)]
 
 # %% ../../nbs/reasoning/03_datasets.ipynb #f164d974

@@ -235,7 +235,7 @@ def text_setup(
         lms.require_memory(gigabytes, model)
     solved, test = _solved_and_test(task, source, num_train + shots)
     generator = lms.load_lm(model)
-    shown = solved.select(range(len(solved) - shots, len(solved)))
+    shown = solved.select(range(len(solved) - shots, len(solved))) if shots else ()
     if shots: generator = ending_at_empty_line(generator)
     if teach:
         rest = few_shot(solved.select(range(num_train, len(solved) - shots)))
