@@ -16,16 +16,16 @@ def made(kind, text):
 
 
 @pytest.mark.parametrize("error, said", [
-    (made(errors.GatedRepoError, "Cannot access gated repo"), "accept it on its page, https://huggingface.co/a/b, and run `hf auth login`"),
-    (OSError("You are trying to access a gated repo. 403 Client Error"), "accept it on its page"),
+    (made(errors.GatedRepoError, "Cannot access gated repo"), "accept the licence on its page, https://huggingface.co/a/b, and run `hf auth login`"),
+    (OSError("You are trying to access a gated repo. 403 Client Error"), "accept the licence on its page"),
     (OSError("a/b does not appear to have a file named model.safetensors"), "no safetensors in this revision"),
     (EnvironmentError("Could not find the necessary `safetensors` weights in {...}"), "no safetensors in this revision"),
-    (made(errors.RepositoryNotFoundError, "no repository"), "no such repository, revision or file"),
-    (made(errors.RevisionNotFoundError, "no revision"), "no such repository, revision or file"),
+    (made(errors.RepositoryNotFoundError, "no repository"), "no such repository"),
+    (made(errors.RevisionNotFoundError, "no revision"), "no such revision or file"),
     (OSError("a/b is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'"), "no such repository"),
     (made(errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE"), "switched off here (HF_HUB_OFFLINE)"),
-    (RuntimeError("Dataset scripts are no longer supported, but found xsum.py"), "made by a script, which is never run here; name a parquet revision"),
-    (OSError("We couldn't connect to 'https://huggingface.co' to load the files"), "does not answer, and no copy is in its cache; check the network, or fetch it elsewhere with `hf download a/b`"),
+    (RuntimeError("Dataset scripts are no longer supported, but found xsum.py"), "a data set script, which is never run here: name a parquet revision"),
+    (OSError("We couldn't connect to 'https://huggingface.co' to load the files"), "does not answer, and no copy is in its cache: check the network, or fetch it elsewhere with `hf download a/b`"),
     (ValueError("something else\nand more"), "something else")])
 def test_what_is_wrong_is_told_apart(error, said):
     assert said in core.hub_trouble("a/b", error)

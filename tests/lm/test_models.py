@@ -370,7 +370,7 @@ def test_models_hub_errors_say_which_it_is(monkeypatch, cause, text, name, words
     monkeypatch.setattr(models, "_hub_answers", lambda name: True)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
     with pytest.raises(core.MissingModelError, match=f"'nobody/model'(?s:.*)hub did not give it: .*{words}") as e: lm.load_lm("nobody/model")
-    assert models.hub_trouble(e.value.__cause__) == name
+    assert core.which_trouble(e.value.__cause__) == name
     assert ("check the name and the network" in str(e.value)) == (not name)
 
 

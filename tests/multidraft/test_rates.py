@@ -117,10 +117,10 @@ def test_decoding_lifted_scheme_must_select_one_token():
 
 @pytest.mark.parametrize("text, way_out", [
     ("Dataset scripts are no longer supported, but found xsum.py", "name a parquet revision"),
-    ("GatedRepoError: 403 Client Error. Cannot access gated repo", "accept it on its page, https://huggingface.co/datasets/EdinburghNLP/xsum, and run `hf auth login`"),
+    ("GatedRepoError: 403 Client Error. Cannot access gated repo", "accept the licence on its page, https://huggingface.co/datasets/EdinburghNLP/xsum, and run `hf auth login`"),
     ("401 Client Error: you must be authenticated", "hf auth login"), ("OfflineModeIsEnabled: offline mode", "HF_HUB_OFFLINE"),
     ("Couldn't reach 'EdinburghNLP/xsum' on the Hub (LocalEntryNotFoundError)", "check the network"), ("Read timed out.", "check the network"),
-    ("Revision Not Found: RevisionNotFoundError", "no such repository, revision or file"), ("Unable to find 'hf://x'", "no such repository, revision or file"),
+    ("Revision Not Found: RevisionNotFoundError", "no such revision or file"), ("Unable to find 'hf://x'", "no such revision or file"),
     ("the disk is full", "OSError: the disk is full")])
 def test_trouble_with_the_hub_is_named(text, way_out, monkeypatch):
     import datasets

@@ -42,6 +42,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                   "peak_memory"],
         "processes": ["launched", "num_processes", "rank", "share", "gather", "from_first",
                       "accelerate_here"],
-        "hub": ["HUB", "HubEntry", "SAFELY", "hub_trouble", "hub_table"],
+        "hub": ["HUB", "HubEntry", "SAFELY", "HUB_TROUBLES", "which_trouble", "hub_trouble",
+                "hub_table"],
         "results": ["fitting_records", "committed", "Committed", "committed_bench"],
     })

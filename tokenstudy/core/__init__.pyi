@@ -110,6 +110,8 @@ from .processes import accelerate_here as accelerate_here
 from .hub import HUB as HUB
 from .hub import HubEntry as HubEntry
 from .hub import SAFELY as SAFELY
+from .hub import HUB_TROUBLES as HUB_TROUBLES
+from .hub import which_trouble as which_trouble
 from .hub import hub_trouble as hub_trouble
 from .hub import hub_table as hub_table
 from .results import fitting_records as fitting_records

@@ -24,7 +24,6 @@ import psutil
 import torch
 
 from ..core.arguments import check_module
-from ..core.files import HUB_TROUBLES, hub_trouble
 from ..core.kinds import at_least, between, both, dims, filled, finite, ids, like
 from .. import core
 
@@ -343,10 +342,10 @@ def load_lm(
                 source, dtype=core.dtype(dtype), use_safetensors=True, trust_remote_code=False,
                 local_files_only=offline)
     except Exception as e:
-        trouble = hub_trouble(e)
-        if name == "smollm2" or not (trouble or isinstance(e, (OSError, ValueError, RuntimeError))):
+        told = core.which_trouble(e)
+        if name == "smollm2" or not (told or isinstance(e, (OSError, ValueError, RuntimeError))):
             raise
-        why = HUB_TROUBLES.get(trouble, "check the name and the network").format(place=name)
+        why = core.hub_trouble(name, e) if told else "check the name and the network"
         raise core.MissingModelError(
             f"Could not load {name!r}: {(str(e).strip() or type(e).__name__).splitlines()[0]}\n"
             "It is neither the embedded model ('smollm2') nor a readable folder of safetensors, "

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.arguments import check_module
-from ..core.files import HUB_TROUBLES, hub_trouble
 from .. import core
 from .answers import extract_answer
 
@@ -63,8 +62,7 @@ def _rows_of_hub(name, split):
     try: rows = [row for part in parts for row in load_dataset(place, part, split=split)]
     except Exception as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0][:200]
-        way_out = HUB_TROUBLES.get(hub_trouble(e), "check the network")
-        way_out = way_out.format(place=f"datasets/{place}")
+        way_out = core.hub_trouble(place, e) if core.which_trouble(e) else "check the network"
         raise core.MissingModelError(f"could not load {name} from the hub ({why}); {way_out}; or "
                                      f"name a folder with {name}/{split}.jsonl as `source` or in "
                                      "TOKENSTUDY_DATA") from e
