@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..core.arguments import check_module
-from ..core.kinds import at_least, between, both, like
+from ..core.kinds import above, at_least, between, both, like
 from .. import lm as lms
 from ..core.statistics import wilson
 from ..lm.finetuning import ids_of
@@ -198,6 +198,7 @@ def text_grader(
     >>> text_grader(lm, reasoning.grade_arithmetic, ["8", "3"])([0, 1, 0], [response]*3)
     [True, False, True]
     """
+    golds = list(golds)
     def graded(numbers, responses):
         keys = [tuple(r) for r in responses]
         different = [list(key) for key in dict.fromkeys(keys)]
@@ -425,5 +426,6 @@ def _has_tokenizer(lm):
 check_module(globals(), {
     "critical_token": dict(start=between(0, 1)),
     "text_grader": dict(lm=_has_tokenizer),
-    "identify_many": dict(graders=_is_graders, streams=_streams),
+    "identify_many": dict(graders=_is_graders, later=both(above(0), between(0, 1)),
+                          before=between(0, 1), streams=_streams),
     "intervene": dict(graders=_is_graders, indices=like(list[int]), streams=_streams)})

@@ -76,6 +76,7 @@ LEGAL = {
     "cdpo.critical.Identified": {
         "critical": "[]|{}", "correct": "[]|ragged|texts|{}|deep|short", "counts": "[]|ragged|texts|{}|deep|short", "tokens": "[]", "read": "[]"},
     "cdpo.critical.identify_many": {"before": "0", "checks": "0"},
+    "cdpo.critical.text_grader": {"golds": "[]|[[]]|[None]|[object]|generator|[nan]"},
     "cdpo.losses.log_ratios": {"logps": "nan", "ref_logps": "nan", "weights": "nan"},
     "cdpo.losses.sigmoid_loss": {"logps": "nan", "ref_logps": "nan", "beta": "0"},
     "cdpo.losses.per_position_loss": {"logps": "nan", "ref_logps": "nan", "beta": "0"},
