@@ -53,6 +53,11 @@ _ENTRIES = [
              unverified="that transformers finds the conversion by itself"),
     HubEntry("mistralai/Mistral-7B-v0.1", "model", "safetensors", licence="Apache-2.0", gated=True,
              used="tvm: 05, 10, 11", unverified="whether it is still gated"),
+    HubEntry("meta-math/MetaMath-Mistral-7B", "model", "safetensors in refs/pr/3, of the hub's "
+             "conversion; pickles on main", licence="Apache-2.0", used="tvm: by choice",
+             unverified="that transformers finds the conversion by itself"),
+    HubEntry("EleutherAI/hendrycks_math", "data", "parquet, one part a subject", licence="MIT",
+             columns="problem, solution, level, type", used="tvm: with task math"),
     HubEntry("CompVis/stable-diffusion-v1-4", "pipeline", "safetensors",
              licence="CreativeML Open RAIL-M", used="brat: 16", unverified="the list of files"),
     HubEntry("PixArt-alpha/PixArt-XL-2-512x512", "pipeline", "safetensors",
