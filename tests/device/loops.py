@@ -112,11 +112,11 @@ def one_item_more() -> float:
     from unittest import mock
     from tokenstudy.lm import queue
     run, short, long = LOOPS["sample"]
-    before, real = per_step(run, short, long)["waits"], queue.warp_unchecked
+    before, real = per_step(run, short, long)["waits"], queue.warp_unseen
     def slow(logits, *args, **options):
         logits.sum().item()
         return real(logits, *args, **options)
-    with mock.patch.object(queue, "warp_unchecked", slow): return per_step(run, short, long)["waits"] - before
+    with mock.patch.object(queue, "warp_unseen", slow): return per_step(run, short, long)["waits"] - before
 
 
 def restored() -> bool:

@@ -162,9 +162,10 @@ def run_study(
     cells = [cell_hash(c) for _, nb in waiting for c in nb.cells if runs_cell(c)]
     screen = Screen(cells, load_timings())
     unchanged = len(todo) - len(waiting)
-    if not core.rank(): screen.say(f"{len(waiting)} of {len(todo)} {'notebook' if len(todo) == 1 else 'notebooks'} "
-               f"to run at scale {core.current_scale()}"
-               + (f"; {unchanged} unchanged" if unchanged else ""))
+    if not core.rank():
+        books = "notebook" if len(todo) == 1 else "notebooks"
+        screen.say(f"{len(waiting)} of {len(todo)} {books} to run at scale {core.current_scale()}"
+                   + (f"; {unchanged} unchanged" if unchanged else ""))
     try: failed = _run_all(root, waiting, screen)
     except KeyboardInterrupt:
         screen.close()

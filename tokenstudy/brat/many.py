@@ -490,9 +490,14 @@ def _drawing_with(pipeline, concepts):
 # %% ../../nbs/brat/15_many.ipynb #ma150027
 _each = both(filled, like(list))
 
+def _batches(value):
+    good = value and all(hasattr(b, "pictures") for b in value)
+    return None if good else "a `Batch` for each of the members"
+
 check_module(globals(), {
     "shared": dict(names=both(filled, like(list[list[str]])), rows=like(dict[str, torch.Tensor])),
     "Joint.__init__": dict(images=_each, options=both(filled, like(list[Options]))),
+    "Joint.losses": dict(numbers=filled, batches=_batches),
     "invert_many": dict(images=_each, options=both(filled, like(list[Options]))),
     "draw_many": dict(concepts=both(filled, like(list[Concept])),
                       prompts=both(filled, like(list[list[str]])),

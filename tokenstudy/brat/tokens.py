@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .. import core
 from ..core.arguments import check_module
 from ..core.kinds import both, dims, filled, finite, has, ids, like, same_length
 from .pipelines import UnsupportedPipelineError
@@ -410,13 +411,15 @@ class Owners:
         names: list[list[str]], # the tokens of each concept
         device: Any             # of the encoders
     ):
+        if not all(names):
+            raise ValueError("names holds a concept without tokens; each needs at least one")
         self.names = list(dict.fromkeys(name for each in names for name in each))
         self.places = torch.full((len(names), len(self.names)), -1)
         first = 0
         for j, each in enumerate(names):
             at = torch.tensor([self.names.index(name) for name in each])
             self.places[j, at] = torch.arange(first, first := first + len(each))
-        self.places = self.places.to(device)
+        self.places = self.places.to(core.device(device))
 
 class OwnRows(LearnedEmbedding):
     """As its parent, but each sample of a batch reads the rows of its own concept. ValueError for a
@@ -441,7 +444,8 @@ class OwnRows(LearnedEmbedding):
         "The numbers `[B, T]` of the rows to read, from those of the tokens in `slot`."
         of, places = self.owners.of, self.owners.places
         if len(of) != len(slot):
-            raise ValueError(f"the batch holds {len(slot)} prompts, and {len(of)} have owners")
+            raise ValueError(f"slot holds the tokens of {len(slot)} prompts, and {len(of)} have "
+                             "owners")
         return places[of[:, None], slot.clamp(min=0)].clamp(min=0)
 
 # %% ../../nbs/brat/07_tokens.ipynb #5d1a70d3

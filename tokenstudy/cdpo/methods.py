@@ -22,7 +22,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from ..core.arguments import check_module
-from ..core.kinds import above, at_least, between, both, finite, like, pairs
+from ..core.kinds import above, at_least, between, both, finite, ids, like, pairs, same_length
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import (
     computing, ending_at_empty_line, few_shot, fine_tune, frozen_copy, is_half, lessons)
@@ -316,6 +316,7 @@ class Task:
         responses: list[list[int]] # M, token ids, each to its problem
     ) -> list[bool]:          # M
         "Which responses are correct, by one call of the grader."
+        same_length(problems=problems, responses=responses)
         golds = [problem["answer"] for problem in problems]
         return text_grader(self.base, self.grade, golds)(range(len(golds)), responses)
 
@@ -429,7 +430,8 @@ def large_task(
 def _asked(problem): return None if "answer" in problem else "a problem, with its answer"
 
 check_module(globals(), {
-    "Task.correct": dict(problem=_asked),
+    "Task.correct": dict(problem=_asked, ids=ids),
+    "Task.graded": dict(problems=like(Sequence[dict])),
     "pair_logprobs": dict(pairs=like(Iterable[dict]), batch_size=at_least(1)),
     "LogProbCurves.__init__": dict(pairs=like(Iterable[dict]), probe_every=at_least(1),
                                    batch_size=at_least(1)),

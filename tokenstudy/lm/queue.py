@@ -7,6 +7,7 @@ __all__ = ['cache_bytes', 'rows_in_memory', 'numbers_at_once', 'attending', 'las
 
 # %% ../../nbs/lm/03_queue.ipynb #a1503003
 import copy
+import inspect
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from ..core.arguments import check_module
 from ..core.kinds import at_least, dims, like
 from .. import core
 from .models import LM, check_length, encode, eos_ids, forward, pad, resting, takes
-from .sampling import Sampled, check_warp, next_token_probs, pick, warp_unchecked
+from .sampling import Sampled, check_warp, next_token_probs, pick, warp_unseen
 
 # %% ../../nbs/lm/03_queue.ipynb #a15b0001
 def cache_bytes(
@@ -262,8 +263,9 @@ def _chooser(warping, device, compiled):
         log_probs = next_token_probs(logits, **warping, log=True)
         token = pick(log_probs.exp(), u)
         return token, log_probs.gather(-1, token[:, None])[:, 0]
+    warp = inspect.unwrap(warp_unseen) # as a compiler can read it
     def still(logits, u):
-        log_probs = warp_unchecked(logits, **warping, log=True)
+        log_probs = warp(logits, **warping, log=True)
         token = pick(log_probs.exp(), u)
         return token, log_probs.gather(-1, token[:, None])[:, 0]
     draw = asked if device.type != "cuda" and not compiled else still

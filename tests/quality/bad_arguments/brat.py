@@ -68,6 +68,10 @@ SEEN = {
 both = Reader().eval(), Contrast().eval()
 how = dict(plain=1, single=False, joint=0, edits=0, num_inference_steps=1, num_steps=1, templates="object", size=16, lr=.02)
 run_unit(random_pipeline(), CONCEPTS[0], "default", instruments=both, **how)"""),
+    "brat.fidelity.run_units": ("brat.fidelity", LEARN + """
+both = Reader().eval(), Contrast().eval()
+how = dict(plain=1, single=False, joint=0, edits=0, num_inference_steps=1, num_steps=1, templates="object", size=16, lr=.02)
+run_units(random_pipeline(), [(CONCEPTS[0], 0)], "default", instruments=both, **how)"""),
     "brat.instruments.Contrast.embed_pixels": ("brat.instruments", "Contrast().eval().embed_pixels(torch.zeros(2, 3, 32, 32))"),
     "brat.instruments.Contrast.image": ("brat.instruments", "Contrast().eval().image(torch.zeros(2, 3, 32, 32))"),
     "brat.instruments.HubSimilarity.image": ("brat.instruments", HUB + "hub.image(torch.zeros(2, 3, 8, 8))"),
@@ -104,7 +108,7 @@ SAME = {
 }
 ANY: set = {"brat.drawing.Concept.expand", "brat.drawing.write_out", "brat.drawing.expand_prompt", "brat.tokens.careful", "brat.pipelines.hub_pipeline",
             "brat.instruments.HubSimilarity"}
-LONG: set = {"brat.bench.memory", "brat.bench.sd_shaped"}
+LONG: set = {"brat.bench.memory", "brat.bench.sd_shaped", "brat.fidelity.run_unit", "brat.fidelity.run_units", "brat.fidelity.run_hub_unit", "brat.inversion.invert"}
 NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
@@ -161,6 +165,7 @@ LEGAL = {
     "brat.fidelity.similarities": {"sources": "short"},
     "brat.fidelity.drawn": {"seed": "-1|0"},
     "brat.fidelity.run_unit": {"seed": "0", "guidance_scale": "0"},
+    "brat.fidelity.run_units": {"guidance_scale": "0"},
     "brat.fidelity.by_concept": {"records": "[]|generator", "base": "text", "strategy": "text", "score": "text"},
     "brat.pipelines.hub_pipeline": {"device": ""},
     "brat.fidelity.run_hub_unit": {"seed": "0", "guidance_scale": "0"},
@@ -178,7 +183,7 @@ LEGAL = {
     "brat.inversion.Batch": {
         "pictures": "[]|ragged|texts|{}", "levels": "[]|ragged|texts|{}", "latent_noise": "[]|ragged|texts|{}", "noise": "[]|ragged|texts|{}",
         "templates": "[]|[[]]|[None]|[object]|{}|[nan]"},
-    "brat.inversion.Trainer": {"output_dir": "missing|folder"},
+    "brat.inversion.Trainer": {"model": "|text", "output_dir": "missing|folder"},
     "brat.inversion.invert": {
         "num_bonus": "0", "orthogonality": "0", "jitter": "0", "warmup": "0", "weight_decay": "0", "seed": "0", "validation_prompts": "text|[]|generator",
         "validation_every": "0|huge", "validation_options": "{}|other keys", "output_dir": "missing|folder", "save_every": "huge"},
@@ -205,6 +210,9 @@ LEGAL = {
     "brat.strategies.token_names": {"placeholder": "text"},
     "brat.tokens.extended_name": {"name": "text", "suffix": "text"},
     "brat.tokens.LearnedEmbedding.forward": {"ids": "deep"},
+    "brat.tokens.LearnedEmbedding.row_of": {"slot": "deep"},
+    "brat.tokens.OwnRows": {"rows": "short"},
+    "brat.tokens.Owners": {"device": ""},
     "brat.tokens.uninstall": {"names": "[]"},
     "brat.tokens.careful": {"names": "[]", "slot": "text"},
     "brat.world.held_out": {"seed": "-1|0"},

@@ -108,7 +108,7 @@ LEGAL = {
     "lm.rows.CachedRows": {"mask": "short"},
     "lm.rows.CachedRows.go_on": {"parents": "short"},
     "lm.sampling.warp": {"logits": "deep|short", "temperature": "0", "top_k": "0"},
-    "lm.sampling.check_warp": {"temperature": "0", "top_k": "0"},
+    "lm.sampling.check_warp": {"temperature": "0", "top_k": "0|huge"},
     "lm.sampling.next_token_probs": {"logits": "deep|short", "temperature": "0", "top_k": "0"},
     "lm.sampling.Sampled": {
         "prompt_ids": "[]|[[]]|[None]|[object]|{}|[nan]", "response_ids": "[]|[[]]|[None]|[object]|{}|[nan]",
