@@ -1077,6 +1077,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'tokenstudy/cdpo/methods.py'),
                                          'tokenstudy.cdpo.methods._random_kept': ( 'cdpo/methods.html#_random_kept',
                                                                                    'tokenstudy/cdpo/methods.py'),
+                                         'tokenstudy.cdpo.methods._say_repeated': ( 'cdpo/methods.html#_say_repeated',
+                                                                                    'tokenstudy/cdpo/methods.py'),
                                          'tokenstudy.cdpo.methods.curves': ('cdpo/methods.html#curves', 'tokenstudy/cdpo/methods.py'),
                                          'tokenstudy.cdpo.methods.distractors': ( 'cdpo/methods.html#distractors',
                                                                                   'tokenstudy/cdpo/methods.py'),

@@ -282,7 +282,7 @@ def trained_by_every_method():
     from tokenstudy.cdpo.methods import METHODS, pair_logprobs, train
     pairs, found = preferences(), {}
     for method in METHODS:
-        done = train(method, words(), pairs, lr=1e-2, epochs=1, batch_size=2, bf16=False)
+        done = train(method, words(), pairs, lr=1e-2, epochs=1, batch_size=2)
         model = getattr(done, "lm", None) or next(v for v in vars(done).values() if hasattr(v, "model"))
         found[method] = pair_logprobs(model.model, pairs)
     return found
@@ -293,7 +293,7 @@ def trained_with_adapters_and_resumed():
     from peft import LoraConfig
     from tokenstudy.cdpo.methods import train, with_reference
     pairs, where = preferences(), tempfile.mkdtemp()
-    how = dict(lr=1e-2, epochs=2, batch_size=2, peft_config=LoraConfig(r=2, target_modules=["q_proj", "v_proj"]), output_dir=where, bf16=False)
+    how = dict(lr=1e-2, epochs=2, batch_size=2, peft_config=LoraConfig(r=2, target_modules=["q_proj", "v_proj"]), output_dir=where)
     train("critical_dpo", words(), pairs, **how)
     again = train("critical_dpo", words(), pairs, resume=True, **how)
     return with_reference(words(), pairs)[0], len(again.report)
@@ -312,7 +312,7 @@ def solutions():
             for p, ids, a in (("p", [3, 4, 7], "7"), ("p", [3, 5, 7], "5"), ("q", [2, 4, 7], "7"), ("q", [6, 6, 3, 7], "3"))]
 
 
-@path("tvm", rounding=.05)      # autocast
+@path("tvm")
 def train_verifier():
     from peft import LoraConfig
     from tokenstudy.tvm.training import train_verifier
@@ -324,7 +324,7 @@ def train_verifier():
     return found
 
 
-@path("tvm", rounding=.05)      # autocast
+@path("tvm")
 def train_verifier_resumes():
     from tokenstudy.tvm.training import train_verifier
     from tokenstudy.tvm.verifier import load_verifier, save_verifier, score_responses
@@ -360,10 +360,15 @@ def searches():
 
 
 @path("tvm")
-def gradient_noise():
-    from tokenstudy.tvm import labels
+def train_verifier_in_small_parts():
     from tokenstudy.tvm.training import train_verifier
-    return [e["step"] for e in train_verifier(tiny(vocab=8), solutions(), "prm" if "prm" in labels.LABELS else "tvm", epochs=1, micro_tokens=6).log]
+    return [e["step"] for e in train_verifier(tiny(vocab=8), solutions(), "orm", epochs=1, micro_tokens=6).log]
+
+
+@path("tvm")
+def labels_by_rollouts():
+    from tokenstudy.tvm.labels import prm_labels_by_rollout
+    return prm_labels_by_rollout(tiny(vocab=8), solutions()[:2], clean, block=1, num_samples=4, max_total=6)
 
 
 # ---- brat

@@ -374,7 +374,7 @@ def _measured(self: Joint, denoising, whole):
 @patch
 def step(self: Joint) -> None:
     "One step of all that are active."
-    with torch.enable_grad(): denoising, whole = self._gradients()
+    with torch.enable_grad(), core.fast_matmuls(): denoising, whole = self._gradients()
     self._bound(whole)
     for j in self.active:
         a, b = self.cuts[j]

@@ -22,7 +22,8 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from ..core.arguments import check_module
-from ..core.kinds import above, at_least, between, both, finite, ids, like, pairs, same_length
+from ..core.kinds import (
+    above, at_least, between, both, finite, ids, like, pairs, same_length)
 from .. import core, lm as lms, reasoning
 from ..lm.finetuning import (
     computing, ending_at_empty_line, few_shot, fine_tune, frozen_copy, is_half, lessons)
@@ -235,8 +236,9 @@ def train(
             gradient_accumulation_steps=accumulation, seed=seed) | _precision(base) | options)
         follow = [] if probe is None else [LogProbCurves(probe, probe_every)]
         trainer = TokenWeightedDPOTrainer(
-            _copy_to_train(base, peft_config), args=args, train_dataset=pairs, processing_class=base.tokenizer,
-            peft_config=peft_config, callbacks=follow)
+            _copy_to_train(base, peft_config), args=args, train_dataset=pairs,
+            processing_class=base.tokenizer, peft_config=peft_config, callbacks=follow)
+        _say_repeated(trainer)
         trainer.also_identity = dict(method=method,
                                      probe=core.fingerprint([f.rows for f in follow]),
                                      probe_every=probe_every)
@@ -251,6 +253,15 @@ def train(
                    curves(trainer.state.log_history), trainer.report, seconds)
 
 # %% ../../nbs/cdpo/08_methods.ipynb #c7b0003a
+def _say_repeated(trainer):
+    "Warn if processes can only share the pairs out by repeating some of them."
+    processes, count = trainer.accelerator.num_processes, len(trainer.train_dataset)
+    size = trainer.args.per_device_train_batch_size * processes
+    if processes > 1 and count % size:
+        core.warn(f"{count} pairs cannot be shared out evenly in batches of {size}, those of "
+                  f"{processes} processes together: {-count % size} of them are seen twice in a "
+                  f"pass; leave {count % size} out, or choose another batch_size")
+
 def _finished(trainer, settings):
     "The trained model, adapters merged; `DivergedError` if it is not finite."
     trained = trainer.accelerator.unwrap_model(trainer.model)
