@@ -420,20 +420,18 @@ def word_problems(
 def large_task(
     model: str,           # of the hub, a folder, or an embedded name
     settings: dict,       # of `word_problems`
-    gigabytes: float = 0, # that it needs; compared with the machine's before anything is loaded
     *,
     source: str | Path | None = None # a folder with GSM8K; TOKENSTUDY_DATA or the hub if None
 ) -> Task:
     """GSM8K with a real model.
 
-    `core.MissingModelError` if either is nowhere, and an error if the memory is too small.
+    `core.MissingModelError` if either is nowhere.
 
-    >>> large_task("meta-llama/Meta-Llama-3-8B", {}, gigabytes=100_000)
+    >>> large_task("./no-such-model", {})
     Traceback (most recent call last):
     ...
-    tokenstudy.core.scales.MissingModelError: ... needs about 100000 GB ...
+    tokenstudy.core.scales.MissingModelError: ...
     """
-    if gigabytes: lms.require_memory(gigabytes, model)
     solved, asked = (reasoning.load_gsm8k(split, source) for split in ("train", "test"))
     return word_problems(lms.load_lm(model), solved, asked, **settings)
 

@@ -25,5 +25,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "finetuning": ["few_shot", "ending_at_empty_line", "lessons", "fine_tune"],
         "memory": ["CONFIGS", "config_of", "count_parameters", "layer_terms", "Needs",
                    "sampling_needs", "training_needs", "verifier_needs", "preference_needs",
-                   "fits", "fitting_batch", "needs_checkpointing", "release"],
+                   "fits", "fitting_batch", "needs_checkpointing", "planned", "release"],
+        "plans": ["PLANS", "Plan", "plans_of", "require_plans"],
     })

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONFIGS', 'SHARE', 'config_of', 'Parameters', 'count_parameters', 'layer_terms', 'Needs', 'sampling_needs',
            'training_needs', 'verifier_needs', 'preference_needs', 'fits', 'fitting_batch', 'needs_checkpointing',
-           'release']
+           'planned', 'release']
 
 # %% ../../nbs/lm/10_memory.ipynb #09a00004
 import functools
@@ -57,6 +57,7 @@ def config_of(
     >>> config_of("mistralai/Mistral-7B-v0.1").num_hidden_layers
     32"""
     from transformers import AutoConfig
+    if model == "": raise ValueError("model is an empty text: give the name of a model")
     if isinstance(model, str): return _named_config(model)
     if isinstance(model, LM): model = model.model
     config = getattr(model, "config", model)
@@ -88,7 +89,8 @@ def _named_config(name):
 class Parameters(NamedTuple):
     """How many numbers a model's weights are.
 
-    >>> count_parameters(tiny_lm()).total > count_parameters(tiny_lm()).linear
+    >>> found = count_parameters("smollm2")
+    >>> found.total > found.linear > found.inner
     True"""
     total: int   # all of them; tied ones once
     linear: int  # weights and biases of linear layers, with the language-model head
@@ -198,10 +200,12 @@ def layer_terms(
     elif halved: inputs = b*((s.readers + 1 + s.gated)*h + (not shared)*s.inner)
     else: inputs = b*(2*h + (not shared)*s.inner)
     mask = b*padded if padded else 0
-    repeated = padded and s.keys*s.heads > s.queries # one key head alone is not copied
-    keys = s.queries if repeated else s.keys
+    # padding repeats keys and values for all heads; a single one is copied only where it is cast
+    many = s.keys*s.heads > s.queries
+    keys = s.queries if padded and (many or t.stream > b) else s.keys
+    values = s.queries if padded and many else s.keys
     parts = {"norms": 2*_norm(s, t), "inputs of linear layers": inputs,
-             "attention": b*(2*s.queries + 2*keys) + 4*s.heads + mask,
+             "attention": b*(2*s.queries + keys + values) + 4*s.heads + mask,
              "feed-forward": b*s.inner*(_ACTIVATIONS[s.activation] + 2*s.gated),
              "adapters": b*lora*found.layers/s.layers, "dropout": 2*h*(s.dropout > 0)}
     return {name: float(n) for name, n in parts.items() if n}
@@ -218,10 +222,10 @@ class Needs:
 
     >>> Needs("a toy", {"weights": 3e9, "cache": 1e9})
     a toy: 4 GB
-    part       GB
-    ───────  ────
-    weights     3
-    cache       1
+    part     GB
+    ───────  ──
+    weights   3
+    cache     1
     """
     what: str               # names it, for messages
     parts: dict[str, float] # bytes
@@ -235,6 +239,14 @@ class Needs:
     def largest(self) -> str:
         "The name of the largest part."
         return max(self.parts, key=lambda name: self.parts[name])
+
+    def __add__(self,
+        other: "Needs" # of what stands beside it
+    ) -> "Needs":
+        "Of both at the same time."
+        parts = {name: self.parts.get(name, 0.) + other.parts.get(name, 0.)
+                 for name in self.parts | other.parts}
+        return Needs(f"{self.what}; {other.what}", parts)
 
     def table(self) -> "core.show.Table":
         "The parts as a table."
@@ -265,7 +277,7 @@ def sampling_needs(
     formulas, or a prompt that is longer than the text.
 
     >>> sampling_needs("mistralai/Mistral-7B-v0.1", 64, 1700, dtype="bf16").largest
-    'weights'"""
+    'keys and values'"""
     if prompt_tokens > tokens:
         raise ValueError(f"prompt_tokens = {prompt_tokens}: the text has {tokens} tokens in all")
     s, b = _shape(model), core.dtype(dtype).itemsize
@@ -439,6 +451,16 @@ def needs_checkpointing(
     place = core.device(device)
     if place.type == "cpu": return False
     return not fits(needs_of(False), core.total_memory(place))
+
+def planned(
+    needs_of: Callable[[bool], Needs], # of a training, without and with checkpointing
+    memory: float | None = None        # bytes of a device in all; those of `core.total_memory`
+) -> Needs:
+    """What a training will need on a device: without gradient checkpointing where that fits.
+
+    >>> planned(lambda on: Needs("much", {"activations": 1e9 if on else 1e12}), 24e9).total
+    1000000000.0"""
+    return without if fits(without := needs_of(False), memory) else needs_of(True)
 
 def release() -> None:
     """Give the memory of dropped models back, before the next is loaded: call it after the last

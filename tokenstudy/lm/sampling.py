@@ -31,9 +31,9 @@ def check_warp(
     for name, value in dict(temperature=temperature, top_k=top_k, top_p=top_p).items():
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ValueError(f"{name} = {value!r}: it must be a number")
-    if not (math.isfinite(temperature) and temperature >= 0):
+    if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature = {temperature}: it must be finite and ≥ 0 (0 is greedy)")
-    if not (math.isfinite(top_k) and top_k == int(top_k) and top_k >= 0):
+    if not (0 <= top_k < math.inf and top_k == int(top_k)):
         raise ValueError(f"top_k = {top_k}: it must be a whole number ≥ 0 (0 keeps all tokens)")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p = {top_p}: it must lie in (0, 1] (1 keeps all tokens)")

@@ -167,9 +167,10 @@ def from_causal_lm(cls: TokenValueModel,
     "A verifier that starts from a generator, with a new head whose values are near .5."
     vocabulary = vocabulary_key(getattr(model, "tokenizer", None))
     model = model.model if isinstance(model, lms.LM) else model
-    if has_adapters(model): model = merged(model).to(model.device)
+    if isinstance(model, torch.nn.Module) and has_adapters(model):
+        model = merged(model).to(model.device)
     if not isinstance(model, PreTrainedModel):
-        raise ValueError(f"base is of type {type(model).__name__}: it must be an LM or a "
+        raise ValueError(f"model is of type {type(model).__name__}: it must be an LM or a "
                          "transformers model (see `lm.load_lm`)")
     with torch.device("meta"):
         made = cls(TokenValueConfig(base=copy.deepcopy(model.config), value_loss=value_loss,

@@ -37,6 +37,8 @@ SEEN = {
     "lm.caches.CachedModel.extend": ("lm.caches", CACHED),
     "lm.caches.CachedModel.commit": ("lm.caches", CACHED + "model.commit([[0], [0]])"),
     "lm.caches.CachedModel.select": ("lm.caches", CACHED + "model.commit([[0], [0]])\nmodel.select([0])"),
+    "lm.plans.Plan.needs": ("lm.plans", "PLANS[0].needs(80e9)"),
+    "lm.plans.Plan.verdict": ("lm.plans", "PLANS[0].verdict(80e9)"),
     "lm.models.check_gguf": ("lm.models", "check_gguf('settings.ini')"),
     "lm.models.prepare_lm": ("lm.models", "prepare_lm('smollm2')"),
     "lm.models.verify_lm": ("lm.models", "verify_lm('smollm2')"),
@@ -64,6 +66,14 @@ NEVER: dict = {}
 
 # Legal all the same: the result is of the valid call's kind, or a work that begins
 LEGAL = {
+    "lm.memory.layer_terms": {"dtype": "", "computes": "", "lora": "0", "padded": "0"},
+    "lm.memory.Needs": {"what": "[]", "parts": "[]|{}|other keys|number keys"},
+    "lm.memory.sampling_needs": {"dtype": "", "logits_to_keep": "0"},
+    "lm.memory.verifier_needs": {"dtype": "", "computes": "", "lora": "0", "response_tokens": "0"},
+    **{f"lm.memory.{name}": {"dtype": "", "computes": "", "lora": "0", "response_tokens": "0", "padded": "0"} for name in ("training_needs", "preference_needs")},
+    "lm.memory.needs_checkpointing": {"device": ""},
+    "lm.plans.Plan": {name: "[]" for name in ("notebook", "scale", "model", "what", "needs_of", "rows")},
+    "lm.plans.require_plans": {"device": ""},
     "lm.queue.attending": {"name": "|text"},
     "lm.models.placed": {"device": ""},
     "lm.models.takes": {"name": "|text"},
