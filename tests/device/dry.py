@@ -1,8 +1,9 @@
 """Runs notebooks at gpu scale with the settings that `cuts.json` cuts, each in a fork of one process that has imported the heavy libraries and read the
-embedded language model; a line of JSON for each. `python tests/device/dry.py [--card] [--texts FOLDER] [NOTEBOOK…]`: notebooks such as cdpo/03_finding,
-all that have a gpu scale by default; `--card` has them compute in bf16 on a pretend card (`pretend.py`); texts of the outputs go into FOLDER.
+embedded language model; a line of JSON for each. `python tests/device/dry.py [--card] [--whole] [--texts FOLDER] [NOTEBOOK…]`: notebooks such as
+cdpo/03_finding, all that have a gpu scale by default; `--card` has them compute in bf16 on a pretend card (`pretend.py`); what the cells say goes into FOLDER.
 
-Runs, caches and the problems stand in a temporary folder. The problems are ours, in GSM8K's format, and easy, so that some solutions are correct."""
+Runs, caches and problems stand in a temporary folder. The problems are sums in GSM8K's format. Notebooks that train the language model get 4 of its 30
+layers, which have learned the sums a little: some of their solutions are correct. `--whole` gives them all layers, which takes minutes for each."""
 import argparse
 import contextlib
 import copy
@@ -32,31 +33,38 @@ def with_gpu_scale() -> list:
     return [f"{f.parent.name}/{f.stem}" for f in sorted((ROOT/"nbs").glob("*/*.ipynb")) if f.parent.name != "app" and calls(f)]
 
 
-def problems(folder: Path) -> None:
-    "Sums in GSM8K's format."
-    folder.mkdir(parents=True)
-    for split, seed in (("train", 0), ("test", 1)):
-        draw, rows = random.Random(seed), []
-        for _ in range(24):
-            a, b, c = draw.randint(1, 5), draw.randint(1, 4), draw.randint(1, 3)
-            rows.append(dict(question=f"Ann has {a} pens. She gets {b} more, then {c} more. How many pens does she have?",
-                             answer=f"{a} + {b} = <<{a}+{b}={a + b}>>{a + b} pens.\n{a + b} + {c} = <<{a + b}+{c}={a + b + c}>>{a + b + c} pens.\n#### {a + b + c}"))
-        (folder/f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+def trains(name: str) -> bool: return name.split("/")[0] in ("cdpo", "tvm")
 
 
-def read_once() -> None:
-    "The embedded language model is read from its file once, and copied from then on."
-    from tokenstudy import lm
-    from tokenstudy.lm import models
-    load, found = models.load_lm, {}
+def sums(count: int, seed: int) -> list:
+    "Rows as GSM8K has them."
+    draw, rows = random.Random(seed), []
+    for _ in range(count):
+        a, b = draw.randint(1, 3), draw.randint(1, 2)
+        rows.append(dict(question=f"What is {a} + {b}?", answer=f"{a} + {b} = {a + b}\n#### {a + b}"))
+    return rows
+
+
+def with_layers(lm, count: int):
+    "A language model of the first layers of another, which has learned sums."
+    from tokenstudy.lm.finetuning import few_shot, fine_tune, lessons
+    made = copy.deepcopy(lm)
+    made.model.model.layers, made.model.config.num_hidden_layers = made.model.model.layers[:count], count
+    if getattr(made.model.config, "layer_types", None): made.model.config.layer_types = made.model.config.layer_types[:count]
+    rows = [dict(id=str(i), prompt=r["question"], answer="", solution=r["answer"]) for i, r in enumerate(sums(8, 2))]
+    return fine_tune(made, lessons(made, few_shot(rows)), 10, lr=5e-4, batch_size=8)
+
+
+def read_once(models) -> None:
+    "The embedded language model is copied instead of being read from its file: the last one of `models`."
+    from tokenstudy import core, lm
+    from tokenstudy.lm import models as module
+    load = module.load_lm
     def loaded(name="smollm2", device=None, dtype=None):
-        from tokenstudy import core
         if name != "smollm2": return load(name, device, dtype)
-        if "cpu" not in found: found["cpu"] = load(name, "cpu", "float32")
-        made = copy.deepcopy(found["cpu"].model).to(core.dtype(dtype)).to(core.device(device))
-        return models.LM(made, copy.deepcopy(found["cpu"].tokenizer))
-    models.load_lm = lm.load_lm = loaded
-    loaded("smollm2", "cpu", "float32")
+        model = copy.deepcopy(models[-1].model).to(core.dtype(dtype)).to(core.device(device))
+        return models[-1]._replace(model=model, tokenizer=copy.deepcopy(models[-1].tokenizer))
+    module.load_lm = lm.load_lm = loaded
 
 
 def texts(output) -> str:
@@ -93,43 +101,50 @@ def short(error: BaseException) -> str:
 def study(name: str, card: bool, folder: Path, shown: Path | None) -> dict:
     "Run one notebook in a folder of its own; seconds, and what failed."
     for part in ("settings.ini", "docs", "nbs", "results"): (folder/part).symlink_to(ROOT/part)
-    problems(folder/"data"/"gsm8k")
-    cuts = {k: v for k, v in CUTS.get(name, {}).items() if k != "card"}
-    os.environ.update(TOKENSTUDY_SETTINGS=json.dumps(cuts), TOKENSTUDY_HOME=str(folder), TOKENSTUDY_CACHE=str(folder/"cache"),
+    (folder/"data"/"gsm8k").mkdir(parents=True)
+    for seed, split in enumerate(("train", "test")):
+        (folder/"data"/"gsm8k"/f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(12, seed)), "utf-8")
+    os.environ.update(TOKENSTUDY_SETTINGS=json.dumps(CUTS.get(name, {})), TOKENSTUDY_HOME=str(folder), TOKENSTUDY_CACHE=str(folder/"cache"),
                       TOKENSTUDY_DATA=str(folder/"data"))
     os.chdir(folder)
     start, failed = time.perf_counter(), ""
     with contextlib.ExitStack() as stack:
-        if card and CUTS.get(name, {}).get("card", True): stack.enter_context(importlib.import_module("pretend").card())
+        if card: stack.enter_context(importlib.import_module("pretend").card())
         said = stack.enter_context(open(shown/(name.replace("/", "-") + ".txt") if shown else os.devnull, "w", encoding="utf-8"))
         if found := run_cells(name, said):
             failed = f"cell {found[0]}: {short(found[1])}"
             traceback.print_exception(found[1])
-    return dict(notebook=name, card=card, seconds=round(time.perf_counter() - start, 1), failed=failed)
+    return dict(notebook=name, card=card, seconds=round(time.perf_counter() - start, 1), cpu=round(time.process_time(), 1), failed=failed)
 
 
 def main() -> None:
     told = argparse.ArgumentParser(description=__doc__)
     told.add_argument("--card", action="store_true")
+    told.add_argument("--whole", action="store_true")
     told.add_argument("--texts", type=Path)
     told.add_argument("notebooks", nargs="*")
     told = told.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)                               # what libraries print on import is no answer
-    os.environ.update(TOKENSTUDY_SCALE="gpu", TOKENSTUDY_PROGRESS="off", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg",
-                      IPYTHONDIR=tempfile.mkdtemp())
-    if told.card: os.environ["TOKENSTUDY_DTYPE"] = "bf16"
+    os.environ.update(TOKENSTUDY_SCALE="gpu", TOKENSTUDY_PROGRESS="off", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
     for name in HEAVY: importlib.import_module(name)
-    if told.card: importlib.import_module("pretend")
-    read_once()
+    names = told.notebooks or with_gpu_scale()
+    models = [importlib.import_module("tokenstudy.lm").load_lm("smollm2", "cpu", "float32")]
+    read_once(models)
+    shallow = None if told.whole or not any(map(trains, names)) else with_layers(models[0], 4)
+    if told.card:
+        importlib.import_module("pretend")
+        os.environ["TOKENSTUDY_DTYPE"] = "bf16"
     if told.texts: told.texts.mkdir(parents=True, exist_ok=True)
     shown = told.texts and told.texts.resolve()
-    for name in told.notebooks or with_gpu_scale():
+    for name in names:
         pid = os.fork()
         if pid == 0:
+            if shallow is not None and trains(name): models.append(shallow)
             code = 1
             try:
                 with tempfile.TemporaryDirectory() as folder:
+                    os.environ["IPYTHONDIR"] = folder
                     answers.write(json.dumps(study(name, told.card, Path(folder), shown)) + "\n")
                     answers.flush()
                 code = 0
