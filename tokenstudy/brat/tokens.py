@@ -97,7 +97,7 @@ def add_tokens(
     ids = tokenizer.convert_tokens_to_ids(list(names))
     for name, i in zip(names, ids):
         for text in (name, f"a {name} in", ",".join(names)):
-            if tokenizer(text).input_ids.count(i) == 1: continue
+            if tokenizer(text, verbose=False).input_ids.count(i) == 1: continue
             raise PlaceholderError(f"the placeholder {name!r} is not read as one token in "
                                    f"{text!r}, but as {tokenizer.tokenize(text)}; use a name "
                                    "that differs more from known ones")

@@ -148,7 +148,7 @@ def accuracies(
 
 # %% ../../nbs/tvm/11_ordering.ipynb #a769bec0ab24
 def _searches(searches):
-    fits = all(isinstance(s, tuple) and s and isinstance(s[0], str) for s in searches)
+    fits = all(isinstance(s, (tuple, list)) and s and isinstance(s[0], str) for s in searches)
     return None if fits else "tuples that begin with the name of a search"
 
 def _entry(what):
