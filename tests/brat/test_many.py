@@ -46,12 +46,17 @@ def test_each_concept_is_learned_as_if_it_were_alone(base):
     assert gap(found[0], alone(pipe, images[0], dataclasses.replace(options[0], seed=5))) > 1e-3      # another seed is seen
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("strategy", [dict(num_bonus=1), dict(strategy="negative"), dict(strategy="blocks", blocks=3)], ids=["tokens", "negative", "blocks"])
-def test_all_families_and_strategies_learn_and_draw_as_alone(family, strategy):
+WAYS = dict(tokens=dict(num_bonus=1), negative=dict(strategy="negative"), blocks=dict(strategy="blocks", blocks=3))
+
+PAIRS = [("sd", "tokens"), ("sd", "negative"), ("sdxl", "blocks"), ("sd3", "tokens"), ("flux", "negative"), ("sana", "blocks"), ("pixart", "tokens")]
+
+def test_no_family_is_left_out(): assert {family for family, _ in PAIRS} == set(FAMILIES) and {way for _, way in PAIRS} == set(WAYS)
+
+@pytest.mark.parametrize("family, way", PAIRS)
+def test_all_families_and_strategies_learn_and_draw_as_alone(family, way):
     pipe = pipeline(family)
     before = whole_state(pipe)
-    options = [Options(seed=s, num_steps=2, batch_size=2, size=32, **strategy) for s in range(2)]
+    options = [Options(seed=s, num_steps=2, batch_size=2, size=32, **WAYS[way]) for s in range(2)]
     found = invert_many(pipe, [pictures(2), pictures(3)], options, placeholder="<x>", init_word="cat", progress=False)
     assert changes(before, whole_state(pipe)) == []
     for concept, x, o in zip(found, (pictures(2), pictures(3)), options):
