@@ -130,6 +130,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)                               # what libraries print on import is no answer
     os.environ.update(TOKENSTUDY_SCALE="gpu", TOKENSTUDY_PROGRESS="off", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
+    for name in ("OMP", "MKL", "NUMBA"): os.environ[f"{name}_NUM_THREADS"] = "1"     # a fork has not the threads of a pool that was at work before
     for name in HEAVY: importlib.import_module(name)
     names = told.notebooks or with_gpu_scale()
     models = [importlib.import_module("tokenstudy.lm").load_lm("smollm2", "cpu", "float32")]

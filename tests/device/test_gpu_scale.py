@@ -1,5 +1,5 @@
 """Every notebook at gpu scale, with the settings that `cuts.json` cuts and the models that it would load there, on a pretend card in bf16 (`dry.py`).
-All run in one process of their own, a fork for each notebook."""
+All run in one process of their own, a fork for each notebook. Those that train the language model, or ask it most often, get 2 of its 30 layers."""
 import json
 import sys
 
