@@ -7,6 +7,9 @@ import pytest
 
 from conftest import ROOT, run
 
+sys.path.append(str(ROOT/"tests"/"device"))
+from dry import with_gpu_scale
+
 CUTS = json.loads((ROOT/"tests"/"device"/"cuts.json").read_text("utf-8"))
 
 
@@ -23,6 +26,4 @@ def answers() -> dict:
 def test_notebook_runs_on_a_card(answers, notebook): assert answers[notebook] == ""
 
 
-def test_every_notebook_with_a_gpu_scale_has_cuts():
-    import dry
-    assert dry.with_gpu_scale() == sorted(CUTS)
+def test_every_notebook_with_a_gpu_scale_has_cuts(): assert with_gpu_scale() == sorted(CUTS)
