@@ -198,10 +198,12 @@ def layer_terms(
     elif halved: inputs = b*((s.readers + 1 + s.gated)*h + (not shared)*s.inner)
     else: inputs = b*(2*h + (not shared)*s.inner)
     mask = b*padded if padded else 0
-    repeated = padded and s.keys*s.heads > s.queries # one key head alone is not copied
-    keys = s.queries if repeated else s.keys
+    repeated = padded and s.keys*s.heads > s.queries # one key head alone is only shown often
+    values = s.queries if repeated else s.keys
+    # keys that were turned in the stream's type are cast, and a cast copies what is shown often
+    keys = s.queries if repeated or (padded and b < t.stream) else s.keys
     parts = {"norms": 2*_norm(s, t), "inputs of linear layers": inputs,
-             "attention": b*(2*s.queries + 2*keys) + 4*s.heads + mask,
+             "attention": b*(2*s.queries + keys + values) + 4*s.heads + mask,
              "feed-forward": b*s.inner*(_ACTIVATIONS[s.activation] + 2*s.gated),
              "adapters": b*lora*found.layers/s.layers, "dropout": 2*h*(s.dropout > 0)}
     return {name: float(n) for name, n in parts.items() if n}
@@ -235,6 +237,14 @@ class Needs:
     def largest(self) -> str:
         "The name of the largest part."
         return max(self.parts, key=lambda name: self.parts[name])
+
+    def __add__(self,
+        other: "Needs" # of what stands beside it
+    ) -> "Needs":
+        "Of both at the same time."
+        parts = {name: self.parts.get(name, 0.) + other.parts.get(name, 0.)
+                 for name in self.parts | other.parts}
+        return Needs(f"{self.what}; {other.what}", parts)
 
     def table(self) -> "core.show.Table":
         "The parts as a table."
