@@ -183,6 +183,7 @@ def _noise(w, lora, layers, micro=8192):
         "a float32 copy": 4.*found.total, "gradients": 2*4.*learning, "activations": kept})
     return Plan("noise of gradients", lambda on: needs)
 
+# %% ../../nbs/lm/11_plans.ipynb #09b0001c
 def _generated(settings, dtype):
     w, steps = _words(settings["text"], dtype)
     return w, [*steps, _texts("samples", w.model, w.prompt, w.limit, w.held)]
@@ -223,9 +224,10 @@ def _draft(name, rows, tokens, dtype):
     return Needs(name, parts)
 
 def _acceptance(settings, dtype):
-    "multidraft/05: texts, and the distributions at their positions."
+    "multidraft/05: texts, and the distributions at their positions. A laptop's are few."
+    if "batch" not in settings: return []
     model, draft = settings["target"], settings["draft"]
-    new, V, rows = settings["tokens"], config_of(model).vocab_size, settings.get("batch", 16)
+    new, V, rows = settings["tokens"], config_of(model).vocab_size, settings["batch"]
     places = settings["prompts"]*new/settings["every"]
     kept = (1 + bool(draft) + bool(settings["layer"]))*4*places*V
     b = core.dtype(dtype).itemsize
@@ -235,15 +237,15 @@ def _acceptance(settings, dtype):
 
 def _distillation(settings, dtype):
     "multidraft/08."
-    if not settings["target"]: return []
-    rows, new = settings.get("batch", 16), settings["tokens"]
+    if "batch" not in settings: return []
+    rows, new = settings["batch"], settings["tokens"]
     beside = _draft(settings["drafts"][0], 1, PROMPT + new, dtype)
     return [_texts("answers", settings["target"], PROMPT, new, dtype, rows, beside)]
 
 def _rates(settings, dtype):
     "multidraft/11: blocks of a batch, trees of drafts; the target is its own draft once."
-    if settings["target"] == "tiny": return []
-    model, dtype, rows = settings["target"], settings["dtype"] or dtype, settings.get("batch", 1)
+    if settings["target"] == "tiny" or "batch" not in settings: return []
+    model, dtype, rows = settings["target"], settings["dtype"] or dtype, settings["batch"]
     nodes = 1 + max(6*settings["L"], 2*settings["longest"])
     tokens, b = PROMPT + settings["tokens"] + nodes, core.dtype(dtype).itemsize
     judged = Needs("trees", {"trees": rows*nodes*config_of(model).vocab_size*(b + 4 + 8 + 8.)})
@@ -265,7 +267,8 @@ def plans(
 ) -> list[Plan]:    # empty where a study uses its own small models
     """The steps of a study that need memory. ValueError for a study without plans.
 
-    >>> [p.what for p in plans("multidraft/08", dict(target="smollm2", drafts=["small"], tokens=64))]
+    >>> some = dict(target="smollm2", drafts=["small"], tokens=64, batch=50)
+    >>> [plan.what for plan in plans("multidraft/08", some)]
     ['answers']"""
     if study not in _STUDIES:
         raise ValueError(f"study {study!r}: there are plans for {', '.join(_STUDIES)}")
@@ -325,7 +328,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         entries=["SFT", "DPO", "RPO", "critical", "control: shuffled"]),
     ("cdpo/09", "paper"): dict(
         models=[_LLAMA, "deepseek-ai/deepseek-math-7b-base"],
-        task=dict(shots=8, max_new_tokens=1024), data=dict(contrast=dict(lora=8)),
+        task=dict(shots=8, max_new_tokens=1024), data=dict(contrast=dict(lora=8, batch_size=8)),
         lora=dict(r=16), training=dict(batch_size=2, max_length=1500),
         entries=["SFT", "DPO", "RPO", "TDPO2", "critical", "critical, authors' code",
                  "control: shuffled"]),

@@ -40,6 +40,7 @@ def rows_on_card(
     row: float,      # bytes of a row
     weights: float,  # bytes that stand beside the rows
     total: float,    # bytes of the card in all
+    *,
     most: int = 4096 # more than these help no card
 ) -> int:            # ≥ 1, a power of two
     """Rows that take half of what a card's total memory leaves beside weights.
@@ -65,7 +66,7 @@ def rows_in_memory(
     row = cache_bytes(lm) * tokens + 16 * lm.model.get_input_embeddings().num_embeddings
     if device.type != "cuda": return int(min(max(2**31 // row, 1), 256, most))
     weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
-    return rows_on_card(row, weights, core.total_memory(device), most)
+    return rows_on_card(row, weights, core.total_memory(device), most=most)
 
 def numbers_at_once(
     device: torch.device # where they are

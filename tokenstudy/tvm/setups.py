@@ -215,7 +215,6 @@ def text_setup(
     num_test_samples: int = 64, # of each test problem
     max_new_tokens: int = 200,  # of a response
     seed: int = 0,           # of the samples
-    gigabytes: float = 0,    # what the models need; it is checked before anything is loaded
     folder: str | Path | None = None, # where samples are kept; in memory if None
     source: str | Path | None = None, # of the problems: a folder; the hub if None
     **sampling: object       # of `reasoning.sample_trajectories`: temperature, top_k, top_p
@@ -230,9 +229,6 @@ def text_setup(
     """
     if task not in ("gsm8k", "math"): raise ValueError(f"task {task!r}: it must be gsm8k or math")
     if folder is not None: core.check_writable(folder)
-    if gigabytes:
-        print(f"{model}: about {gigabytes} GB")
-        lms.require_memory(gigabytes, model)
     solved, test = _solved_and_test(task, source, num_train + shots)
     generator = lms.load_lm(model)
     shown = solved.select(range(len(solved) - shots, len(solved))) if shots else ()
@@ -274,4 +270,4 @@ check_module(globals(), {
                              seed=at_least(0)),
     "text_setup": dict(teach=at_least(0), shots=at_least(0), num_train=at_least(1),
                        num_samples=at_least(1), num_test=at_least(1), num_test_samples=at_least(1),
-                       max_new_tokens=at_least(1), seed=at_least(0), gigabytes=at_least(0))})
+                       max_new_tokens=at_least(1), seed=at_least(0))})

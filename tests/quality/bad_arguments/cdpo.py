@@ -24,7 +24,7 @@ SEEN = {
     "cdpo.methods.Task.grade": ("cdpo.methods", TASK + "task.grade(['# 2'], ['2'])"),
     "cdpo.methods.Task.correct": ("cdpo.methods", TASK + "task.correct(dict(answer='2'), [4])"),
     "cdpo.methods.Task.asked": ("cdpo.methods", TASK + "task.asked(task.test)"),
-    "cdpo.methods.large_task": ("cdpo.methods", "large_task('smollm2', {}, gigabytes=1e5)"),
+    "cdpo.methods.large_task": ("cdpo.methods", "large_task('smollm2', {}, source='no/such/folder')"),
     "cdpo.trainer.TokenWeightedDPOTrainer.reference_token_logps": ("cdpo.trainer", TRAINED + "trainer.reference_token_logps(batch)"),
     "cdpo.trainer.TokenWeightedDPOTrainer.compute_loss": ("cdpo.trainer", TRAINED + "trainer.compute_loss(trainer.model, batch)"),
     "cdpo.pairs.BorderCheck.__call__": ("cdpo.pairs", """lm = word_lm(["7 - 9 = 8 3"])
@@ -97,7 +97,7 @@ LEGAL = {
     "cdpo.methods.distractors": {"seed": "0"},
     "cdpo.methods.word_problems": {
         "validation": "0", "shots": "0", "epochs": "0"},
-    "cdpo.methods.large_task": {"model": "|text", "settings": "{}|other keys|number keys", "gigabytes": "0", "source": "missing|folder"},
+    "cdpo.methods.large_task": {"model": "|text", "settings": "{}|other keys|number keys", "source": "missing|folder"},
     "cdpo.trainer.masked_rows": {"values": "nan|short", "mask": "short"},
     "cdpo.pairs.check_weights": {"where": "text", "most": "inf"},
     "cdpo.pairs.checked": {"pairs": "[]"},

@@ -69,7 +69,7 @@ LEGAL = {
         "delimiter": "[]|[[]]|[None]|[object]|{}|[nan]", "grade": "[]", "truth": "[]|[[]]|[None]|[object]|{}|[nan]", "max_new_tokens": "[]",
         "sampling": "[]|{}|other keys|number keys", "name": "[]"},
     "tvm.setups.arithmetic_setup": {"seed": "0", "folder": "missing|folder"},
-    "tvm.setups.text_setup": {"model": "|text", "teach": "0", "shots": "0", "seed": "0", "gigabytes": "0"},
+    "tvm.setups.text_setup": {"model": "|text", "teach": "0", "shots": "0", "seed": "0"},
     "tvm.training.batches": {"composition": "|text", "seed": "0", "epoch": "0"},
     "tvm.training.micro_batches": {"rows": "short"},
     "tvm.training.step_losses": {"lm_weight": "0"},
