@@ -87,7 +87,6 @@ def test_comparison_of_preference_word_problems_on_smollm2():
 
 
 def test_comparison_of_preference_large_task_says_what_is_missing(tmp_path, monkeypatch):
-    with pytest.raises(core.MissingModelError, match="needs about 100000 GB"): M.large_task("meta-llama/Meta-Llama-3-8B", {}, 100_000)
     monkeypatch.delenv("TOKENSTUDY_DATA", raising=False)
     with pytest.raises(core.MissingModelError, match="no gsm8k"): M.large_task("smollm2", {}, source=tmp_path)
 

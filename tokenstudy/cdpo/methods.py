@@ -36,6 +36,20 @@ from .trainer import (
 
 # %% ../../nbs/cdpo/08_methods.ipynb #d0c73a6f
 @torch.no_grad()
+def _pairs_at_once(model, rows, most):
+    "Pairs of a forward pass: on a card few enough for float32 logits in an eighth of its memory."
+    if model.device.type != "cuda" or not rows: return most
+    width = max(len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+                for row in rows)
+    one = 2*width*10*model.get_input_embeddings().num_embeddings # logits, as float32, softmax
+    return max(1, min(most, core.total_memory(model.device)//8//one))
+
+def _places_kept(model, batch):
+    "The option that makes logits from the first token of a response on, on a card."
+    if model.device.type != "cuda" or not lms.takes(model, "logits_to_keep"): return {}
+    places = batch["completion_mask"].any(0).nonzero()
+    return dict(logits_to_keep=batch["completion_mask"].shape[1] - int(places[0]) + 1)
+
 def pair_logprobs(
     model: torch.nn.Module, # a causal LM
     pairs: Dataset | list,  # N rows with the columns `IDS`
@@ -52,14 +66,17 @@ def pair_logprobs(
     """
     collate, rows = TokenWeightedCollator(pad_token_id=0), list(pairs)
     found: tuple[list, list] = ([], [])
-    for start in range(0, len(rows), batch_size):
-        batch = collate([{key: row[key] for key in IDS} for row in rows[start:start + batch_size]])
+    size = _pairs_at_once(model, rows, batch_size)
+    for start in range(0, len(rows), size):
+        batch = collate([{key: row[key] for key in IDS} for row in rows[start:start + size]])
+        kept = _places_kept(model, batch)
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        logits = model(**{key: batch[key] for key in MODEL_KEYS},
-                       use_cache=False).logits[:, :-1].float()
-        logps = logits.log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+        logits = model(**{key: batch[key] for key in MODEL_KEYS}, use_cache=False,
+                       **kept).logits[:, :-1].float()
+        places = logits.shape[1]
+        logps = logits.log_softmax(-1).gather(-1, batch["input_ids"][:, -places:, None])[..., 0]
         for side, values, mask in zip(found, logps.chunk(2),
-                                      batch["completion_mask"][:, 1:].chunk(2)):
+                                      batch["completion_mask"][:, -places:].chunk(2)):
             side.extend(v if per_token else sum(v) for v in masked_rows(values, mask))
     return found
 
@@ -425,9 +442,10 @@ def large_task(
 ) -> Task:
     """GSM8K with a real model.
 
-    `core.MissingModelError` if either is nowhere.
+    `core.MissingModelError` if either is nowhere. What it needs is asked before, by
+    `lms.require_plans`.
 
-    >>> large_task("./no-such-model", {})
+    >>> large_task("smollm2", {}, source="no/such/folder")
     Traceback (most recent call last):
     ...
     tokenstudy.core.scales.MissingModelError: ...

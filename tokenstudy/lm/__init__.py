@@ -11,7 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["models", "sampling", "queue", "caches", "branches", "rollout", "finetuning",
-                "rows", "resuming", "memory"],
+                "rows", "resuming", "memory", "plans"],
     submod_attrs={
         "models": ["LM", "as_lm", "load_lm", "tiny_lm", "tiny_tokenizer", "prepare_lm", "verify_lm",
                    "lm_status", "require_memory", "resting", "quiet", "encode", "check_length",
@@ -25,6 +25,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "finetuning": ["few_shot", "ending_at_empty_line", "lessons", "fine_tune"],
         "memory": ["CONFIGS", "config_of", "count_parameters", "layer_terms", "Needs",
                    "sampling_needs", "training_needs", "verifier_needs", "preference_needs",
-                   "fits", "fitting_batch", "needs_checkpointing", "planned", "release"],
-        "plans": ["PLANS", "Plan", "plans_of", "require_plans"],
+                   "fits", "fitting_batch", "needs_checkpointing", "release"],
+        "plans": ["Plan", "plans", "require_plans"],
     })

@@ -55,9 +55,7 @@ from .memory import preference_needs as preference_needs
 from .memory import fits as fits
 from .memory import fitting_batch as fitting_batch
 from .memory import needs_checkpointing as needs_checkpointing
-from .memory import planned as planned
 from .memory import release as release
-from .plans import PLANS as PLANS
 from .plans import Plan as Plan
-from .plans import plans_of as plans_of
+from .plans import plans as plans
 from .plans import require_plans as require_plans

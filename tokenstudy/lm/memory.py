@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONFIGS', 'SHARE', 'config_of', 'Parameters', 'count_parameters', 'layer_terms', 'Needs', 'sampling_needs',
            'training_needs', 'verifier_needs', 'preference_needs', 'fits', 'fitting_batch', 'needs_checkpointing',
-           'planned', 'release']
+           'release']
 
 # %% ../../nbs/lm/10_memory.ipynb #09a00004
 import functools
@@ -200,10 +200,10 @@ def layer_terms(
     elif halved: inputs = b*((s.readers + 1 + s.gated)*h + (not shared)*s.inner)
     else: inputs = b*(2*h + (not shared)*s.inner)
     mask = b*padded if padded else 0
-    # padding repeats keys and values for all heads; a single one is copied only where it is cast
-    many = s.keys*s.heads > s.queries
-    keys = s.queries if padded and (many or t.stream > b) else s.keys
-    values = s.queries if padded and many else s.keys
+    repeated = padded and s.keys*s.heads > s.queries # one key head alone is only shown often
+    values = s.queries if repeated else s.keys
+    # keys that were turned in the stream's type are cast, and a cast copies what is shown often
+    keys = s.queries if repeated or (padded and b < t.stream) else s.keys
     parts = {"norms": 2*_norm(s, t), "inputs of linear layers": inputs,
              "attention": b*(2*s.queries + keys + values) + 4*s.heads + mask,
              "feed-forward": b*s.inner*(_ACTIVATIONS[s.activation] + 2*s.gated),
@@ -451,16 +451,6 @@ def needs_checkpointing(
     place = core.device(device)
     if place.type == "cpu": return False
     return not fits(needs_of(False), core.total_memory(place))
-
-def planned(
-    needs_of: Callable[[bool], Needs], # of a training, without and with checkpointing
-    memory: float | None = None        # bytes of a device in all; those of `core.total_memory`
-) -> Needs:
-    """What a training will need on a device: without gradient checkpointing where that fits.
-
-    >>> planned(lambda on: Needs("much", {"activations": 1e9 if on else 1e12}), 24e9).total
-    1000000000.0"""
-    return without if fits(without := needs_of(False), memory) else needs_of(True)
 
 def release() -> None:
     """Give the memory of dropped models back, before the next is loaded: call it after the last

@@ -443,6 +443,7 @@ def tree_search(
     todo = [q for q in questions if q.number not in found]
     on_gpu = generator.model.device.type == "cuda"
     rows = lms.wave_rows(generator, max(len(q.prompt_ids) for q in questions) + max_new_tokens)
+    if on_gpu and hasattr(verifier, "config"): rows //= 2 # it has a cache of its own
     size = batch_size or max(1, min(rows, 4096 if on_gpu else 512) // K)
     with core.progress(total=len(todo), desc="search",
                        unit="question") as bar, lms.resting(verifier):

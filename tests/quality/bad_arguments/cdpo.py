@@ -25,7 +25,7 @@ SEEN = {
     "cdpo.methods.Task.correct": ("cdpo.methods", TASK + "task.correct(dict(answer='2'), [4])"),
     "cdpo.methods.Task.graded": ("cdpo.methods", TASK + "task.graded([dict(answer='2')], [[4]])"),
     "cdpo.methods.Task.asked": ("cdpo.methods", TASK + "task.asked(task.test)"),
-    "cdpo.methods.large_task": ("cdpo.methods", "large_task('./no-such-model', {})"),
+    "cdpo.methods.large_task": ("cdpo.methods", "large_task('smollm2', {}, source='no/such/folder')"),
     "cdpo.trainer.TokenWeightedDPOTrainer.reference_token_logps": ("cdpo.trainer", TRAINED + "trainer.reference_token_logps(batch)"),
     "cdpo.trainer.TokenWeightedDPOTrainer.compute_loss": ("cdpo.trainer", TRAINED + "trainer.compute_loss(trainer.model, batch)"),
     "cdpo.pairs.BorderCheck.__call__": ("cdpo.pairs", """lm = word_lm(["7 - 9 = 8 3"])
@@ -99,7 +99,7 @@ LEGAL = {
     "cdpo.methods.distractors": {"seed": "0"},
     "cdpo.methods.word_problems": {
         "validation": "0", "shots": "0", "epochs": "0"},
-    "cdpo.methods.large_task": {"model": "|text", "settings": "{}|other keys|number keys"},
+    "cdpo.methods.large_task": {"model": "|text", "settings": "{}|other keys|number keys", "source": "missing|folder"},
     "cdpo.trainer.masked_rows": {"values": "nan|short", "mask": "short"},
     "cdpo.pairs.check_weights": {"where": "text", "most": "inf"},
     "cdpo.pairs.checked": {"pairs": "[]"},
