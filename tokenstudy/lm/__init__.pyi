@@ -56,3 +56,6 @@ from .memory import fits as fits
 from .memory import fitting_batch as fitting_batch
 from .memory import needs_checkpointing as needs_checkpointing
 from .memory import release as release
+from .plans import Plan as Plan
+from .plans import plans as plans
+from .plans import require_plans as require_plans

@@ -17,7 +17,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from ..core.arguments import check_module
-from ..core.kinds import above, at_least, dims, like
+from ..core.kinds import above, at_least, both, dims, finite, like
 from .. import core
 from .models import LM, check_length, encode, eos_ids, forward, pad, resting, takes
 from .sampling import Sampled, check_warp, next_token_probs, pick, warp_unchecked
@@ -499,7 +499,8 @@ def sample(
 
 # %% ../../nbs/lm/03_queue.ipynb #a1503005
 check_module(globals(), {
-    "rows_on_card": dict(row=above(0), weights=at_least(0), total=above(0), most=at_least(1)),
+    "rows_on_card": dict(row=both(above(0), finite), weights=both(at_least(0), finite),
+                         total=both(above(0), finite), most=at_least(1)),
     "rows_in_memory": dict(tokens=at_least(1), most=at_least(1)),
     "last_logits": dict(ids=dims(2), mask=dims(2)),
     "sample": dict(seed=at_least(0)),

@@ -97,7 +97,7 @@ LEGAL = {
     "cdpo.methods.distractors": {"seed": "0"},
     "cdpo.methods.word_problems": {
         "validation": "0", "shots": "0", "epochs": "0"},
-    "cdpo.methods.large_task": {"model": "|text", "settings": "{}|other keys|number keys", "source": "missing|folder"},
+    "cdpo.methods.large_task": {"model": "|text", "settings": "{}|other keys|number keys"},
     "cdpo.trainer.masked_rows": {"values": "nan|short", "mask": "short"},
     "cdpo.pairs.check_weights": {"where": "text", "most": "inf"},
     "cdpo.pairs.checked": {"pairs": "[]"},
