@@ -267,3 +267,18 @@ def test_trainers_ask_what_fits(monkeypatch):
     some = SimpleNamespace(ids=[[1]*1000]*40, lead=[500]*40)
     settings = dict(micro_tokens=16_384, lm_weight=.1, precision="bf16")
     assert training._has_no_room(large, some, settings, SimpleNamespace(r=64)) and not training._has_no_room(large, some, settings | dict(micro_tokens=1000), SimpleNamespace(r=64))
+
+
+@pytest.mark.parametrize("prompt, new, vocab", [(108, 20, 64), (8, 120, 40_000)])
+@pytest.mark.parametrize("kind", ("fp32", "bf16"))
+def test_the_peak_of_sampling(prompt, new, vocab, kind, monkeypatch):
+    "What the queue makes at most is no more than computed, and not much less: long prompts, and many logits."
+    from tokenstudy.lm import plans
+    monkeypatch.setitem(SIZES, "vocab_size", vocab)
+    model = tf.AutoModelForCausalLM.from_config(FAMILIES["llama"](2)).to(core.dtype(kind)).eval()
+    lm, texts = lms.LM(model, None, "quarter"), [[2 + (i + j) % 50 for j in range(prompt)] for i in range(16)]
+    lms.sample(lm, texts[:1], max_new_tokens=1)      # tries the model out
+    monkeypatch.setattr(lms.queue, "eos_ids", lambda lm: {-1})
+    with Alive(model) as seen: lms.sample(lm, texts, max_new_tokens=min(new, 6), batch_size=16)
+    computed = {name: n for name, n in plans._texts("texts", lm, prompt, min(new, 6), kind).needs(16).parts.items() if name != "weights"}
+    assert seen.most <= sum(computed.values()) <= 2*seen.most, computed

@@ -89,9 +89,8 @@ def _named_config(name):
 class Parameters(NamedTuple):
     """How many numbers a model's weights are.
 
-    >>> found = count_parameters("smollm2")
-    >>> found.total > found.linear > found.inner
-    True"""
+    >>> count_parameters("smollm2").total
+    134515008"""
     total: int   # all of them; tied ones once
     linear: int  # weights and biases of linear layers, with the language-model head
     inner: int   # of linear layers without the head
@@ -276,8 +275,8 @@ def sampling_needs(
     """Memory for sampling with a cache of keys and values. ValueError for a family that has no
     formulas, or a prompt that is longer than the text.
 
-    >>> sampling_needs("mistralai/Mistral-7B-v0.1", 64, 1700, dtype="bf16").largest
-    'keys and values'"""
+    >>> sampling_needs("mistralai/Mistral-7B-v0.1", 32, 1700, dtype="bf16").largest
+    'weights'"""
     if prompt_tokens > tokens:
         raise ValueError(f"prompt_tokens = {prompt_tokens}: the text has {tokens} tokens in all")
     s, b = _shape(model), core.dtype(dtype).itemsize

@@ -501,8 +501,8 @@ def sample(
 
 # %% ../../nbs/lm/03_queue.ipynb #a1503005
 check_module(globals(), {
-    "rows_on_card": dict(row=above(0), weights=both(at_least(0), finite), total=above(0),
-                         most=at_least(1)),
+    "rows_on_card": dict(row=both(above(0), finite), weights=both(at_least(0), finite),
+                         total=both(above(0), finite), most=at_least(1)),
     "rows_in_memory": dict(tokens=at_least(1), most=at_least(1)),
     "last_logits": dict(ids=dims(2), mask=dims(2)),
     "sample": dict(seed=at_least(0)),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..core.arguments import check_module
-from ..core.kinds import above, at_least, both, dims, ids, like
+from ..core.kinds import above, at_least, both, dims, finite, ids, like
 from .. import core
 from .models import LM, check_length, eos_ids
 from .sampling import check_warp, next_token_probs, pick
@@ -508,6 +508,7 @@ check_module(globals(), {
     "draw_tokens": dict(log_probs=dims(2), which=dims(1), u=dims(1)),
     "Rollouts.continuation": dict(i=at_least(0), j=at_least(0)),
     "Rollouts.responses": dict(i=at_least(0)),
-    "wave_on_card": dict(row=above(0), total=above(0)), "wave_rows": dict(tokens=at_least(1)),
+    "wave_on_card": dict(row=both(above(0), finite), total=both(above(0), finite)),
+    "wave_rows": dict(tokens=at_least(1)),
     "rollouts_many": dict(streams=both(like(list[int]), at_least(0))),
     "rollouts": dict(response_ids=ids, stream=at_least(0), banned=like(dict[int, list[int]]))})
