@@ -77,11 +77,11 @@ class _Words(NamedTuple):
     dtype: str    # of the weights that are loaded
     held: str     # of those that sample
 
-def _words(settings, dtype, teach="teach", limit="max_new_tokens", most=200):
+def _words(settings, dtype, teach="teach", limit="max_new_tokens", most=200, kept="fp32"):
     "The generator of a study, and the step that teaches it."
     model, taught = settings["model"], settings.get(teach, 0)
     w = _Words(model, QUESTION + SHOWN*settings.get("shots", 0), settings.get(limit, most), dtype,
-               "fp32" if taught else dtype)
+               kept if taught else dtype)
     width = QUESTION + SOLUTION
     def needs(on): return training_needs(model, 16*width, response_tokens=16*SOLUTION,
                                          padded=width, dtype=dtype, checkpointing=on)
@@ -120,7 +120,7 @@ def _rollouts(w, together, screen):
 def _finding(settings, dtype):
     "cdpo/03."
     if "words" not in settings: return []
-    w, steps = _words(settings["words"], dtype, limit="limit")
+    w, steps = _words(settings["words"], dtype, limit="limit", kept=dtype)
     together = min(32, settings["trajectories"])
     return [*steps, _texts("samples", w.model, w.prompt, w.limit, w.held),
             _rollouts(w, together, settings["screen"]),
@@ -185,7 +185,7 @@ def _noise(w, lora, layers, micro=8192):
 
 # %% ../../nbs/lm/11_plans.ipynb #09b0001c
 def _generated(settings, dtype):
-    w, steps = _words(settings["text"], dtype)
+    w, steps = _words(settings["text"], dtype, kept=dtype)
     return w, [*steps, _texts("samples", w.model, w.prompt, w.limit, w.held)]
 
 def _values(settings, dtype):
@@ -319,7 +319,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
                                    dtype="bf16", batch=20),
     ("multidraft/11", "paper"): dict(target=_OPT, draft="facebook/opt-125m", tokens=128, L=5,
                                      longest=8, dtype="fp16", batch=20),
-    ("cdpo/03", "gpu"): dict(trajectories=32, screen=16, words=dict(_TAUGHT, limit=200)),
+    ("cdpo/03", "gpu"): dict(trajectories=24, screen=16, words=dict(_TAUGHT, limit=200)),
     ("cdpo/03", "paper"): dict(trajectories=100, screen=16,
                                words=dict(model=_LLAMA, shots=8, lora=8, limit=1024)),
     ("cdpo/09", "gpu"): dict(
