@@ -72,6 +72,7 @@ FOLDERS = ("core", "lm", "reasoning", "multidraft", "brat", "cdpo", "tvm", "toge
 PAPERS = ("multidraft", "brat", "cdpo", "tvm")
 EXCEPTIONS = {("nbs/core/10_training.ipynb", "core.show"): "a lesson draws its schedules", ("nbs/core/11_statistics.ipynb", "core.show"): "a lesson shows a table",
               ("nbs/core/06_identity.ipynb", "core.statistics"): "a specimen whose code is hashed",
+              ("nbs/lm/07_memory.ipynb", "lm.finetuning"): "its measurement makes models that learn",
               ("nbs/multidraft/01_why.ipynb", "multidraft.optimal"): "its last number looks ahead",
               ("nbs/tvm/07_candidates.ipynb", "tvm.policies"): "its numbers come from a search",
               ("nbs/multidraft/04_optimal.ipynb", "multidraft.acceptance"): "a panel that plays with the schemes of the experiment"}

@@ -10,8 +10,8 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["models", "sampling", "queue", "caches", "branches", "rollout", "finetuning",
-                "rows", "resuming", "memory", "plans"],
+    submodules=["models", "sampling", "queue", "caches", "branches", "rollout", "memory",
+                "finetuning", "rows", "resuming", "plans"],
     submod_attrs={
         "models": ["LM", "as_lm", "load_lm", "tiny_lm", "tiny_tokenizer", "prepare_lm", "verify_lm",
                    "lm_status", "require_memory", "resting", "quiet", "encode", "check_length",
