@@ -21,6 +21,8 @@ from types import SimpleNamespace
 
 HERE, ROOT = Path(__file__).resolve().parent, Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HERE), str(ROOT)]
+from run_card import short
+
 HEAVY = ("numpy", "scipy.stats", "scipy.optimize", "numba", "torch", "torch._dynamo", "transformers", "datasets", "peft", "trl", "accelerate", "diffusers",
          "math_verify", "trl.trainer.dpo_trainer", "matplotlib_inline.backend_inline", "IPython.core.interactiveshell", "tokenstudy.app.notebooks")
 SHALLOW = re.compile("cdpo/|tvm/|multidraft/(08|11)")     # they train the language model, or ask it most often
@@ -90,12 +92,6 @@ def run_cells(name: str, said):
         said.write(f"=== {cell.id} {time.perf_counter() - start:.1f} s\n" + "\n".join(filter(None, parts)) + "\n")
         said.flush()
         if error is not None: return cell.id, error
-
-
-def short(error: BaseException) -> str:
-    "An error with the last lines of the library it went through."
-    lines = [f"{Path(f.filename).parent.name}/{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__) if "/tokenstudy/" in f.filename]
-    return f"{type(error).__name__}: {str(error).strip()[:300]} [{' < '.join(lines[::-1][:4])}]"
 
 
 def study(name: str, card: bool, folder: Path, shown: Path | None) -> dict:

@@ -237,7 +237,7 @@ def text_setup(
         rest = few_shot(solved.select(range(num_train, len(solved) - shots)))
         generator = fine_tune(generator, finetuning.lessons(generator, rest), teach, lr=5e-5,
                               batch_size=16)
-        generator.model.to(core.dtype()) # learned in float32; half as long texts fit in memory
+        generator.model.to(core.dtype()) # learned in float32; so more texts fit
     parts = [("train", solved, num_train, num_samples), ("test", test, num_test, num_test_samples)]
     problems = [few_shot(p.select(range(min(n, len(p)))), shown) for _, p, n, _ in parts]
     stem = "-".join(re.sub(r"\W+", "-", str(x))
